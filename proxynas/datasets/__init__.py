@@ -1,0 +1,95 @@
+"""Real data → normalised tensors in three splits. `load` takes a name from `names`, or a folder of images.
+
+Nothing selects on `test`; hyper-parameters, checkpoints and rankings use `val`.
+"""
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from proxynas.datasets import digits, folder, vision
+from proxynas.datasets.base import Dataset, Images, Preprocessing, Split, Stored, assemble
+from proxynas.datasets.pixels import resize
+from proxynas.errors import DataError
+
+__all__ = ["Dataset", "Known", "Preprocessing", "Split", "load", "names"]
+
+
+class Known(NamedTuple):
+    """A dataset that has a name, and whether it could be loaded now without a download."""
+
+    name: str
+    description: str
+    available: bool
+
+
+def names(root: Path | None = None) -> list[Known]:
+    """List every dataset that has a name; `root` is where torchvision's are looked for."""
+    embedded = Known("digits", "handwritten digits, 1×8×8, 10 classes, 1,297 to train on and 500 to test", True)
+    return [embedded, *(Known(name, s.title, vision.available(name, root)) for name, s in vision.SOURCES.items())]
+
+
+def load(
+    name: str | Path,
+    root: Path | None = None,
+    *,
+    download: bool = False,
+    val_fraction: float | None = None,
+    image_size: int | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Load a dataset: float32 (N, C, H, W), normalised by its train split, in train, val and test, on `device`.
+
+    `name` is one of `names()`, or the path of a folder of images (see `proxynas.datasets.folder` for its layouts; write
+    "./mnist" for a folder that is called as a dataset is; its name becomes "mnist-folder"). `root` is where
+    torchvision's datasets are, or the folder that a path is relative to. `download` fetches what is not there.
+    `val_fraction` is the share of the images outside the test split that validates; without it a tenth, or 297 of the
+    digits. `image_size` crops about the centre to a square and resizes. `progress(done, total)` is called while the
+    images of a folder are decoded.
+
+    The same files and arguments give the same dataset, always. Raises DataError for whatever is missing, damaged or out
+    of range.
+    """
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise DataError(f"the validation fraction must be between 0 and 1, both excluded, but got {val_fraction}")
+    if image_size is not None and image_size < 1:
+        raise DataError(f"the image size must be at least 1, but got {image_size}")
+    if name == "digits":
+        stored = _resized(digits.read(val_fraction), image_size)
+    elif isinstance(name, str) and name in vision.SOURCES:
+        stored = _resized(vision.read(name, root, download, val_fraction), image_size)
+    else:
+        stored = folder.read(_folder(name, root), val_fraction, image_size, progress)
+    return assemble(stored).to(device)
+
+
+def _resized(stored: Stored, image_size: int | None) -> Stored:
+    if image_size is None or stored.train.x.shape[2:] == (image_size, image_size):
+        return stored
+    parts = (stored.train, stored.val, stored.test)
+    train, val, test = (Images(resize(part.x, image_size), part.y) for part in parts)
+    return replace(stored, train=train, val=val, test=test)
+
+
+def _folder(name: str | Path, root: Path | None) -> Path:
+    """Return the folder that is meant, or say which dataset may have been."""
+    path = _expanded(name) if root is None else root / _expanded(name)
+    if isinstance(name, Path) or os.sep in name or name.startswith(("~", ".")) or (name and os.path.exists(path)):
+        return path
+    known = ["digits", *vision.SOURCES]
+    close = difflib.get_close_matches(name.lower(), known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(known)}"
+    raise DataError(f"unknown dataset {name!r}, and there is no folder {path}: {hint}")
+
+
+def _expanded(name: str | Path) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # "~nobody"
+        raise DataError(f"expected a folder of images, but got {name}: there is no such user") from error

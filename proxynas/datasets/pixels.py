@@ -1,0 +1,115 @@
+"""Image files → stored pixels: what is grey stays grey, and anything mixed becomes RGB."""
+
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from proxynas.datasets.base import Progress
+from proxynas.errors import DataError
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+BATCH = 256  # files that the threads decode between two calls of `progress`
+BYTES_PER_PIXEL = 6  # at the peak: once as stored, once as float32, once copied into its split
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (H, W) grey or (H, W, 3) RGB
+
+
+def decode_all(paths: Sequence[Path], image_size: int | None, progress: Progress | None) -> Tensor:
+    """Decode every file, with threads, into one uint8 (N, C, H, W): C is 1 if all of them are grey, else 3.
+
+    With `image_size` each is cropped about its centre to a square and resized. Raises DataError for a file that is
+    corrupt, for images that differ in size, and where the images would not fit in memory.
+    """
+    out: Pixels | None = None  # (N, C, H, W)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), BATCH):
+            batch = paths[start : start + BATCH]
+            decoded = list(pool.map(partial(decode, image_size=image_size), batch))
+            if out is None:
+                out = _allocate(len(paths), decoded[0])
+            for i, image in enumerate(decoded):
+                _check_size(image, batch[i], out, paths[0])
+                out = _put(out, start + i, image)
+            if progress is not None:
+                progress(start + len(batch), len(paths))
+    return torch.from_numpy(out)
+
+
+def decode(path: Path, image_size: int | None = None) -> Pixels:
+    """Decode one file to uint8, (H, W) if it is grey and (H, W, 3) if not.
+
+    Transparency is dropped, 16 bits become 8, a palette counts as colour, and of an animation the first frame is taken.
+    """
+    try:
+        with Image.open(path) as file:
+            image = _eight_bits(file)
+            return np.asarray(image if image_size is None else _square(image, image_size))
+    except PermissionError as error:
+        raise DataError(f"expected an image, but {path} may not be read: change its permissions") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"expected an image, but {path} cannot be decoded ({reason}): mend or remove it") from error
+
+
+def resize(x: Tensor, image_size: int) -> Tensor:
+    """Crop uint8 (N, C, H, W) about its centre to squares and resize them: (N, C, image_size, image_size)."""
+    planes = x.flatten(0, 1).numpy()  # (N·C, H, W)
+    resized = np.stack([np.asarray(_square(Image.fromarray(plane), image_size)) for plane in planes])
+    return torch.from_numpy(resized).reshape(*x.shape[:2], image_size, image_size)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode in ("1", "LA", "La"):
+        return image.convert("L")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels are of mode {image.mode}, expected 8 or 16 bits")
+    if image.mode == "P":
+        return image.convert("RGBA").convert("RGB")  # a palette may hold transparency in a form that RGB cannot take
+    return image.convert("RGB")
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    return ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
+
+
+def _allocate(n: int, first: Pixels) -> Pixels:
+    height, width = first.shape[:2]
+    channels = 1 if first.ndim == 2 else 3
+    need, free = n * channels * height * width * BYTES_PER_PIXEL, psutil.virtual_memory().available
+    if need > free:
+        raise DataError(
+            f"{n:,} images of {width}×{height} need about {need / 2**30:.1f} GiB of memory, but {free / 2**30:.1f} GiB "
+            "is free: pass a smaller --image-size"
+        )
+    return np.empty((n, channels, height, width), dtype=np.uint8)
+
+
+def _check_size(image: Pixels, path: Path, out: Pixels, first: Path) -> None:
+    (height, width), expected = image.shape[:2], out.shape[2:]
+    if (height, width) != expected:
+        raise DataError(
+            f"expected images of one size, but {first} is {expected[1]}×{expected[0]} and {path} is {width}×{height}: "
+            "pass --image-size N to crop and resize them all to N×N"
+        )
+
+
+def _put(out: Pixels, i: int, image: Pixels) -> Pixels:
+    """Write `image` at `i`; if it is the first in colour, everything before it becomes RGB."""
+    if image.ndim == 3 and out.shape[1] == 1:
+        out = np.repeat(out, 3, axis=1)
+    out[i] = image.transpose(2, 0, 1) if image.ndim == 3 else image  # grey broadcasts over the channels
+    return out

@@ -1,0 +1,18 @@
+"""Distillation: real data to a proxy set. A method is one file here and one line in :data:`METHODS`."""
+
+from ..errors import SpecError
+from . import coreset, gm
+from .method import Method
+
+METHODS: dict[str, Method] = {method.name: method for method in (gm.METHOD, coreset.RANDOM, coreset.HERDING)}
+
+
+def find(name: str) -> Method:
+    """The method called ``name``.
+
+    Raises:
+        SpecError: there is none.
+    """
+    if name not in METHODS:
+        raise SpecError(f"there is no method {name!r}; known: {', '.join(METHODS)}")
+    return METHODS[name]

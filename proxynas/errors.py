@@ -1,0 +1,41 @@
+"""Every error that a user can cause.
+
+The command line prints one of these as a single line and exits with code 2; anything else that escapes is a bug and
+keeps its traceback. A message says what was expected, what came, and what to do.
+"""
+
+
+class ProxynasError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class SpecError(ProxynasError):
+    """A flag, a TOML file or an argument is unknown, malformed or out of range."""
+
+
+class DataError(ProxynasError):
+    """A dataset is missing, unreadable or unusable."""
+
+
+class SpaceError(ProxynasError):
+    """A search space or an architecture string is unknown or malformed."""
+
+
+class ProxyFileError(ProxynasError):
+    """A proxy-set file is truncated, foreign or tampered with."""
+
+
+class RunFolderError(ProxynasError):
+    """A run folder cannot be written, or belongs to another run."""
+
+
+class TruthError(ProxynasError):
+    """A ground-truth table is missing, malformed or does not belong to this dataset or space."""
+
+
+class DeviceError(ProxynasError):
+    """The device asked for is not there."""
+
+
+class DivergedError(ProxynasError):
+    """A loss or a distilled set stopped being finite."""

@@ -1,0 +1,56 @@
+"""How well networks do that are trained on a proxy set alone: mean and deviation over fresh networks (Zhao 2021, §3.1)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+
+from . import proxyset, seeds, spaces, train
+from .datasets import Dataset
+from .distill import gm
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy in [0, 1] on the test split over ``runs`` networks; a failed run counts as 0."""
+
+    arch: str
+    mean: float
+    sd: float
+    runs: int
+
+
+def evaluate(
+    proxy: str,
+    dataset: Dataset,
+    space_name: str,
+    archs: list[str] | None,
+    *,
+    runs: int,
+    updates: int,
+    seed: int,
+    on_done: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Evaluation]:
+    """Train ``runs`` networks of every architecture on the set and test them on the real test split.
+
+    Raises:
+        ProxyFileError: no such set, or it belongs to other data.
+        SpaceError: an architecture that the space does not have.
+    """
+    made, space = proxyset.read(proxyset.locate(proxy)), spaces.load(space_name)
+    proxyset.check(made, dataset)
+    chosen = archs or [gm.default_student(dataset.shape)]
+    for arch in chosen:
+        space.describe(arch)
+    recipe = replace(made.recipe, updates=updates, batch_size=256, schedule="step")
+    device, found = dataset.train.x.device, []
+    for place, arch in enumerate(chosen):
+        accuracies = []
+        for r in range(runs):
+            with seeds.seeded(seeds.derive(seed, "evaluate", arch, r)):
+                net = space.build(arch, dataset.shape, dataset.num_classes).to(device)
+            trained = train.fit([net], made.x.to(device), made.y.to(device), recipe, seed=seed, replicas=[r])
+            accuracy, _ = train.evaluate(net, dataset.test.x, dataset.test.y)
+            accuracies.append(0.0 if trained.failed[0] else accuracy)
+            on_done(place * runs + r + 1, len(chosen) * runs)
+        found.append(Evaluation(arch, mean(accuracies), stdev(accuracies) if runs > 1 else 0.0, runs))
+    return found

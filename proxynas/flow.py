@@ -1,0 +1,329 @@
+"""The whole flow in one run folder: distil, search, rank, report. Every stage leaves its artefact and is never redone.
+
+spec.toml                what was asked for; a folder belongs to one spec
+proxy.safetensors        the proxy set
+random.safetensors       the random coreset of the same size
+distill.checkpoint       how far the distillation was
+run.sqlite               a row a (source, candidate, seed)
+report.html, report.json, scores.csv, timings.csv, figures/
+"""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import __version__, files, hardware, proxyset, rank, report, seeds, settings, spaces, truth
+from .datasets import Dataset, Split
+from .distill.loop import Progress, distill
+from .errors import RunFolderError, SpecError, TruthError
+from .proxyset import ProxySet
+from .search.pool import cores
+from .search.run import Work, pending, run
+from .search.score import Source
+from .search.store import Score, Store
+from .spaces import SearchSpace
+from .specs import SearchSpec
+from .truth import TruthTable
+
+PROXY, RANDOM, EARLY = "proxy", "random", "early-stopping"
+SOURCES = (PROXY, RANDOM, EARLY)
+
+
+class Watcher:
+    """Told how far the flow is. This one listens to nothing; the command line draws progress bars."""
+
+    def say(self, text: str) -> None:
+        """A stage begins or was found done."""
+
+    def loading(self, done: int, total: int) -> None:
+        """Images decoded so far."""
+
+    def distilling(self, progress: Progress) -> None:
+        """A distillation step is done."""
+
+    def searching(self, done: int, total: int, score: Score | None) -> None:
+        """Training runs done, found ones included."""
+
+    def ended(self) -> None:
+        """The stage that was told about last is over."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search gives back."""
+
+    report: Path
+    ranking: rank.Ranking
+    ledger: rank.Ledger
+    verdict: rank.Verdict
+    headline: tuple[str, str]
+
+
+def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None) -> Result:
+    """Run, or finish, the search that ``spec`` describes in ``folder``.
+
+    Raises:
+        ProxynasError: any of its kinds, see :mod:`proxynas.errors`; what was done before stays in the folder.
+    """
+    watcher = watcher or Watcher()
+    spec = replace(spec, device=hardware.check(spec.device))
+    space = spaces.load(spec.space)
+    dataset = spec.dataset(watcher.loading)
+    watcher.ended()
+    table = find_truth(spec, dataset, space)
+    open_folder(spec, folder)
+    proxy = get_proxy(spec, dataset, folder, watcher)
+    archs = candidates(spec, space)
+    store = Store(folder / "run.sqlite")
+    try:
+        score_all(spec, space, dataset, archs, store, folder, workers, watcher)
+        return write_report(spec, dataset, proxy, store, table, folder)
+    finally:
+        store.close()
+
+
+def open_folder(spec: SearchSpec, folder: Path) -> None:
+    """Make the run folder, or check that it belongs to this spec.
+
+    Raises:
+        RunFolderError: it belongs to another one, or cannot be written.
+    """
+    wanted, path = settings.to_toml(spec), folder / "spec.toml"
+    if not path.exists():
+        files.write_text(path, wanted)
+        return
+    there, here = settings.read_toml(path), settings.to_dict(spec)
+    keys = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
+    if keys:
+        key = keys[0]
+        more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+        raise RunFolderError(
+            f"{folder} holds another run: its {key} is {there.get(key)!r}, but this one asks for "
+            f"{here.get(key)!r}{more}; give another --out, or remove the folder"
+        )
+
+
+def default_folder(spec: SearchSpec) -> Path:
+    """``runs/<data>-<space>-<proxy>-<6 digits that change with any setting>``."""
+    proxy = Path(spec.proxy).stem if spec.proxy is not None else f"{spec.method}-ipc{spec.ipc}"
+    digest = hashlib.sha256(json.dumps(settings.to_dict(spec), sort_keys=True).encode()).hexdigest()[:6]
+    return Path("runs") / "-".join([Path(spec.data).name, Path(spec.space).stem, proxy, digest])
+
+
+def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher) -> ProxySet:
+    """The run's proxy set (made, copied or found in the folder) and beside it the random coreset of its size."""
+    path = folder / "proxy.safetensors"
+    if path.exists():
+        watcher.say("proxy set: found in the run folder")
+        proxy = proxyset.read(path)
+    elif spec.proxy is not None:
+        proxy = proxyset.read(proxyset.locate(spec.proxy))
+        proxyset.check(proxy, dataset)
+        proxy.save(path)
+    else:
+        watcher.say(f"distilling: {spec.method}, {spec.ipc} image(s) a class")
+        checkpoint = folder / "distill.checkpoint"
+        proxy = distill(spec.distillation(), dataset, spec.recipe(), checkpoint=checkpoint, on_step=watcher.distilling)
+        proxy.save(path)
+        watcher.ended()
+    if not (folder / "random.safetensors").exists():
+        drawn = replace(
+            spec.distillation(), method="random", ipc=len(proxy) // dataset.num_classes, steps=0, settings={}
+        )
+        distill(drawn, dataset, spec.recipe()).save(folder / "random.safetensors")
+    return proxy
+
+
+def candidates(spec: SearchSpec, space: SearchSpace) -> list[str]:
+    """The sample of the space that is searched."""
+    return space.sample(spec.candidates, np.random.default_rng(seeds.derive(spec.seed, "candidates")))
+
+
+def score_all(
+    spec: SearchSpec,
+    space: SearchSpace,
+    dataset: Dataset,
+    archs: list[str],
+    store: Store,
+    folder: Path,
+    workers: int | None,
+    watcher: Watcher,
+) -> None:
+    """Train every candidate on every source; what the store has is kept."""
+    with _stage(store, "costs", spec.device):
+        known = set(store.candidates().index)
+        for arch in archs:
+            if arch not in known:
+                store.add_candidates({arch: space.cost(arch, dataset.shape, dataset.num_classes)})
+    workers = 1 if spec.device != "cpu" else workers or cores()
+    total = len(archs) * len(SOURCES) * spec.seeds
+    done = total - spec.seeds * len(pending(store, archs, SOURCES, range(spec.seeds)))
+    watcher.say(
+        f"searching: {len(archs)} of {len(space):,} candidates × {len(SOURCES)} sources × {spec.seeds} seeds, "
+        f"{workers} worker(s)" + (f"; {done} of {total} runs found in the run folder" if done else "")
+    )
+
+    def on_done(score: Score) -> None:
+        nonlocal done
+        done += 1
+        watcher.searching(done, total, score)
+
+    if done < total:
+        with _stage(store, "search", spec.device):
+            run(store, archs, SOURCES, range(spec.seeds), prepare, (spec, folder), workers=workers, on_done=on_done)
+    watcher.ended()
+
+
+def prepare(spec: SearchSpec, folder: Path) -> Work:
+    """What a worker needs: the space, the data with a part of its validation split, and the three sources."""
+    torch.set_flush_denormal(True)
+    dataset = spec.dataset()
+    dataset = replace(dataset, val=_part(dataset.val, spec.val_size))
+    proxy, drawn = (proxyset.read(folder / f"{name}.safetensors") for name in (PROXY, RANDOM))
+    recipe = replace(spec.recipe(), batch_size=min(spec.batch_size, len(proxy)))  # the same number of images an update
+    soft = "cross-entropy" if proxy.y.ndim == 1 else proxy.recipe.loss
+    sources = (
+        Source(PROXY, proxy.x.to(spec.device), proxy.y.to(spec.device), replace(recipe, loss=soft)),
+        Source(RANDOM, drawn.x.to(spec.device), drawn.y.to(spec.device), recipe),
+        Source(EARLY, dataset.train.x, dataset.train.y, recipe),
+    )
+    return Work(spaces.load(spec.space), dataset, {source.name: source for source in sources}, spec.seed, spec.device)
+
+
+def find_truth(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> TruthTable | None:
+    """The truth table the spec asks for, checked against the data and the space.
+
+    Raises:
+        TruthError: there is no such table, or it is of other data.
+    """
+    if spec.truth == "none":
+        return None
+    table = truth.find(space.name, dataset.name) if spec.truth == "auto" else truth.read(Path(spec.truth))
+    if table is not None:
+        table.check(dataset, space.name)
+        if not any(arch in space for arch in table.rows["arch"]):
+            raise TruthError(
+                f"the truth table {spec.truth} has no architecture of the space {space.name!r}; give its own"
+            )
+    return table
+
+
+def write_report(
+    spec: SearchSpec, dataset: Dataset, proxy: ProxySet, store: Store, table: TruthTable | None, folder: Path
+) -> Result:
+    """Rank, add up, judge, and write the report."""
+    scores, costs = store.scores(), store.candidates()
+    ranking = rank.rank(scores, costs, table, seed=spec.seed)
+    paid = {**proxy.provenance, "reused": spec.proxy is not None}
+    ledger = rank.ledger(
+        scores,
+        store.stages(),
+        table,
+        distill=paid,
+        device=hardware.describe(spec.device),
+        proxy_bytes=proxy.nbytes,
+        real_bytes=dataset.train.x.nbytes + dataset.train.y.nbytes,
+    )
+    headline, reason = choose_indicator(spec, ranking)
+    inputs = report.ReportInputs(
+        title=f"{len(costs)} networks of {spec.space} on {dataset.name}",
+        spec=settings.to_dict(spec),
+        dataset=_described(dataset),
+        images=proxy.images() if proxy.x.ndim == 4 else None,
+        labels=proxy.hard_labels(),
+        class_names=proxy.class_names,
+        ranking=ranking,
+        ledger=ledger,
+        scores=scores,
+        costs=costs,
+        headline=headline,
+        headline_reason=reason,
+        provenance=_provenance(spec, proxy, table),
+    )
+    path = report.write(folder, inputs)
+    return Result(path, ranking, ledger, rank.verdict(ranking, ledger, headline, reason), headline)
+
+
+INDICATORS = ("val_accuracy", "val_loss", "sotl")
+
+DEFAULT_INDICATOR = "val_loss"
+DEFAULT_REASON = "the default"
+
+
+def choose_indicator(spec: SearchSpec, ranking: rank.Ranking) -> tuple[tuple[str, str], str]:
+    """The (source, indicator) that picks the best network, and why.
+
+    Raises:
+        SpecError: an unknown indicator.
+    """
+    if spec.indicator == "auto":
+        return (PROXY, DEFAULT_INDICATOR), DEFAULT_REASON
+    if spec.indicator not in INDICATORS:
+        raise SpecError(f"indicator must be auto or one of {', '.join(INDICATORS)}, but got {spec.indicator!r}")
+    return (PROXY, spec.indicator), "asked for with --indicator"
+
+
+@contextmanager
+def _stage(store: Store, name: str, device: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        store.add_stage_seconds(name, time.perf_counter() - started, hardware.peak_mib(device))
+
+
+def _part(split: Split, size: int) -> Split:
+    """The first ``size`` images; splits are shuffled, so they are a fair sample."""
+    return Split(split.x[:size], split.y[:size])
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "shape": list(dataset.shape),
+        "classes": dataset.num_classes,
+        "train": len(dataset.train),
+        "val": len(dataset.val),
+        "test": len(dataset.test),
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+def _provenance(spec: SearchSpec, proxy: ProxySet, table: TruthTable | None) -> dict[str, Any]:
+    return {
+        "proxynas": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": hardware.describe(spec.device),
+        "proxy": {key: value for key, value in proxy.provenance.items() if key != "losses"},
+        "truth": None if table is None else {k: v for k, v in table.made.items() if k != "command"},
+    }
+
+
+def rewrite(folder: Path, *, truth_table: str | None = None, indicator: str | None = None) -> Result:
+    """The report of a finished (or unfinished) run, written anew.
+
+    Raises:
+        RunFolderError: it is not a run folder, or nothing in it is scored yet.
+    """
+    if not (folder / "spec.toml").is_file() or not (folder / "run.sqlite").is_file():
+        raise RunFolderError(f"{folder} is not a run folder; give the --out of a 'proxynas search'")
+    spec = settings.make(SearchSpec, settings.read_toml(folder / "spec.toml"), where=str(folder / "spec.toml"))
+    spec = replace(spec, truth=truth_table or spec.truth, indicator=indicator or spec.indicator)
+    dataset, store = spec.dataset(), Store(folder / "run.sqlite")
+    try:
+        if store.scores().empty:
+            raise RunFolderError(f"{folder} has no scores yet; start its search again")
+        table = find_truth(spec, dataset, spaces.load(spec.space))
+        return write_report(spec, dataset, proxyset.read(folder / f"{PROXY}.safetensors"), store, table, folder)
+    finally:
+        store.close()

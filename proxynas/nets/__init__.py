@@ -1,0 +1,1 @@
+"""Networks, one file each. A factory is ``make(shape, classes, *, ...) -> nn.Module`` with ``shape`` as (C, H, W)."""

@@ -1,0 +1,162 @@
+"""The proxy set on disk: one ``.safetensors`` file with the images and all that is needed to train on them.
+
+The file's metadata is JSON: the recipe the set was made for, the preprocessing of its images (so that nobody has to
+guess), the class names and the provenance. A checksum over tensors and metadata makes a changed file known.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils.data import Dataset as TorchDataset
+
+from . import files, resources, settings, train
+from .datasets import Dataset, Preprocessing, Split
+from .errors import ProxyFileError
+
+FORMAT = "proxynas-proxy-1"
+
+
+@dataclass(frozen=True)
+class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
+    """Distilled or selected images. As a torch ``Dataset`` its items are (image, label), normalised.
+
+    ``x`` is float32 (n, C, H, W), normalised by ``preprocessing``; ``y`` is int64 (n,), or float32 (n, K) where labels
+    are soft. ``provenance`` has at least ``method``, ``ipc``, ``seed``, ``data``, ``fingerprint``, ``seconds`` (wall),
+    ``core_seconds`` and ``peak_mib`` of the distillation.
+    """
+
+    x: Tensor
+    y: Tensor
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    recipe: train.Recipe = field(default_factory=train.Recipe)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.x[index], self.y[index]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def nbytes(self) -> int:
+        """Storage of images and labels, bytes."""
+        return self.x.nbytes + self.y.nbytes
+
+    def hard_labels(self) -> Tensor:
+        """Class indices, int64 (n,)."""
+        return self.y if self.y.ndim == 1 else self.y.argmax(1)
+
+    def images(self) -> Tensor:
+        """The images as pixels in [0, 1], float32 (n, C, H, W), clamped."""
+        return self.preprocessing.invert(self.x).clamp(0, 1)
+
+    def score(self, net: nn.Module, val: Split | None = None, *, seed: int = 0) -> dict[str, float]:
+        """Train ``net`` on this set by its recipe, in place, and give back the indicators.
+
+        ``sotl`` is the sum of training losses (lower is better); with ``val`` there are also ``val_accuracy`` and
+        ``val_loss``. Those of a failed run are NaN.
+        """
+        trained = train.fit([net], self.x, self.y, self.recipe, seed=seed)
+        found = {"sotl": trained.sotl().item()}
+        if val is not None:
+            accuracy, loss = train.evaluate(net, val.x, val.y)
+            found |= {"val_accuracy": accuracy, "val_loss": loss}
+        return found if trained.failed[0] is None else dict.fromkeys(found, float("nan"))
+
+    def save(self, path: Path) -> None:
+        """Write the file whole."""
+        tensors = {"x": self.x.detach().cpu().contiguous(), "y": self.y.detach().cpu().contiguous()}
+        described = {
+            "format": FORMAT,
+            "preprocessing": asdict(self.preprocessing),
+            "class_names": list(self.class_names),
+            "recipe": settings.to_dict(self.recipe),
+            "provenance": dict(self.provenance),
+        }
+        text = json.dumps(described, sort_keys=True)
+        files.write_bytes(path, save(tensors, {"proxynas": text, "checksum": _checksum(text, tensors)}))
+
+
+def read(path: Path) -> ProxySet:
+    """Read a proxy set.
+
+    Raises:
+        ProxyFileError: missing, truncated, not a proxy set, or changed since it was written.
+    """
+    if not path.is_file():
+        raise ProxyFileError(f"there is no proxy-set file {path}; make one with 'proxynas distill --out {path}'")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, OSError) as error:
+        raise ProxyFileError(f"{path} is not a readable .safetensors file ({error}); copy or distil it again") from None
+    text = metadata.get("proxynas")
+    if text is None or set(tensors) != {"x", "y"}:
+        raise ProxyFileError(f"{path} is a .safetensors file, but not a proxy set; expected one that proxynas wrote")
+    if metadata.get("checksum") != _checksum(text, tensors):
+        raise ProxyFileError(f"{path} was changed after it was written (its checksum differs); copy or distil it again")
+    described = json.loads(text)
+    if described["format"] != FORMAT:
+        raise ProxyFileError(
+            f"{path} has format {described['format']!r}, but this version reads {FORMAT!r}; distil it again"
+        )
+    return ProxySet(
+        tensors["x"],
+        tensors["y"],
+        Preprocessing(**{key: tuple(value) for key, value in described["preprocessing"].items()}),
+        tuple(described["class_names"]),
+        settings.make(train.Recipe, described["recipe"], where=str(path)),
+        described["provenance"],
+    )
+
+
+def names() -> list[str]:
+    """The proxy sets that ship with proxynas."""
+    return sorted(path.stem for path in resources.folder("distilled_sets").glob("*.safetensors"))
+
+
+def locate(name: str) -> Path:
+    """The file of a shipped set by its name, or the path itself."""
+    shipped = resources.folder("distilled_sets") / f"{name}.safetensors"
+    return shipped if shipped.is_file() else Path(name)
+
+
+def check(proxy: ProxySet, dataset: Dataset) -> None:
+    """Refuse a proxy set that was made from other data.
+
+    Raises:
+        ProxyFileError: image shape, classes or the data's fingerprint differ.
+    """
+    wanted = {"image shape": dataset.shape, "classes": dataset.class_names, "data": dataset.fingerprint}
+    found = {"image shape": tuple(proxy.x.shape[1:]), "classes": proxy.class_names}
+    found["data"] = proxy.provenance.get("fingerprint", dataset.fingerprint)
+    for key, value in wanted.items():
+        if found[key] != value:
+            raise ProxyFileError(
+                f"the proxy set was made for {key} {found[key]!r}, but {dataset.name} has {value!r}; "
+                "give the data that it was distilled from, or distil this data"
+            )
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,18 @@
+"""Ranking candidates, comparing the ranking with truth, and adding up what it cost."""
+
+from .ledger import Ledger, SourceCost, ledger
+from .ranking import Difference, Key, Ranking, paired_difference, rank
+from .verdict import Verdict, verdict
+
+__all__ = [
+    "Difference",
+    "Key",
+    "Ledger",
+    "Ranking",
+    "SourceCost",
+    "Verdict",
+    "ledger",
+    "paired_difference",
+    "rank",
+    "verdict",
+]

@@ -1,0 +1,124 @@
+"""The ledger: what ranking cost, distillation included, and from how many candidates on it has paid for itself."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from ..truth import TruthTable
+from .ranking import table_order
+
+PROXY, EARLY = "proxy", "early-stopping"
+
+
+@dataclass(frozen=True)
+class SourceCost:
+    """Training candidates on one source: core seconds (device seconds on a GPU), all seeds together."""
+
+    runs: int  # training runs, failed ones included
+    candidates: int
+    core_s: float
+    core_s_per_candidate: float
+    core_s_per_run: float
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Time, memory and storage of a search. ``total_s`` always includes distillation, also of a proxy that was reused.
+
+    Wall seconds depend on how many cores worked; core seconds do not, so comparisons use those. A source's cost a
+    candidate counts all of its seeds; the whole data's is for as many seeds as the proxy's, so that like meets like.
+    """
+
+    distill_s: float  # wall
+    distill_core_s: float
+    reused: bool  # the proxy was there already: distillation was paid for in an earlier run
+    search_s: float  # wall, all sources together
+    total_s: float  # wall: distillation and search
+    sources: dict[str, SourceCost]
+    truth_core_s_per_candidate: float | None
+    truth_made_on: str | None
+    peak_mib: float
+    device: str
+    break_even: float | None  # candidates, against training them on the whole data; None: never, or not known
+    break_even_early_stopping: float | None  # candidates, against early stopping on the real data
+    proxy_bytes: int
+    real_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return asdict(self)
+
+
+def ledger(
+    scores: pd.DataFrame,
+    stages: Mapping[str, Mapping[str, float]],
+    truth: TruthTable | None,
+    *,
+    distill: Mapping[str, Any],
+    device: str,
+    proxy_bytes: int,
+    real_bytes: int,
+) -> Ledger:
+    """Add up what was spent.
+
+    Args:
+        scores: the run store's rows; their ``seconds`` are core seconds.
+        stages: wall ``seconds`` and ``peak_mib`` of each stage of this run; the search is ``search``.
+        truth: gives the cost of the whole data, where its ``seconds`` are known.
+        distill: from the proxy's provenance: ``seconds`` (wall), ``core_seconds``, ``peak_mib``, ``reused``.
+        device: what it ran on, in words.
+        proxy_bytes: size of the proxy set.
+        real_bytes: size of the real training split.
+    """
+    costs = _sources(scores)
+    distill_s, distill_core_s = float(distill.get("seconds", 0.0)), float(distill.get("core_seconds", 0.0))
+    search_s = float(stages.get("search", {}).get("seconds", 0.0))
+    proxy = costs.get(PROXY)
+    whole = _whole(truth, scores, proxy)
+    early = costs[EARLY].core_s_per_candidate if EARLY in costs else None
+    return Ledger(
+        distill_s=distill_s,
+        distill_core_s=distill_core_s,
+        reused=bool(distill.get("reused", False)),
+        search_s=search_s,
+        total_s=distill_s + search_s,
+        sources=costs,
+        truth_core_s_per_candidate=whole,
+        truth_made_on=None if truth is None else truth.made.get("made_on"),
+        peak_mib=max([float(distill.get("peak_mib") or 0.0), *(float(s["peak_mib"]) for s in stages.values())]),
+        device=device,
+        break_even=_break_even(distill_core_s, whole, proxy),
+        break_even_early_stopping=_break_even(distill_core_s, early, proxy),
+        proxy_bytes=proxy_bytes,
+        real_bytes=real_bytes,
+    )
+
+
+def _sources(scores: pd.DataFrame) -> dict[str, SourceCost]:
+    costs = {}
+    names = sorted(scores["source"].unique(), key=table_order)
+    for source, rows in ((name, scores[scores["source"] == name]) for name in names):
+        runs, candidates, seconds = len(rows), rows["arch"].nunique(), float(rows["seconds"].sum())
+        costs[str(source)] = SourceCost(runs, candidates, seconds, seconds / candidates, seconds / runs)
+    return costs
+
+
+def _whole(truth: TruthTable | None, scores: pd.DataFrame, proxy: SourceCost | None) -> float | None:
+    """Core seconds to train a candidate on the whole data, for as many seeds as on the proxy; None where not known."""
+    if truth is None:
+        return None
+    rows = truth.rows[truth.rows["arch"].isin(scores["arch"])]
+    a_run = float(rows["seconds"].astype("float64").mean()) if len(rows) else math.nan
+    if not math.isfinite(a_run):
+        return None
+    return a_run * (proxy.runs / proxy.candidates if proxy is not None else 1.0)
+
+
+def _break_even(distill_core_s: float, other: float | None, proxy: SourceCost | None) -> float | None:
+    """From how many candidates on distilling and scoring on the proxy costs less than the ``other`` way of scoring."""
+    if other is None or proxy is None or other <= proxy.core_s_per_candidate:
+        return None
+    return distill_core_s / (other - proxy.core_s_per_candidate)

@@ -1,0 +1,229 @@
+"""Ranking candidates by every indicator, and how far each ranking can be trusted."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ..truth import WHOLE, TruthTable
+from . import correlation
+from .correlation import Floats, Ints
+
+TRAINING = ("val_accuracy", "val_loss", "sotl")
+"""Indicators that a training run gives, in the order in which tables show them."""
+
+LOWER_IS_BETTER = frozenset({"val_loss", "sotl"})
+FIRST = ("proxy", "random", "early-stopping")
+"""Sources that tables show first, in this order; then the others, the costs, and the whole data last."""
+
+COSTS = ("parameters", "flops")
+
+Key = tuple[str, str]
+"""A row of the ranking: (source, indicator)."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How every (source, indicator) ranks the candidates, compared on the same candidates and the same resamples.
+
+    ``rows`` has one row a (source, indicator):
+
+    ============================  =====================================================================================
+    source, indicator             what was trained on, and the number read off the run
+    n                             candidates compared: those with truth and with every indicator
+    rho, rho_low, rho_high        Spearman's ρ with truth, and its 95 % bootstrap interval
+    tau, tau_low, tau_high        Kendall's τ-b likewise
+    rho_top10, …_low, …_high      ρ among the ``top`` candidates that this indicator ranks best (Zhao et al. 2021)
+    regret                        best truth among the n minus the truth of its winner among them, in [0, 1];
+                                  where several candidates tie for winner, minus the mean of their truths
+    winner                        the architecture ranked first of all candidates (ties: the first by name), NaN: none
+    winner_truth                  mean test accuracy of the winner in [0, 1], NaN where it is not known
+    ============================  =====================================================================================
+
+    Without truth all but source, indicator, n and winner are NaN. Where n < 3, or the indicator or the truth is
+    constant, the correlations are NaN.
+    """
+
+    rows: pd.DataFrame
+    values: (
+        pd.DataFrame
+    )  # index arch, columns (source, indicator): higher is better; -inf: all seeds failed; NaN: not run
+    truth: pd.Series | None  # mean test accuracy by arch, of the candidates that have one
+    agreement: pd.DataFrame  # Spearman's ρ between any two columns of values
+    failed: pd.DataFrame  # the runs that failed: source, arch, seed, reason
+    draws: pd.DataFrame  # ρ on every resample (resamples, rows), columns as those of values
+    top: int  # how many candidates rho_top10 looks at
+
+    def row(self, key: Key) -> pd.Series:
+        """The row of one (source, indicator); a ``KeyError`` where there is none."""
+        found = self.rows[(self.rows["source"] == key[0]) & (self.rows["indicator"] == key[1])]
+        if found.empty:
+            raise KeyError(f"the ranking has no row {key}; it has {', '.join(map(str, self.keys()))}")
+        return found.iloc[0]
+
+    def keys(self) -> list[Key]:
+        """All (source, indicator), in table order."""
+        return list(zip(self.rows["source"], self.rows["indicator"], strict=True))
+
+    def best(self, key: Key, n: int = 10) -> pd.Series:
+        """The ``n`` candidates that ``key`` ranks best and their values, best first; ties in order of name."""
+        return self.values[key].dropna().sort_index().sort_values(ascending=False, kind="stable").head(n)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """ρ of one row minus ρ of another, with its 95 % interval over the same resamples; NaN without truth."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def better(self) -> bool:
+        """The whole interval is above zero."""
+        return self.low > 0
+
+    @property
+    def worse(self) -> bool:
+        """The whole interval is below zero."""
+        return self.high < 0
+
+
+def table_order(source: str) -> tuple[int, str]:
+    """What to sort sources by, so that every table and figure shows them in one order."""
+    return (FIRST.index(source) if source in FIRST else len(FIRST), source)
+
+
+def rank(
+    scores: pd.DataFrame,
+    costs: pd.DataFrame,
+    truth: TruthTable | None,
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+    top: int = 10,
+) -> Ranking:
+    """Rank the candidates by every indicator and compare each ranking with truth.
+
+    Args:
+        scores: the run store's rows (:meth:`~proxynas.search.store.Store.scores`).
+        costs: ``parameters`` and ``flops`` of every candidate, indexed by architecture; its index is the candidates.
+        truth: what the candidates really reach, or ``None``: then only the rankings' agreement is known.
+        seed: of the bootstrap and of how ties at the border of the top are broken.
+        resamples: bootstrap resamples; one set of them serves all rows.
+        top: how many of the best-ranked candidates ``rho_top10`` looks at.
+
+    An indicator is the mean over the seeds that did not fail; a candidate all of whose seeds failed ranks last.
+    """
+    archs = pd.Index(sorted(costs.index), name="arch")
+    values = _values(scores, costs, truth, archs)
+    accuracy = _truth(truth, archs)
+    known = archs[:0] if accuracy is None else _common(values, accuracy)
+    rng = np.random.default_rng(seed)
+    known = known[rng.permutation(len(known))]  # ties at the border of the top fall by lot, not by name
+    draws = correlation.resample(len(known), resamples, rng)
+    y = np.empty(0) if accuracy is None else accuracy[known].to_numpy()
+    rows, rho_draws = [], {}
+    for key in values.columns:
+        row, rho_draws[key] = _compare(values.loc[known, key].to_numpy(), y, draws, top)
+        rows.append({"source": key[0], "indicator": key[1], **row, **_winner(values[key], accuracy)})
+        rows[-1]["n"] = int(len(known) if accuracy is not None else values[key].notna().sum())
+    columns = ["source", "indicator", "n", *STATISTICS, "winner", "winner_truth"]
+    return Ranking(
+        rows=pd.DataFrame(rows, columns=columns),
+        values=values,
+        truth=accuracy,
+        agreement=values.rank().corr(method="spearman"),
+        failed=_failed(scores),
+        draws=pd.DataFrame(rho_draws, columns=values.columns),
+        top=top,
+    )
+
+
+def paired_difference(ranking: Ranking, a: Key, b: Key) -> Difference:
+    """ρ of row ``a`` minus ρ of row ``b``; the interval pairs them on the same resamples, as their errors correlate."""
+    low, high = correlation.interval((ranking.draws[a] - ranking.draws[b]).to_numpy(dtype=np.float64))
+    return Difference(float(ranking.row(a)["rho"] - ranking.row(b)["rho"]), low, high)
+
+
+STATISTICS = (
+    "rho", "rho_low", "rho_high", "tau", "tau_low", "tau_high", "rho_top10", "rho_top10_low", "rho_top10_high",
+    "regret",
+)  # fmt: skip
+
+
+def _compare(x: Floats, y: Floats, draws: Ints, top: int) -> tuple[dict[str, float], Floats]:
+    """All statistics of an indicator (n,) against truth (n,), and its ρ on every resample (R,)."""
+    if len(x) < 3:
+        regret = float(y.max() - y[x == x.max()].mean()) if len(x) else math.nan
+        return {**dict.fromkeys(STATISTICS, math.nan), "regret": regret}, np.full(len(draws), math.nan)
+    best = correlation.top_order(x, top)
+    rho_draws = correlation.spearman_draws(x, y, draws)
+    found = {
+        "rho": (correlation.spearman(x, y), rho_draws),
+        "tau": (correlation.kendall(x, y), correlation.kendall_draws(x, y, draws)),
+        "rho_top10": (correlation.spearman(x[best], y[best]), correlation.top_draws(x, y, draws, top)),
+    }
+    row = {"regret": float(y.max() - y[x == x.max()].mean())}
+    for name, (estimate, resampled) in found.items():
+        low, high = correlation.interval(resampled) if math.isfinite(estimate) else (math.nan, math.nan)
+        row |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
+    return row, rho_draws
+
+
+def _values(scores: pd.DataFrame, costs: pd.DataFrame, truth: TruthTable | None, archs: pd.Index) -> pd.DataFrame:
+    columns: dict[Key, pd.Series] = {}
+    found = [name for name in dict.fromkeys(scores["source"]) if name != WHOLE]
+    for source in sorted(found, key=table_order):
+        columns |= _trained(source, scores[scores["source"] == source], archs)
+    columns |= {(name, name): costs[name].reindex(archs).astype("float64") for name in COSTS if name in costs}
+    if truth is not None:
+        good = truth.rows[truth.rows["failed"].isna()]  # a table of one's own may lack an indicator here and there
+        whole = _trained(WHOLE, truth.rows, archs)
+        columns |= {key: column for key, column in whole.items() if good[key[1]].notna().all()}
+    frame = pd.DataFrame(columns, index=archs)
+    frame.columns = pd.MultiIndex.from_tuples(list(columns), names=["source", "indicator"])
+    return frame
+
+
+def _trained(source: str, rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.Series]:
+    """The indicators of one source: -inf where every seed failed, NaN where none was run."""
+    good = rows[rows["failed"].isna()]
+    columns = {}
+    for name in TRAINING:
+        numbers = good[name].astype("float64").replace([np.inf, -np.inf], np.nan)
+        if numbers.isna().all() and len(good):  # not measured; where every run failed, all candidates rank last
+            continue
+        mean = numbers.groupby(good["arch"]).mean().reindex(archs)
+        column = -mean if name in LOWER_IS_BETTER else mean
+        columns[source, name] = column.mask(column.isna() & archs.isin(rows["arch"]), -math.inf)
+    return columns
+
+
+def _truth(truth: TruthTable | None, archs: pd.Index) -> pd.Series | None:
+    if truth is None:
+        return None
+    accuracy = truth.accuracy()
+    return accuracy[accuracy.index.isin(archs)].sort_index()
+
+
+def _common(values: pd.DataFrame, truth: pd.Series) -> pd.Index:
+    """The candidates that have a truth and every indicator, so that all rows are compared on the same ones."""
+    complete = values.index[values.notna().all(axis=1)]
+    return complete[complete.isin(truth.index)]
+
+
+def _winner(column: pd.Series, truth: pd.Series | None) -> dict[str, object]:
+    known = column.dropna()
+    if not np.isfinite(known).any():
+        return {"winner": None, "winner_truth": math.nan}
+    winner = known.idxmax()
+    return {"winner": winner, "winner_truth": math.nan if truth is None else float(truth.get(winner, math.nan))}
+
+
+def _failed(scores: pd.DataFrame) -> pd.DataFrame:
+    rows: Sequence[str] = ["source", "arch", "seed", "failed"]
+    failed = scores.loc[scores["failed"].notna(), list(rows)].rename(columns={"failed": "reason"})
+    return failed.sort_values(["source", "arch", "seed"]).reset_index(drop=True)

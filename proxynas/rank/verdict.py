@@ -1,0 +1,178 @@
+"""What the figures say, in sentences: for the report and the terminal."""
+
+import math
+from dataclasses import dataclass
+
+from ..truth import WHOLE
+from . import words
+from .ledger import EARLY, PROXY, Ledger
+from .ranking import Difference, Key, Ranking, paired_difference
+
+WORTH, NOT_WORTH, UNDECIDED, UNVERIFIED, NO_PROXY = (
+    "worth distilling",
+    "not worth distilling",
+    "undecided",
+    "unverified",
+    "",
+)
+
+
+DECISIVE = frozenset({"random", EARLY, "parameters"})
+RIVALS = {
+    "random": "a random coreset of the same size, which costs nothing to make",
+    EARLY: "early stopping, the same number of updates on the real data",
+    "parameters": "counting parameters, which takes no training",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One word for whether distilling paid, and the sentences that say why."""
+
+    worth: str
+    summary: tuple[str, ...]  # the best network, how well the headline ranks, whether distilling paid
+    comparisons: tuple[str, ...]  # the headline against each rival
+    costs: tuple[str, ...]  # time, and from how many candidates on distilling pays
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All of them, in reading order."""
+        return self.summary + self.comparisons + self.costs
+
+
+def verdict(ranking: Ranking, ledger: Ledger, headline: Key, reason: str) -> Verdict:
+    """Judge the ``headline`` (source, indicator), which was chosen for ``reason``, against its rivals.
+
+    The rivals are a random coreset, early stopping on the real data (each with the same indicator), parameters and
+    FLOPs. It beats a rival when the whole 95 % interval of the difference in ρ is above zero. The proxy was worth
+    distilling only if it beats the coreset, early stopping and parameters, whichever of them there are.
+
+    Raises:
+        KeyError: the ranking has no such row.
+    """
+    best = _best(ranking, headline, reason)
+    if ranking.truth is None or ranking.truth.empty:
+        nothing = (
+            "Nothing was verified: there is no ground truth for these candidates, so how well this ranking agrees with "
+            "training on the whole data is not known. Measure some of them with “proxynas truth” to find out."
+        )
+        return Verdict(UNVERIFIED, (best, nothing), (), _cost(ledger))
+    differences = {key: paired_difference(ranking, headline, key) for key in _rivals(ranking, headline)}
+    worth = _worth(headline, differences)
+    compared = [_compared(ranking, headline, key, d) for key, d in differences.items()]
+    return Verdict(
+        worth,
+        (best, _trust(ranking, headline), *_conclusion(worth, differences)),
+        (*compared, *_hindsight(ranking, headline)),
+        _cost(ledger),
+    )
+
+
+def _best(ranking: Ranking, headline: Key, reason: str) -> str:
+    row = ranking.row(headline)
+    chosen = f"by {words.phrase(headline)}" + (f" ({reason.rstrip('.')})" if reason else "")
+    if not isinstance(row["winner"], str):
+        return f"No candidate could be ranked {chosen}."
+    text = f"The best network {chosen} is {row['winner']}"
+    if not math.isfinite(row["winner_truth"]):
+        return text + "; what it reaches on the whole data was not measured."
+    text += f", which reaches {words.percent(row['winner_truth'])} test accuracy when trained on the whole data"
+    if row["regret"] <= 0:
+        return text + "; no verified candidate reaches more."
+    return text + f"; the best verified candidate reaches {words.number(100 * row['regret'], 1)} points more."
+
+
+def _trust(ranking: Ranking, headline: Key) -> str:
+    row = ranking.row(headline)
+    over = f"Over {row['n']} candidates with known truth,"
+    if not math.isfinite(row["rho"]):
+        why = "it takes three candidates, and values that differ"
+        return f"{over} the rank correlation of {words.phrase(headline)} is not defined: {why}."
+    interval = words.span(row["rho_low"], row["rho_high"])
+    return f"{over} {words.phrase(headline)} ranks them with ρ = {words.number(row['rho'])} (95 % interval {interval})."
+
+
+def _rivals(ranking: Ranking, headline: Key) -> list[Key]:
+    wanted = [("random", headline[1]), (EARLY, headline[1]), ("parameters", "parameters"), ("flops", "flops")]
+    return [key for key in wanted if key in ranking.keys() and key != headline]  # noqa: SIM118  # keys() is a method here
+
+
+def _compared(ranking: Ranking, headline: Key, rival: Key, d: Difference) -> str:
+    figures = f"ρ = {words.number(ranking.row(rival)['rho'])}; difference {words.difference(d)}"
+    name = {"parameters": "counting parameters", "flops": "counting FLOPs", "random": "the random coreset"}.get(
+        rival[0], words.source(rival[0])
+    )
+    if not math.isfinite(d.value):
+        return f"It cannot be compared with {name}: one of the two correlations is not defined."
+    if d.better:
+        return f"It beats {name} ({figures})."
+    if d.worse:
+        return f"It is worse than {name} ({figures})."
+    return f"It cannot be told from {name} ({figures}; the interval of the difference includes zero)."
+
+
+def _hindsight(ranking: Ranking, headline: Key) -> list[str]:
+    """The row that would have ranked best, the whole data aside; picked with truth in hand, so no rule to follow."""
+    cheap = ranking.rows[ranking.rows["source"] != WHOLE].dropna(subset=["rho"])
+    if cheap.empty:
+        return []
+    first = cheap.iloc[int(cheap["rho"].to_numpy().argmax())]
+    key = (str(first["source"]), str(first["indicator"]))
+    if key == headline:
+        return ["No other row but the whole data ranks with a higher ρ."]
+    rho = words.number(first["rho"])
+    return [f"With hindsight, {words.phrase(key)} ranks best of all rows but the whole data (ρ = {rho})."]
+
+
+def _worth(headline: Key, differences: dict[Key, Difference]) -> str:
+    if headline[0] != PROXY:
+        return NO_PROXY
+    decisive = [d for key, d in differences.items() if key[0] in DECISIVE]
+    if not decisive or not all(math.isfinite(d.value) for d in decisive):
+        return UNDECIDED
+    return WORTH if all(d.better for d in decisive) else NOT_WORTH
+
+
+def _conclusion(worth: str, differences: dict[Key, Difference]) -> list[str]:
+    if worth == WORTH:
+        return [
+            "On this evidence the proxy set was worth distilling: it ranks better than every cheaper way compared here."
+        ]
+    if worth == NOT_WORTH:
+        behind = [RIVALS[key[0]] for key, d in differences.items() if d.worse and key[0] in DECISIVE]
+        level = [RIVALS[key[0]] for key, d in differences.items() if not d.better | d.worse and key[0] in DECISIVE]
+        why = [f"it ranks worse than {_list(behind, 'and')}"] if behind else []
+        why += [f"it is not shown to beat {_list(level, 'or')}"] if level else []
+        return [f"On this evidence the proxy set was not worth distilling: {'; and '.join(why)}."]
+    if worth == UNDECIDED:
+        return ["Whether the proxy set was worth distilling is not known from these candidates."]
+    return []
+
+
+def _list(names: list[str], word: str) -> str:
+    return names[0] if len(names) == 1 else f"{'; '.join(names[:-1])}; {word} {names[-1]}"
+
+
+def _cost(ledger: Ledger) -> tuple[str, ...]:
+    before = " in an earlier run, counted here all the same" if ledger.reused else ""
+    text = (
+        f"It took {words.seconds(ledger.total_s)} in all: {words.seconds(ledger.distill_s)} to distil{before}, "
+        f"{words.seconds(ledger.search_s)} to search."
+    )
+    if PROXY not in ledger.sources or ledger.distill_core_s == 0:
+        return (text,)
+    whole = _against(ledger.truth_core_s_per_candidate, ledger.break_even, "training on the whole data")
+    early = _against(_per_candidate(ledger, EARLY), ledger.break_even_early_stopping, "early stopping")
+    return (text, *whole, *early)
+
+
+def _per_candidate(ledger: Ledger, source: str) -> float | None:
+    return ledger.sources[source].core_s_per_candidate if source in ledger.sources else None
+
+
+def _against(other: float | None, break_even: float | None, name: str) -> list[str]:
+    if other is None:
+        return []
+    if break_even is None:
+        return [f"In time alone distilling never pays against {name}: a candidate costs no less on the proxy set."]
+    return [f"In time alone distilling pays against {name} from {words.candidates(break_even)} candidates on."]

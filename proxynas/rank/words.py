@@ -1,0 +1,95 @@
+"""What rows and figures are called in sentences, tables and captions."""
+
+import math
+
+from .ranking import Difference, Key
+
+INDICATORS = {
+    "val_accuracy": "validation accuracy",
+    "val_loss": "validation loss",
+    "sotl": "sum of training losses",
+    "parameters": "parameters",
+    "flops": "FLOPs",
+}
+SOURCES = {
+    "proxy": "proxy set",
+    "random": "random coreset",
+    "early-stopping": "early stopping",
+    "whole-data": "whole data",
+    "parameters": "parameters",
+    "flops": "FLOPs",
+}
+
+
+def source(name: str) -> str:
+    """A source of data in words."""
+    return SOURCES.get(name, name)
+
+
+def indicator(name: str) -> str:
+    """An indicator in words."""
+    return INDICATORS.get(name, name)
+
+
+def key(name: Key) -> str:
+    """A row of the ranking in words."""
+    return source(name[0]) if name[0] == name[1] else f"{source(name[0])}, {indicator(name[1])}"
+
+
+def phrase(name: Key) -> str:
+    """A row of the ranking inside a sentence."""
+    if name[0] == name[1]:
+        return f"counting {indicator(name[1])}"
+    after = {"early-stopping": "on the real data, stopped early"}.get(name[0], f"on the {source(name[0])}")
+    return f"{indicator(name[1])} {'after training ' if name[1] != 'sotl' else ''}{after}"
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with a true minus sign; an en dash where it is not known."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def span(low: float, high: float) -> str:
+    """An interval, as in ``[0.31, 0.62]``; an en dash where it is not known."""
+    return f"[{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else "–"
+
+
+def difference(d: Difference) -> str:
+    """A difference with its sign and its interval."""
+    sign = "+" if d.value > 0 else ""
+    return f"{sign}{number(d.value)}, 95 % interval {span(d.low, d.high)}"
+
+
+def percent(value: float) -> str:
+    """A share of 1 in percent."""
+    return "–" if not math.isfinite(value) else f"{number(100 * value, 1)} %"
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the unit that suits it."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value < 0.1:
+        return f"{1000 * value:.1f} ms"
+    if value < 120:
+        return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+    if value < 7200:
+        return f"{value / 60:.1f} min" if value < 600 else f"{value / 60:.0f} min"
+    return f"{value / 3600:.1f} h"
+
+
+def size(value: float) -> str:
+    """Bytes in the unit that suits them."""
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def candidates(value: float | None) -> str:
+    """A break-even point as a whole number of candidates."""
+    return "never" if value is None else f"{max(1, math.ceil(value)):,}"

@@ -1,0 +1,128 @@
+"""The report of a run: one self-contained page, the same figures as JSON, CSV and PNG, and tables for the terminal."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .. import files
+from ..rank import Key, Ledger, Ranking, Verdict, verdict
+from . import figures, images, page
+
+SCORES = ("source", "arch", "seed", "val_accuracy", "val_loss", "sotl", "parameters", "flops", "failed")
+"""Columns of ``scores.csv``: what does not depend on the clock, so that one run store always gives the same bytes."""
+
+TIMINGS = ("source", "arch", "seed", "seconds")
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """All that a report shows."""
+
+    title: str
+    spec: Mapping[str, Any]  # the settings of the run
+    dataset: Mapping[str, Any]  # name, shape, classes, sizes of the splits
+    images: Tensor | None  # the proxy set in its original colours, (n, C, H, W) in [0, 1]; None: not images
+    labels: Tensor | None  # int64 (n,) or soft (n, K)
+    class_names: Sequence[str]
+    ranking: Ranking
+    ledger: Ledger
+    scores: pd.DataFrame  # the run store's rows
+    costs: pd.DataFrame  # parameters and FLOPs by architecture
+    headline: Key  # the (source, indicator) that picks the best network
+    headline_reason: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write(folder: Path, inputs: ReportInputs) -> Path:
+    """Write ``report.html``, ``report.json``, ``scores.csv``, ``timings.csv`` and ``figures/*.png`` into ``folder``.
+
+    Returns the path of the page, which is one file that needs nothing else.
+
+    Raises:
+        RunFolderError: the folder cannot be written or is full.
+        KeyError: the ranking has no row for the headline.
+    """
+    judged = verdict(inputs.ranking, inputs.ledger, inputs.headline, inputs.headline_reason)
+    drawn = _figures(inputs)
+    for name, figure in drawn.items():
+        files.write_bytes(folder / "figures" / f"{name}.png", figures.png(figure))
+    if inputs.images is not None and inputs.labels is not None and inputs.images.ndim == 4 and len(inputs.images):
+        grid = images.grid(inputs.images, inputs.labels, inputs.class_names)
+        files.write_bytes(folder / "figures" / "proxy-images.png", grid)
+    files.write_text(folder / "scores.csv", scores_csv(inputs.scores, inputs.costs))
+    files.write_text(folder / "timings.csv", _csv(inputs.scores, TIMINGS))
+    files.write_text(folder / "report.json", json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n")
+    path = folder / "report.html"
+    files.write_text(path, page.render(inputs, judged, {name: figures.svg_uri(f) for name, f in drawn.items()}))
+    return path
+
+
+def scores_csv(scores: pd.DataFrame, costs: pd.DataFrame) -> str:
+    """One line a (source, arch, seed), sorted; the same rows always give the same text."""
+    return _csv(scores.join(costs[["parameters", "flops"]], on="arch"), SCORES)
+
+
+def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
+    """The report as plain values; what is not known is ``None``."""
+    row = inputs.ranking.row(inputs.headline)
+    best = {
+        "arch": row["winner"],
+        "truth": row["winner_truth"],
+        "regret": row["regret"],
+        "source": inputs.headline[0],
+        "indicator": inputs.headline[1],
+        "reason": inputs.headline_reason,
+    }
+    found: dict[str, Any] = plain(
+        {
+            "title": inputs.title,
+            "rank": inputs.ranking.rows.to_dict("records"),
+            "ledger": inputs.ledger.to_dict(),
+            "best": best,
+            "worth": judged.worth,
+            "verdict": list(judged.sentences),
+            "failed": inputs.ranking.failed.to_dict("records"),
+            "dataset": inputs.dataset,
+            "spec": inputs.spec,
+            "provenance": inputs.provenance,
+        }
+    )
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON knows them: NaN and infinities become ``None``, the rest numbers and text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _figures(inputs: ReportInputs) -> dict[str, Figure]:
+    ranking, ledger = inputs.ranking, inputs.ledger
+    drawn = {"time": figures.time_bars(ledger)}
+    if ranking.truth is not None and not ranking.truth.empty:
+        keys = figures.scattered(ranking, inputs.headline)
+        drawn |= {f"scatter-{'-'.join(key)}": figures.scatter(ranking, key) for key in keys}
+        drawn["correlation"] = figures.forest(ranking, inputs.headline)
+    curve = figures.break_even(ledger)
+    return drawn if curve is None else {**drawn, "break-even": curve}
+
+
+def _csv(rows: pd.DataFrame, columns: Sequence[str]) -> str:
+    ordered = rows.sort_values(["source", "arch", "seed"]).loc[:, list(columns)]
+    text: str = ordered.to_csv(index=False, lineterminator="\n")
+    return text

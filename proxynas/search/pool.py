@@ -1,0 +1,92 @@
+"""Work on all cores: one process a core, one thread each, so that a result never depends on how many there are."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, TypeVar
+
+import torch
+
+from ..errors import ProxynasError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_context: Any = None
+
+
+def cores() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_unordered(
+    work: Callable[[Any, Task], Result],
+    tasks: Iterable[Task],
+    prepare: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    workers: int,
+) -> Iterator[Result]:
+    """Yield ``work(context, task)`` for every task as it is finished, where each worker made ``context`` once with
+    ``prepare(*arguments)``.
+
+    With one worker everything runs in this process, on one thread all the same. Workers end with their parent, however
+    it ends.
+    """
+    if workers == 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            context = prepare(*arguments)
+            yield from (work(context, task) for task in tasks)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (prepare, arguments))
+    try:
+        yield from _drain(pool, work, iter(tasks), 2 * workers)
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _drain(
+    pool: ProcessPoolExecutor, work: Callable[[Any, Task], Result], tasks: Iterator[Task], ahead: int
+) -> Iterator[Result]:
+    waiting: set[Future[Result]] = {pool.submit(_call, work, task) for task in islice(tasks, ahead)}
+    while waiting:
+        finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        waiting |= {pool.submit(_call, work, task) for task in islice(tasks, len(finished))}
+        for future in finished:
+            yield future.result()
+
+
+def _start(prepare: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    global _context
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    try:
+        _context = prepare(*arguments)
+    except ProxynasError as error:  # raised again by the first task, so that the parent sees it as it is
+        _context = error
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _call(work: Callable[[Any, Task], Result], task: Task) -> Result:
+    if isinstance(_context, ProxynasError):
+        raise _context
+    return work(_context, task)

@@ -1,0 +1,133 @@
+"""The run store: one SQLite file a run, one row a (source, candidate, seed), written the moment it is known."""
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import RunFolderError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS scores (
+  source TEXT NOT NULL, arch TEXT NOT NULL, seed INTEGER NOT NULL,
+  val_accuracy REAL, val_loss REAL, test_accuracy REAL, test_loss REAL, sotl REAL,
+  losses BLOB NOT NULL, seconds REAL NOT NULL, failed TEXT,
+  PRIMARY KEY (source, arch, seed)
+) STRICT;
+CREATE TABLE IF NOT EXISTS candidates (
+  arch TEXT PRIMARY KEY, parameters INTEGER NOT NULL, flops INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS owner (spec TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS stages (name TEXT PRIMARY KEY, seconds REAL NOT NULL, peak_mib REAL NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one training run of a candidate told.
+
+    Accuracies are in [0, 1]; ``losses`` is float32 (updates,); ``seconds`` are of one core, building and evaluating
+    included (wall seconds where the device is a GPU).
+    """
+
+    source: str
+    arch: str
+    seed: int
+    val_accuracy: float | None
+    val_loss: float | None
+    test_accuracy: float | None
+    test_loss: float | None
+    sotl: float | None
+    losses: np.ndarray
+    seconds: float
+    failed: str | None
+
+
+class Store:
+    """The run store of a folder. Rows that belong together are written in one transaction: all of them or none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=30)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.executescript(SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise RunFolderError(
+                f"cannot open the run store {path}: {error}; give a folder that can be written and has room"
+            ) from None
+
+    def close(self) -> None:
+        """Close the file; what was added is on disk already."""
+        self._db.close()
+
+    def claim(self, spec: str) -> None:
+        """Say which settings the rows belong to, the first time; check it from then on.
+
+        Raises:
+            RunFolderError: they belong to other settings.
+        """
+        found = self._db.execute("SELECT spec FROM owner").fetchone()
+        if found is None:
+            self._write("INSERT INTO owner VALUES (?)", [(spec,)])
+        elif found[0] != spec:
+            raise RunFolderError(f"{self.path} holds runs of other settings; give another --out, or remove it")
+
+    def add(self, scores: Iterable[Score]) -> None:
+        """Write the rows of one candidate on one source, all or none."""
+        rows = [
+            (s.source, s.arch, s.seed, s.val_accuracy, s.val_loss, s.test_accuracy, s.test_loss, s.sotl,
+             np.asarray(s.losses, dtype="<f4").tobytes(), s.seconds, s.failed)
+            for s in scores
+        ]  # fmt: skip
+        self._write(f"INSERT OR REPLACE INTO scores VALUES ({', '.join('?' * 11)})", rows)
+
+    def add_candidates(self, costs: Mapping[str, tuple[int, int]]) -> None:
+        """Write parameters and FLOPs of candidates."""
+        rows = [(arch, parameters, flops) for arch, (parameters, flops) in costs.items()]
+        self._write("INSERT OR REPLACE INTO candidates VALUES (?, ?, ?)", rows)
+
+    def add_stage_seconds(self, name: str, seconds: float, peak_mib: float) -> None:
+        """Add to the wall seconds spent in a stage, over all starts of the run, and raise its peak memory (MiB)."""
+        self._write(
+            "INSERT INTO stages VALUES (?, ?, ?) ON CONFLICT(name) DO UPDATE SET "
+            "seconds = seconds + excluded.seconds, peak_mib = max(peak_mib, excluded.peak_mib)",
+            [(name, seconds, peak_mib)],
+        )
+
+    def done(self) -> dict[tuple[str, str], set[int]]:
+        """The seeds already scored for each (source, arch)."""
+        found: dict[tuple[str, str], set[int]] = {}
+        for source, arch, seed in self._db.execute("SELECT source, arch, seed FROM scores"):
+            found.setdefault((source, arch), set()).add(seed)
+        return found
+
+    def scores(self) -> pd.DataFrame:
+        """All rows, ``losses`` as arrays, sorted by source, architecture and seed."""
+        frame = pd.read_sql_query("SELECT * FROM scores ORDER BY source, arch, seed", self._db)
+        frame["losses"] = frame["losses"].map(lambda blob: np.frombuffer(blob, dtype="<f4"))
+        numbers = ["val_accuracy", "val_loss", "test_accuracy", "test_loss", "sotl", "seconds"]
+        return frame.astype(dict.fromkeys(numbers, "float64"))
+
+    def candidates(self) -> pd.DataFrame:
+        """Parameters and FLOPs, indexed by architecture."""
+        return pd.read_sql_query("SELECT * FROM candidates ORDER BY arch", self._db, index_col="arch")
+
+    def stages(self) -> dict[str, dict[str, float]]:
+        """Wall seconds and peak memory (MiB) of each stage."""
+        rows = self._db.execute("SELECT name, seconds, peak_mib FROM stages")
+        return {name: {"seconds": seconds, "peak_mib": peak} for name, seconds, peak in rows}
+
+    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        try:
+            with self._db, closing(self._db.cursor()) as cursor:
+                cursor.executemany(statement, rows)
+        except sqlite3.Error as error:
+            raise RunFolderError(
+                f"cannot write to the run store {self.path}: {error}; make room and start the same command again"
+            ) from None

@@ -1,0 +1,106 @@
+"""The settings of each stage, one frozen dataclass each: what the flags and the TOML keys of a command are."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+
+from . import datasets, settings, train
+from .datasets import Dataset
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class DataSpec:
+    """Which real data: a name or a folder of images, where it is, and how it is decoded."""
+
+    data: str = "digits"
+    data_root: str | None = None
+    download: bool = False
+    image_size: Positive | None = None
+    device: str = "cpu"
+
+    def dataset(self, progress: Callable[[int, int], None] | None = None) -> Dataset:
+        """Load the data; see :func:`proxynas.datasets.load`."""
+        root = None if self.data_root is None else Path(self.data_root)
+        return datasets.load(
+            self.data, root, download=self.download, image_size=self.image_size, device=self.device, progress=progress
+        )
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class DistillSpec(DataSpec):
+    """``proxynas distill``: how a proxy set is made. ``steps`` or ``seconds`` ends it, whichever comes first."""
+
+    method: str = "gm"
+    ipc: Positive = 1
+    steps: Annotated[int, Field(ge=0)] | None = None  # None: the method's own default
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)  # the method's own
+    seed: int = 0
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class TruthSpec(DataSpec):
+    """``proxynas truth``: which candidates are trained on the whole real data, and how long."""
+
+    space: str = "convnet-grid"
+    candidates: Positive | None = None  # None: the whole space
+    seeds: Positive = 3
+    epochs: Positive = 12
+    batch_size: Positive = 25
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    seed: int = 0
+
+    def recipe(self, n: int) -> train.Recipe:
+        """SGD with momentum 0.9, weight decay 5e-4 and a cosine to zero, for ``epochs`` passes over ``n`` images."""
+        updates = max(1, self.epochs * n // min(n, self.batch_size))
+        return train.Recipe(updates=updates, batch_size=self.batch_size, lr=self.lr, schedule="cosine")
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class SearchSpec(DataSpec):
+    """``proxynas search``: the proxy set, the candidates and how they are trained.
+
+    ``proxy`` is a proxy-set file or the name of a shipped one; without it a set is distilled by ``method`` with
+    ``settings``, for ``steps`` steps. ``truth`` is a table's path, ``auto`` (the one that ships for this space and
+    data, if there is one) or ``none``.
+    """
+
+    space: str = "convnet-grid"
+    proxy: str | None = None
+    method: str = "gm"
+    ipc: Positive = 1
+    steps: Annotated[int, Field(ge=0)] | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    candidates: Positive = 60
+    seeds: Positive = 3
+    updates: Positive = 100
+    batch_size: Positive = 256
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    val_size: Positive = 1000
+    truth: str = "auto"
+    indicator: str = "auto"
+    seed: int = 0
+
+    def recipe(self) -> train.Recipe:
+        """How a candidate is trained on a proxy set: SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021)."""
+        return train.Recipe(updates=self.updates, batch_size=self.batch_size, lr=self.lr)
+
+    def distillation(self) -> DistillSpec:
+        """The settings of the distillation that this search starts with."""
+        return DistillSpec(
+            data=self.data,
+            data_root=self.data_root,
+            download=self.download,
+            image_size=self.image_size,
+            device=self.device,
+            method=self.method,
+            ipc=self.ipc,
+            steps=self.steps,
+            settings=self.settings,
+            seed=self.seed,
+        )

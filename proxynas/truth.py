@@ -1,0 +1,167 @@
+"""Ground truth: what every candidate reaches after training on the whole real data, from a table or measured.
+
+A table is one CSV file, a row a (architecture, seed), whose first lines (``#``) are TOML and say how it was made.
+"""
+
+import io
+import json
+import platform
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tomli_w
+import torch
+
+from . import __version__, files, hardware, resources, seeds, settings, spaces
+from .datasets import Dataset
+from .errors import TruthError
+from .search.pool import cores
+from .search.run import Work, pending, run
+from .search.score import Source
+from .search.store import Score, Store
+from .specs import TruthSpec
+
+FORMAT = "proxynas-truth-1"
+COLUMNS = ("arch", "seed", "val_accuracy", "val_loss", "test_accuracy", "test_loss", "sotl", "seconds", "failed")
+WHOLE = "whole-data"
+
+
+@dataclass(frozen=True)
+class TruthTable:
+    """Measured accuracies: ``rows`` has the columns of :data:`COLUMNS`, ``made`` says how they came about."""
+
+    rows: pd.DataFrame
+    made: dict[str, Any]
+
+    def accuracy(self) -> pd.Series:
+        """Mean test accuracy over seeds, by architecture; a run that failed counts as 0."""
+        return self.rows["test_accuracy"].fillna(0.0).groupby(self.rows["arch"]).mean()
+
+    def check(self, dataset: Dataset, space: str) -> None:
+        """Refuse a table that was measured on other data or another space.
+
+        Raises:
+            TruthError: says which.
+        """
+        for key, here in (("space", space), ("data", dataset.name), ("fingerprint", dataset.fingerprint)):
+            there = self.made.get(key)
+            if there is not None and there != here:
+                raise TruthError(
+                    f"the truth table was measured on {key} {there!r}, but this is {here!r}; "
+                    "give a table of the same data, or --truth none to go on unverified"
+                )
+
+    def write(self, path: Path) -> None:
+        """Write the table whole."""
+        header = "".join(f"# {line}\n" for line in tomli_w.dumps(self.made).splitlines())
+        body = self.rows.loc[:, list(COLUMNS)].sort_values(["arch", "seed"]).to_csv(index=False, float_format="%.6g")
+        files.write_text(path, header + body)
+
+
+def read(path: Path) -> TruthTable:
+    """Read a table from a CSV file. The columns ``arch`` and ``test_accuracy`` are enough for one of your own.
+
+    Raises:
+        TruthError: no such file, or not such a table.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        made = tomllib.loads("".join(line[1:].lstrip(" ") for line in lines if line.startswith("#")))
+        rows = pd.read_csv(io.StringIO("".join(line for line in lines if not line.startswith("#"))))
+    except OSError as error:
+        raise TruthError(f"cannot read the truth table {path}: {error.strerror}; give the path of a CSV file") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise TruthError(
+            f"{path} is not a truth table: {error}; expected a CSV with columns arch and test_accuracy"
+        ) from None
+    missing = {"arch", "test_accuracy"} - set(rows.columns)
+    if missing:
+        raise TruthError(f"{path} lacks the column {sorted(missing)[0]!r}; it has {', '.join(map(str, rows.columns))}")
+    accuracy = pd.to_numeric(rows["test_accuracy"], errors="coerce")
+    if not accuracy.dropna().between(0, 1).all() or accuracy.isna().all():
+        raise TruthError(
+            f"{path}: test_accuracy must be between 0 and 1, but goes from {accuracy.min()} to {accuracy.max()}"
+        )
+    return TruthTable(rows.assign(test_accuracy=accuracy).reindex(columns=list(COLUMNS)), made)
+
+
+def find(space: str, data: str) -> TruthTable | None:
+    """The table that ships with proxynas for this space and dataset, if there is one."""
+    path = resources.folder("search_spaces") / f"{space}.{data}.csv"
+    return read(path) if path.is_file() else None
+
+
+def prepare(spec: TruthSpec) -> Work:
+    """What a worker needs to measure truth: the space, and the whole training split as the only source."""
+    torch.set_flush_denormal(True)
+    dataset = spec.dataset()
+    x, y = dataset.train.x, dataset.train.y
+    source = Source(WHOLE, x, y, spec.recipe(len(x)), test=True)
+    return Work(spaces.load(spec.space), dataset, {WHOLE: source}, spec.seed, spec.device)
+
+
+def candidates(spec: TruthSpec, space: spaces.SearchSpace) -> list[str]:
+    """The candidates in the order in which they are measured: a random one, so that a part of a table is a sample."""
+    rng = np.random.default_rng(seeds.derive(spec.seed, "truth", "candidates"))
+    return space.sample(spec.candidates or len(space), rng)
+
+
+def measure(
+    spec: TruthSpec,
+    out: Path,
+    *,
+    workers: int | None = None,
+    on_done: Callable[[int, int, Score], None] = lambda done, total, score: None,
+) -> TruthTable:
+    """Train every candidate on the whole real data, write the table to ``out`` and give it back.
+
+    Every run is in the store beside ``out`` the moment it is done, and an interrupted measurement writes the table of
+    what it has; the same call again goes on from there. ``on_done`` is told (runs done, runs in all, the run).
+
+    Raises:
+        RunFolderError: the store beside ``out`` belongs to another measurement.
+    """
+    space, dataset = spaces.load(spec.space), spec.dataset()
+    archs, replicas = candidates(spec, space), range(spec.seeds)
+    store = Store(out.with_suffix(".sqlite"))
+    try:
+        store.claim(json.dumps({**settings.to_dict(spec), "fingerprint": dataset.fingerprint}, sort_keys=True))
+        total = len(archs) * spec.seeds
+        done = total - spec.seeds * len(pending(store, archs, [WHOLE], replicas))
+
+        def count(score: Score) -> None:
+            nonlocal done
+            done += 1
+            on_done(done, total, score)
+
+        workers = 1 if spec.device != "cpu" else workers or cores()
+        try:
+            run(store, archs, [WHOLE], replicas, prepare, (spec,), workers=workers, on_done=count)
+        finally:
+            found = table(spec, store, dataset)
+            found.write(out)
+    finally:
+        store.close()
+    return found
+
+
+def table(spec: TruthSpec, store: Store, dataset: Dataset) -> TruthTable:
+    """The table of what ``store`` has so far."""
+    rows = store.scores()
+    made = {
+        "format": FORMAT,
+        "space": spec.space,
+        "data": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "splits": {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)},
+        "command": settings.to_dict(spec),
+        "recipe": settings.to_dict(spec.recipe(len(dataset.train))),
+        "made_on": hardware.describe(spec.device),
+        "versions": {"proxynas": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    return TruthTable(rows[rows["source"] == WHOLE].loc[:, list(COLUMNS)], made)

@@ -1,0 +1,227 @@
+"""The report: files that are whole and valid, a page that stands alone, tables that fit the terminal."""
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from proxynas.rank import ledger, rank, words
+from proxynas.report import ReportInputs, images, write
+from proxynas.report.tables import ledger_table, ranking_table
+from proxynas.search.store import Score, Store
+from proxynas.truth import COLUMNS, TruthTable
+
+ARCHS = [f"D{d}-W{w}-relu-none-avgpooling" for d in (1, 2, 3, 4) for w in (32, 64, 128)]
+
+
+def fill(path: Path, order: int = 1) -> Store:
+    """A store of three sources and two seeds; one candidate fails on the proxy."""
+    store = Store(path)
+    store.add_candidates({arch: (100 + 7 * i, 5000 - i) for i, arch in enumerate(ARCHS)})
+    for source in ("proxy", "random", "early-stopping")[::order]:
+        for i, arch in enumerate(ARCHS):
+            failed = "the training loss stopped being finite at update 3" if (source, i) == ("proxy", 2) else None
+            value = None if failed else 0.4 + 0.04 * ((i * (5 if source == "random" else 1)) % 12)
+            row = {"val_accuracy": value, "val_loss": value and 1 - value, "sotl": value and 9 - value}
+            losses = np.linspace(2, 1, 4, dtype="f4")
+            store.add(
+                Score(source, arch, seed, **row, test_accuracy=None, test_loss=None, losses=losses,
+                      seconds=0.25, failed=failed) for seed in (0, 1)
+            )  # fmt: skip
+    return store
+
+
+def table() -> TruthTable:
+    rows = [
+        {"arch": a, "seed": s, "test_accuracy": 0.5 + 0.03 * i, "val_accuracy": 0.5 + 0.03 * i, "seconds": 4.0}
+        for i, a in enumerate(ARCHS)
+        for s in (0, 1)
+    ]
+    return TruthTable(pd.DataFrame(rows).reindex(columns=list(COLUMNS)), {"made_on": "another <machine>"})
+
+
+def inputs(path: Path, truth: TruthTable | None, **changes: object) -> ReportInputs:
+    store = fill(path)
+    scores, costs = store.scores(), store.candidates()
+    stages = {"search": {"seconds": 6.0, "peak_mib": 200.0}}
+    distill = {"seconds": 9.0, "core_seconds": 11.0, "peak_mib": 100.0, "reused": False}
+    values = {
+        "title": "digits & <others>",
+        "spec": {"data": "digits", "nested": {"lr": 0.1}, "seeds": 2},
+        "dataset": {"name": "digits", "shape": (1, 8, 8), "classes": 2, "splits": {"train": 1200}},
+        "images": torch.linspace(-0.2, 1.2, 6 * 64).reshape(6, 1, 8, 8),
+        "labels": torch.tensor([0, 1, 0, 1, 0, 1]),
+        "class_names": ["zero", "one"],
+        "ranking": rank(scores, costs, truth, resamples=50),
+        "ledger": ledger(scores, stages, truth, distill=distill, device="cpu", proxy_bytes=64, real_bytes=640000),
+        "scores": scores,
+        "costs": costs,
+        "headline": ("proxy", "val_loss"),
+        "headline_reason": "the default",
+        "provenance": {"method": "gm", "bad": float("nan")},
+        **changes,
+    }
+    store.close()
+    return ReportInputs(**values)  # type: ignore[arg-type]  # the values are as declared
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and keeps addresses and text."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.addresses += [value or "" for key, value in attrs if key in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_page_stands_alone_and_nests(tmp_path: Path, verified: bool) -> None:
+    path = write(tmp_path / "out", inputs(tmp_path / "run.sqlite", table() if verified else None))
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.addresses
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert "digits & <others>" in page.text
+    assert ("Nothing was verified" in page.text) is not verified
+    assert ("Indicator against truth" in page.text) is verified
+    assert "stopped being finite" in page.text
+    assert "nested.lr" in page.text
+    names = {file.name for file in (tmp_path / "out" / "figures").iterdir()}
+    assert {"time.png", "break-even.png", "proxy-images.png"} <= names
+    assert ("correlation.png" in names) is verified
+
+
+def test_a_proxy_on_which_everything_fails_still_gives_a_report(tmp_path: Path) -> None:
+    store = fill(tmp_path / "run.sqlite")
+    rows, costs = store.scores(), store.candidates()
+    store.close()
+    own = rows["source"] == "proxy"
+    rows.loc[own, ["val_accuracy", "val_loss", "sotl"]] = float("nan")
+    rows.loc[own, "failed"] = "diverged"
+    for truth in (table(), None):
+        report = inputs(tmp_path / "run.sqlite", truth, scores=rows, ranking=rank(rows, costs, truth, resamples=20))
+        text = Page(write(tmp_path / "out", report).read_text(encoding="utf-8")).text
+        assert "No candidate could be ranked" in text
+        assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["best"]["arch"] is None
+        Console(width=100, file=io.StringIO()).print(ranking_table(report.ranking, report.headline))
+
+
+def test_nothing_but_the_report_is_left_behind(tmp_path: Path) -> None:
+    write(tmp_path / "out", inputs(tmp_path / "run.sqlite", table()))
+    found = {file.name for file in (tmp_path / "out").iterdir()}
+    assert found == {"report.html", "report.json", "scores.csv", "timings.csv", "figures"}
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_json_is_valid_and_has_what_it_promises(tmp_path: Path, verified: bool) -> None:
+    write(tmp_path, inputs(tmp_path / "run.sqlite", table() if verified else None))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert {"rank", "ledger", "best", "verdict", "provenance", "spec"} <= report.keys()
+    row = next(r for r in report["rank"] if (r["source"], r["indicator"]) == ("proxy", "val_loss"))
+    assert (row["rho"] is not None) is verified
+    assert {"rho_low", "rho_high", "tau", "tau_low", "rho_top10", "rho_top10_high", "regret", "n"} <= row.keys()
+    assert report["ledger"]["total_s"] == 15.0
+    assert report["best"]["arch"] == ARCHS[-1]
+    assert report["best"]["truth"] == (pytest.approx(0.83) if verified else None)
+    assert report["provenance"] == {"method": "gm", "bad": None}
+
+
+def test_the_same_rows_give_the_same_scores_csv(tmp_path: Path) -> None:
+    one = inputs(tmp_path / "one.sqlite", None)
+    store = fill(tmp_path / "two.sqlite", order=-1)  # stored in another order, with other times
+    shuffled = store.scores().assign(seconds=1.0).sample(frac=1, random_state=0)
+    store.close()
+    write(tmp_path / "a", one)
+    write(tmp_path / "b", inputs(tmp_path / "one.sqlite", None, scores=shuffled))
+    a, b = ((tmp_path / name / "scores.csv").read_bytes() for name in "ab")
+    assert a == b
+    read = pd.read_csv(io.BytesIO(a))
+    assert read.columns.tolist() == [
+        "source", "arch", "seed", "val_accuracy", "val_loss", "sotl", "parameters", "flops", "failed",
+    ]  # fmt: skip
+    assert len(read) == 3 * 12 * 2
+    assert read["failed"].notna().sum() == 2
+    timings = pd.read_csv(tmp_path / "a" / "timings.csv")
+    assert timings["seconds"].sum() == pytest.approx(18.0)
+
+
+def test_data_that_are_no_images_have_no_images(tmp_path: Path) -> None:
+    rows = inputs(tmp_path / "run.sqlite", table(), images=None, labels=None)
+    assert "a class a row, enlarged" not in Page(write(tmp_path / "out", rows).read_text(encoding="utf-8")).text
+    assert not (tmp_path / "out" / "figures" / "proxy-images.png").exists()
+
+
+def test_strips_keep_every_pixel(tmp_path: Path) -> None:
+    x = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    soft = torch.eye(3)[torch.tensor([0, 0, 2, 2, 2])]
+    found = images.strips(x, soft, ["cat", "dog"])
+    assert [(s.name, s.shown, s.of) for s in found] == [("cat", 2, 2), ("2", 3, 3)]
+    assert (found[1].width, found[1].height) == (3 * 48 + 2 * images.GAP, 48)
+    pixels = np.asarray(Image.open(io.BytesIO(images.grid(x, soft, ["cat", "dog"]))))
+    enlarged = pixels[:48:3, :48:3, :3]  # the first image, every third pixel
+    np.testing.assert_array_equal(enlarged, np.rint(255 * x[0].permute(1, 2, 0).numpy()).astype(np.uint8))
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_tables_fit_a_terminal_of_100_columns(tmp_path: Path, verified: bool) -> None:
+    report = inputs(tmp_path / "run.sqlite", table() if verified else None)
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(ranking_table(report.ranking, report.headline))
+    console.print(ledger_table(report.ledger))
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert "early stopping" in text
+    assert "distillation" in text
+    assert re.search(r"ρ +95 %", text) if verified else "not verified" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0005, "0.5 ms"),
+        (1.234, "1.23 s"),
+        (61, "61 s"),
+        (300, "5.0 min"),
+        (3000, "50 min"),
+        (7200, "2.0 h"),
+        (None, "–"),
+    ],
+)
+def test_durations_are_readable(value: float | None, text: str) -> None:
+    assert words.seconds(value) == text
+
+
+def test_numbers_have_true_minus_signs() -> None:
+    assert words.number(-0.123) == "−0.12"
+    assert words.number(-0.001) == "0.00"
+    assert words.number(float("nan")) == "–"
+    assert (words.size(512), words.size(3 * 2**20)) == ("512 B", "3.0 MiB")
+    assert (words.candidates(None), words.candidates(6.2), words.candidates(0.0)) == ("never", "7", "1")
