@@ -155,7 +155,8 @@ def search(
     flags = {
         "data": data, "data_root": data_root, "download": download, "image_size": image_size, "space": space,
         "candidates": candidates, "seeds": seeds, "updates": updates, "indicator": indicator, "truth": truth,
-        "proxy": proxy, "method": method, "ipc": ipc, "steps": steps, "settings": _pairs(set_), "seed": seed, "device": device,
+        "proxy": proxy, "method": method, "ipc": ipc, "steps": steps, "settings": _pairs(set_), "seed": seed,
+        "device": device,
     }  # fmt: skip
     watcher = ConsoleWatcher()
     if budget is None:
@@ -217,8 +218,8 @@ def distill(
     from .specs import DistillSpec
 
     flags = {
-        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "method": method, "ipc": ipc,
-        "steps": steps, "seconds": seconds, "settings": _pairs(set_), "seed": seed,
+        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "method": method,
+        "ipc": ipc, "steps": steps, "seconds": seconds, "settings": _pairs(set_), "seed": seed,
         "device": None if device is None else hardware.check(device),
     }  # fmt: skip
     spec = settings.load(DistillSpec, config, flags)
@@ -329,8 +330,8 @@ def truth(
 ) -> None:
     """Train candidates on the whole real data and write the table that rankings are checked against.
 
-    This is the expensive way that a proxy set is meant to spare you. It goes on where it stopped, and candidates come in
-    a random order, so the table of an unfinished measurement is a fair sample.
+    This is the expensive way that a proxy set is meant to spare you. It goes on where it stopped, and candidates come
+    in a random order, so the table of an unfinished measurement is a fair sample.
 
     [bold]Example[/]
 

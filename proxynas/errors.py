@@ -37,5 +37,9 @@ class DeviceError(ProxynasError):
     """The device asked for is not there."""
 
 
+class WorkerError(ProxynasError):
+    """A worker process died."""
+
+
 class DivergedError(ProxynasError):
     """A loss or a distilled set stopped being finite."""

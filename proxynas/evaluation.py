@@ -1,4 +1,4 @@
-"""How well networks do that are trained on a proxy set alone: mean and deviation over fresh networks (Zhao 2021, §3.1)."""
+"""How well networks do that are trained on a proxy set alone: mean and deviation over fresh ones (Zhao 2021, §3.1)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

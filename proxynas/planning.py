@@ -1,8 +1,8 @@
-"""``--budget``: one dial. What the user left out is chosen so that the whole run fits, and every choice gets its reason.
+"""``--budget``: one dial. What the user left out is chosen so that the run fits, and every choice gets its reason.
 
 Costs are predicted from counted operations and two short measurements on this machine: a few updates of a middling
-candidate, and one distillation step. The plan is printed and written into the run folder, so a run that is started again
-keeps the plan it began with, whatever the machine does then.
+candidate, and one distillation step. The plan is printed and written into the run folder, so a run that is started
+again keeps the plan it began with, whatever the machine does then.
 """
 
 import re
@@ -132,8 +132,8 @@ def _search_part(
     n = min(given.get("candidates", min(affordable, MOST)), len(space))
     reasons = [
         f"this machine does {speed / 1e9:.0f} GFLOP/s a core on a middling candidate of {space.name}",
-        f"ipc {tried.ipc}, {tried.updates} updates, {tried.seeds} seed(s): the most that leaves room for {wanted} candidates",
-        f"{n} candidates: about {each * n / workers:.0f} s on {workers} core(s) with the random coreset and early stopping"
+        f"ipc {tried.ipc}, {tried.updates} updates, {tried.seeds} seed(s): the most with room for {wanted} candidates",
+        f"{n} candidates: about {each * n / workers:.0f} s on {workers} core(s), the baselines included"
         + (f", more than the {seconds:.0f} s set aside" if n > affordable else ""),
         f"{tried.val_size} validation images score each run",
     ]

@@ -87,8 +87,8 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
             "recipe": settings.to_dict(self.recipe),
             "provenance": dict(self.provenance),
         }
-        text = json.dumps(described, sort_keys=True)
-        files.write_bytes(path, save(tensors, {"proxynas": text, "checksum": _checksum(text, tensors)}))
+        text = json.dumps({"about": described, "checksum": _checksum(described, tensors)}, sort_keys=True)
+        files.write_bytes(path, save(tensors, {"proxynas": text}))  # one key: the order of several is not fixed
 
 
 def read(path: Path) -> ProxySet:
@@ -105,12 +105,15 @@ def read(path: Path) -> ProxySet:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError) as error:
         raise ProxyFileError(f"{path} is not a readable .safetensors file ({error}); copy or distil it again") from None
-    text = metadata.get("proxynas")
-    if text is None or set(tensors) != {"x", "y"}:
+    if "proxynas" not in metadata or set(tensors) != {"x", "y"}:
         raise ProxyFileError(f"{path} is a .safetensors file, but not a proxy set; expected one that proxynas wrote")
-    if metadata.get("checksum") != _checksum(text, tensors):
+    try:
+        told = json.loads(metadata["proxynas"])
+        described, checksum = told["about"], told["checksum"]
+    except (ValueError, KeyError, TypeError):
+        described, checksum = {}, None
+    if checksum != _checksum(described, tensors):
         raise ProxyFileError(f"{path} was changed after it was written (its checksum differs); copy or distil it again")
-    described = json.loads(text)
     if described["format"] != FORMAT:
         raise ProxyFileError(
             f"{path} has format {described['format']!r}, but this version reads {FORMAT!r}; distil it again"
@@ -153,8 +156,8 @@ def check(proxy: ProxySet, dataset: Dataset) -> None:
             )
 
 
-def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
+def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -155,11 +155,12 @@ def fusion_pays(nets: Sequence[nn.Module], x: Tensor, recipe: Recipe) -> bool:
 
 def forward_flops(net: nn.Module, x: Tensor) -> int:
     """Floating-point operations of one forward pass on ``x`` in evaluation mode; a multiply-add is two."""
-    training = net.training
+    modes = [(module, module.training) for module in net.modules()]
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         net.eval()(x)
-    net.train(training)
+    for module, training in modes:  # one by one: a frozen batch norm stays frozen
+        module.training = training
     return counter.get_total_flops()
 
 

@@ -143,19 +143,19 @@ def measure(
         try:
             run(store, archs, [WHOLE], replicas, prepare, (spec,), workers=workers, on_done=count)
         finally:
-            found = table(spec, store, dataset)
+            found = table(spec, space.name, store, dataset)
             found.write(out)
     finally:
         store.close()
     return found
 
 
-def table(spec: TruthSpec, store: Store, dataset: Dataset) -> TruthTable:
+def table(spec: TruthSpec, space: str, store: Store, dataset: Dataset) -> TruthTable:
     """The table of what ``store`` has so far."""
     rows = store.scores()
     made = {
         "format": FORMAT,
-        "space": spec.space,
+        "space": space,
         "data": dataset.name,
         "fingerprint": dataset.fingerprint,
         "splits": {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)},

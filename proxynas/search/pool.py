@@ -5,13 +5,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, TypeVar
 
 import torch
 
-from ..errors import ProxynasError
+from ..errors import ProxynasError, WorkerError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -35,7 +37,10 @@ def map_unordered(
     ``prepare(*arguments)``.
 
     With one worker everything runs in this process, on one thread all the same. Workers end with their parent, however
-    it ends.
+    it ends; Ctrl-C is the parent's to handle.
+
+    Raises:
+        WorkerError: a worker process died.
     """
     if workers == 1:
         threads = torch.get_num_threads()
@@ -49,6 +54,11 @@ def map_unordered(
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (prepare, arguments))
     try:
         yield from _drain(pool, work, iter(tasks), 2 * workers)
+    except BrokenProcessPool:
+        raise WorkerError(
+            "a worker process died, most likely for want of memory; what was scored is kept: "
+            "start the same command again with fewer --workers"
+        ) from None
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.terminate()
@@ -60,7 +70,8 @@ def map_unordered(
 def _drain(
     pool: ProcessPoolExecutor, work: Callable[[Any, Task], Result], tasks: Iterator[Task], ahead: int
 ) -> Iterator[Result]:
-    waiting: set[Future[Result]] = {pool.submit(_call, work, task) for task in islice(tasks, ahead)}
+    with _interrupts_ignored():  # the workers start here, and inherit it
+        waiting: set[Future[Result]] = {pool.submit(_call, work, task) for task in islice(tasks, ahead)}
     while waiting:
         finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
         waiting |= {pool.submit(_call, work, task) for task in islice(tasks, len(finished))}
@@ -68,9 +79,20 @@ def _drain(
             yield future.result()
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 def _start(prepare: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     global _context
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:

@@ -1,0 +1,58 @@
+"""Shared by the tests: digits once a session, and a tiny spec that runs end to end in seconds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from proxynas import datasets
+from proxynas.datasets import Dataset
+from proxynas.specs import SearchSpec
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return datasets.load("digits")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small work is fastest on one thread, and the same on any machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+SMALL_SPACE = """
+name = "small"
+description = "eight small ConvNets"
+factory = "proxynas.nets.convnet:make"
+arch = "D{depth}-W{width}-{norm}"
+[axes]
+depth = [1, 2]
+width = [4, 8]
+norm = ["none", "instancenorm"]
+[fixed]
+pooling = "avgpooling"
+"""
+
+
+@pytest.fixture
+def small_space(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL_SPACE)
+    return path
+
+
+@pytest.fixture
+def small_spec(small_space: Path) -> SearchSpec:
+    return SearchSpec(
+        space=str(small_space),
+        steps=3,
+        settings={"student": "D1-W32-relu-none-avgpooling", "real_batch": 10},
+        candidates=6,
+        seeds=2,
+        updates=5,
+    )

@@ -1,0 +1,294 @@
+"""The command as a user meets it: what it prints, its exit code, and that bad input leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from proxynas import cli, settings
+from proxynas.specs import SearchSpec
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["proxynas", *arguments])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+def images(folder: Path, classes: int = 2, each: int = 20, size: int = 8) -> Path:
+    for part in ("train", "test"):
+        for c in range(classes):
+            (folder / part / f"class{c}").mkdir(parents=True)
+            for i in range(each):
+                Image.new("L", (size, size), 10 * i + c).save(folder / part / f"class{c}" / f"{i}.png")
+    return folder
+
+
+def corrupt(folder: Path) -> Path:
+    (images(folder) / "train" / "class0" / "3.png").write_bytes(b"\x89PNG not really")
+    return folder
+
+
+def empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+BAD = {
+    "unknown dataset": (["search", "--data", "digitz"], "did you mean 'digits'"),
+    "unknown space": (["search", "--space", "convnet-gird"], "did you mean 'convnet-grid'"),
+    "unknown method": (["search", "--method", "gmm"], "there is no method 'gmm'"),
+    "unknown method to distil": (
+        ["distill", "--method", "gmm", "--out", "{out}/a.safetensors"],
+        "there is no method 'gmm'",
+    ),
+    "unknown arch": (["evaluate", "{proxy}", "--arch", "D9-W9"], "is not in the space"),
+    "unknown indicator": (["search", "--indicator", "luck"], "indicator must be auto or one of"),
+    "ipc 0": (["search", "--ipc", "0"], "ipc: input should be greater than or equal to 1, but got 0"),
+    "ipc too large": (["search", "--ipc", "101"], "ipc must be at most"),
+    "candidates 0": (["search", "--candidates", "0"], "candidates: input should be greater than or equal to 1"),
+    "not a number": (["search", "--ipc", "many"], "'--ipc'"),
+    "unknown flag": (["search", "--ipcs", "1"], "No such option"),
+    "unknown command": (["serach"], "No such command"),
+    "unknown setting": (["search", "--set", "lrr=1"], "settings of gm: unknown key 'lrr'; did you mean 'lr'"),
+    "malformed setting": (["search", "--set", "lr"], "--set takes KEY=VALUE"),
+    "no CUDA": (["search", "--device", "cuda:77"], "use --device cpu"),
+    "no such device": (["search", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:N"),
+    "budget not a time": (["search", "--budget", "soon"], "--budget must be a time"),
+    "budget too short": (["search", "--budget", "3s"], "at least 30s"),
+    "no such proxy": (["search", "--proxy", "nothing.safetensors"], "there is no proxy-set file"),
+    "no such truth": (["search", "--truth", "nothing.csv"], "cannot read the truth table"),
+    "no such config": (["search", "-c", "nothing.toml"], "cannot read nothing.toml"),
+    "not a run folder": (["report", "{out}"], "is not a run folder"),
+    "no such folder of images": (["search", "--data", "./nothing-here"], "nothing-here"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(
+    case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, a_proxy: Path
+) -> None:
+    arguments, said = BAD[case]
+    out = tmp_path / "out"
+    arguments = [part.format(out=out, proxy=a_proxy) for part in arguments]
+    if arguments[0] == "search":
+        arguments += ["--out", str(out)]
+    code, printed, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert said in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in printed + err
+    assert not out.exists() or not [path for path in out.iterdir() if path.name != "spec.toml"]
+
+
+FOLDERS = {
+    "empty folder": (empty, ""),
+    "one class only": (lambda folder: images(folder, classes=1), "class"),
+    "corrupt image": (corrupt, "3.png"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_bad_image_folders(
+    case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    make, said = FOLDERS[case]
+    folder = make(tmp_path / "images")
+    monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path / "cache"))
+    code, _, err = run(monkeypatch, capsys, "search", "--data", str(folder), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert said in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+TOMLS = {
+    "malformed": ("ipc = = 1", "is not valid TOML"),
+    "wrong type": ('ipc = "one"', "ipc: input should be a valid integer"),
+    "unknown key": ("ipcc = 1", "unknown key 'ipcc'; did you mean 'ipc'"),
+}
+
+
+@pytest.mark.parametrize("case", TOMLS)
+def test_bad_toml(
+    case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text, said = TOMLS[case]
+    (tmp_path / "spec.toml").write_text(text)
+    code, _, err = run(monkeypatch, capsys, "search", "-c", str(tmp_path / "spec.toml"), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="session")
+def a_proxy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from proxynas.distill.loop import distill
+    from proxynas.specs import DistillSpec
+
+    path = tmp_path_factory.mktemp("proxy") / "random.safetensors"
+    spec = DistillSpec(method="random")
+    distill(spec, spec.dataset()).save(path)
+    return path
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "tampered"])
+def test_damaged_proxy_files(
+    damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, a_proxy: Path
+) -> None:
+    data = bytearray(a_proxy.read_bytes())
+    if damage == "tampered":
+        data[-3] ^= 255
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes({"truncated": bytes(data[:200]), "foreign": b"PK\x03\x04" * 50}.get(damage, bytes(data)))
+    code, _, err = run(monkeypatch, capsys, "search", "--proxy", str(path), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "damaged.safetensors" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out" / "run.sqlite").exists()
+
+
+def test_a_full_or_unwritable_output_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    if Path("/dev/full").exists():  # every write to it says "No space left on device"
+        code, _, err = run(monkeypatch, capsys, "search", "--out", "/dev/full/run")
+        assert (code, err.count("\n")) == (2, 1)
+    (tmp_path / "file").write_text("mine")
+    code, _, err = run(monkeypatch, capsys, "search", "--out", str(tmp_path / "file"))
+    assert code == 2
+    assert "cannot write" in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_run_folder_of_another_spec(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "spec.toml").write_text(settings.to_toml(SearchSpec(seed=5)))
+    code, _, err = run(monkeypatch, capsys, "search", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "its seed is 5, but this one asks for 0" in err
+
+
+def test_a_search_from_flags_and_from_toml(
+    small_spec: SearchSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "spec.toml"
+    config.write_text(settings.to_toml(small_spec))
+    code, out, err = run(
+        monkeypatch,
+        capsys,
+        "search",
+        "-c",
+        str(config),
+        "--seeds",
+        "1",
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path / "run"),
+    )
+    assert (code, err) == (0, "")
+    assert "early stopping" in out
+    assert "distillation" in out
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in out
+    assert settings.read_toml(tmp_path / "run" / "spec.toml")["seeds"] == 1
+    code, out, _ = run(monkeypatch, capsys, "report", str(tmp_path / "run"), "--indicator", "sotl")
+    assert code == 0
+    assert "report.html" in out
+
+
+def test_distil_evaluate_and_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "gm.safetensors"
+    flags = [
+        "--steps",
+        "2",
+        "--set",
+        "student=D1-W32-relu-none-avgpooling",
+        "--set",
+        "real_batch=8",
+        "--out",
+        str(path),
+    ]
+    code, out, _ = run(monkeypatch, capsys, "distill", *flags)
+    assert code == 0
+    assert "10 images (gm, 1 a class, 2 steps)" in out
+    assert not path.with_suffix(".checkpoint").exists()
+    before = path.read_bytes()
+    code, out, _ = run(monkeypatch, capsys, "distill", *flags)
+    assert (code, path.read_bytes()) == (0, before)
+    assert "is there already" in out
+    code, _, err = run(monkeypatch, capsys, "distill", *flags, "--seed", "1")
+    assert code == 2
+    assert "holds another proxy set" in err
+    code, out, _ = run(
+        monkeypatch, capsys, "evaluate", str(path), "--runs", "2", "--updates", "5", "--arch", "D1-W32-relu-none-none"
+    )
+    assert code == 0
+    assert "D1-W32-relu-none-none" in out
+
+
+def test_truth_from_the_command_line_resumes(
+    small_space: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table = tmp_path / "truth.csv"
+    flags = ["--space", str(small_space), "--seeds", "1", "--epochs", "1", "--batch-size", "100", "--workers", "1"]
+    flags += ["--out", str(table)]
+    code, out, _ = run(monkeypatch, capsys, "truth", *flags)
+    assert code == 0
+    assert "8 networks × 1 seeds" in out
+    before = table.read_bytes()
+    code, _, _ = run(monkeypatch, capsys, "truth", *flags)
+    assert (code, table.read_bytes()) == (0, before)
+    code, _, err = run(monkeypatch, capsys, "truth", *flags[:-2], "--lr", "0.5", "--out", str(table))
+    assert code == 2
+    assert "runs of other settings" in err
+
+
+@pytest.mark.parametrize("command", ["search", "distill", "evaluate", "truth", "report", "list"])
+def test_help_teaches(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(monkeypatch, capsys, command, "--help")
+    assert code == 0
+    assert len(out.splitlines()) > 5
+    assert command == "list" or "Example" in out
+
+
+def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(monkeypatch, capsys, "list")
+    assert code == 0
+    for word in ("digits", "convnet-grid", "720", "gm", "random", "herding"):
+        assert word in out
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(monkeypatch, capsys, "--version")
+    assert code == 0
+    assert out.startswith("proxynas ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    import signal
+    import time
+
+    command = [sys.executable, "-m", "proxynas", "search", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "spec.toml").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "stopped; the same command goes on from here"

@@ -1,0 +1,172 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from proxynas import flow, proxyset, settings, spaces
+from proxynas.datasets import Dataset
+from proxynas.errors import ProxyFileError, RunFolderError, SpaceError, SpecError, TruthError
+from proxynas.specs import SearchSpec
+
+
+def a_truth_table(spec: SearchSpec, digits: Dataset, path: Path, **changed: str) -> Path:
+    archs = list(spaces.load(spec.space))
+    made = {"space": "small", "data": "digits", "fingerprint": digits.fingerprint, **changed}
+    rows = pd.DataFrame({"arch": archs, "test_accuracy": np.linspace(0.5, 0.9, len(archs))})
+    path.write_text("".join(f'# {key} = "{value}"\n' for key, value in made.items()) + rows.to_csv(index=False))
+    return path
+
+
+def test_the_whole_flow(small_spec: SearchSpec, digits: Dataset, tmp_path: Path) -> None:
+    truth = a_truth_table(small_spec, digits, tmp_path / "truth.csv")
+    result = flow.search(replace(small_spec, truth=str(truth)), tmp_path / "run", workers=1)
+    told = json.loads((tmp_path / "run" / "report.json").read_text())
+    rows = {(row["source"], row["indicator"]) for row in told["rank"]}
+    assert {(source, name) for source in flow.SOURCES for name in flow.INDICATORS} <= rows
+    assert {("parameters", "parameters"), ("flops", "flops")} <= rows
+    for row in told["rank"]:
+        assert {"source", "indicator", "n", "rho", "rho_low", "rho_high", "tau", "rho_top10", "regret"} <= set(row)
+        assert row["n"] == 6
+    assert told["ledger"]["distill_s"] > 0
+    assert told["ledger"]["search_s"] > 0
+    assert told["ledger"]["total_s"] == pytest.approx(told["ledger"]["distill_s"] + told["ledger"]["search_s"])
+    assert told["best"]["arch"] in spaces.load(small_spec.space)
+    assert told["provenance"]["proxy"]["method"] == "gm"
+    scores = pd.read_csv(tmp_path / "run" / "scores.csv")
+    assert len(scores) == 6 * 3 * 2
+    assert result.report.read_text().startswith("<!doctype html>") or "<html" in result.report.read_text()
+
+
+def test_the_same_command_again_reuses_everything(small_spec: SearchSpec, tmp_path: Path) -> None:
+    flow.search(small_spec, tmp_path / "run", workers=1)
+    before = {
+        path.name: path.read_bytes() for path in (tmp_path / "run").glob("*") if path.suffix in (".csv", ".safetensors")
+    }
+    seen: list[object] = []
+
+    class Listening(flow.Watcher):
+        def searching(self, done: int, total: int, score: object) -> None:
+            seen.append(score)
+
+        def distilling(self, progress: object) -> None:
+            seen.append(progress)
+
+    flow.search(small_spec, tmp_path / "run", workers=1, watcher=Listening())
+    after = {
+        path.name: path.read_bytes() for path in (tmp_path / "run").glob("*") if path.suffix in (".csv", ".safetensors")
+    }
+    assert seen == []
+    assert before == after
+
+
+def test_two_workers_give_the_scores_of_one(small_spec: SearchSpec, tmp_path: Path) -> None:
+    for workers in (1, 2):
+        flow.search(small_spec, tmp_path / str(workers), workers=workers)
+    assert (tmp_path / "1" / "scores.csv").read_bytes() == (tmp_path / "2" / "scores.csv").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
+def test_killed_at_random_moments_and_resumed(small_spec: SearchSpec, tmp_path: Path) -> None:
+    """Both halves of the flow are hit: five kills in one folder, the last start runs to the end."""
+    spec = replace(small_spec, steps=60, candidates=8, updates=40)
+    flow.search(spec, tmp_path / "whole", workers=1)
+    config = tmp_path / "spec.toml"
+    config.write_text(settings.to_toml(spec))
+    folder, moments = tmp_path / "killed", random.Random(0)
+    command = [sys.executable, "-m", "proxynas", "search", "-c", str(config), "--out", str(folder), "--workers", "1"]
+    for _ in range(5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0.2, 3.0) + 2.0)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    flow.search(spec, folder, workers=1)
+    assert (folder / "scores.csv").read_bytes() == (tmp_path / "whole" / "scores.csv").read_bytes()
+
+
+def test_a_run_folder_of_another_spec(small_spec: SearchSpec, tmp_path: Path) -> None:
+    flow.open_folder(small_spec, tmp_path / "run")
+    with pytest.raises(RunFolderError, match="holds another run: its updates is 5, but this one asks for 6"):
+        flow.open_folder(replace(small_spec, updates=6), tmp_path / "run")
+    assert settings.read_toml(tmp_path / "run" / "spec.toml") == settings.to_dict(small_spec)
+
+
+def test_a_shipped_or_given_proxy_is_copied_and_billed(small_spec: SearchSpec, tmp_path: Path) -> None:
+    flow.search(small_spec, tmp_path / "one", workers=1)
+    proxy = tmp_path / "one" / "proxy.safetensors"
+    result = flow.search(replace(small_spec, proxy=str(proxy)), tmp_path / "two", workers=1)
+    assert (tmp_path / "two" / "proxy.safetensors").read_bytes() == proxy.read_bytes()
+    assert result.ledger.reused
+    assert result.ledger.distill_s == proxyset.read(proxy).provenance["seconds"]
+    assert not (tmp_path / "two" / "distill.checkpoint").exists()
+    one, two = (pd.read_csv(tmp_path / name / "scores.csv") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_proxy_of_other_data_is_refused_before_anything_is_trained(
+    small_spec: SearchSpec, digits: Dataset, tmp_path: Path
+) -> None:
+    from proxynas.distill.loop import distill
+
+    other = distill(replace(small_spec.distillation(), method="random", steps=0, settings={}), digits)
+    replace(other, provenance={"fingerprint": "another"}).save(tmp_path / "other.safetensors")
+    with pytest.raises(ProxyFileError, match="made for data 'another'"):
+        flow.search(replace(small_spec, proxy=str(tmp_path / "other.safetensors")), tmp_path / "run")
+    assert not (tmp_path / "run" / "run.sqlite").exists()
+
+
+@pytest.mark.parametrize("key", ["space", "data", "fingerprint"])
+def test_truth_of_something_else_is_refused(key: str, small_spec: SearchSpec, digits: Dataset, tmp_path: Path) -> None:
+    path = a_truth_table(small_spec, digits, tmp_path / "truth.csv", **{key: "another"})
+    with pytest.raises(TruthError, match=f"measured on {key} 'another'"):
+        flow.search(replace(small_spec, truth=str(path)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_truth_the_report_says_so(small_spec: SearchSpec, tmp_path: Path) -> None:
+    result = flow.search(small_spec, tmp_path / "run", workers=1)
+    assert result.verdict.worth == "unverified"
+    assert "Nothing was verified" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_candidate_that_explodes_is_marked_and_the_run_goes_on(
+    small_spec: SearchSpec, digits: Dataset, tmp_path: Path
+) -> None:
+    result = flow.search(replace(small_spec, lr=1e30), tmp_path / "run", workers=1)
+    scores = pd.read_csv(tmp_path / "run" / "scores.csv")
+    assert len(scores) == 6 * 3 * 2
+    assert scores["failed"].str.startswith("the training loss stopped being finite at update").any()
+    assert result.report.exists()
+
+
+def test_rewrite_needs_a_run(small_spec: SearchSpec, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        flow.rewrite(tmp_path)
+    flow.search(small_spec, tmp_path / "run", workers=1)
+    assert flow.rewrite(tmp_path / "run", indicator="sotl").headline == ("proxy", "sotl")
+    with pytest.raises(SpecError, match="indicator must be auto or one of"):
+        flow.rewrite(tmp_path / "run", indicator="luck")
+
+
+def test_an_unwritable_folder(small_spec: SearchSpec, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot write"):
+        flow.search(small_spec, tmp_path / "file" / "run")
+
+
+def test_unknown_space(small_spec: SearchSpec, tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="there is no search space 'grid'"):
+        flow.search(replace(small_spec, space="grid"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,105 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+
+from proxynas import proxyset, spaces
+from proxynas.datasets import Dataset, Preprocessing
+from proxynas.distill.loop import distill
+from proxynas.errors import ProxyFileError, RunFolderError
+from proxynas.proxyset import ProxySet
+from proxynas.specs import DistillSpec
+from proxynas.train import Recipe
+
+
+@pytest.fixture
+def made(digits: Dataset) -> ProxySet:
+    return distill(DistillSpec(method="random", ipc=2), digits, Recipe(updates=5))
+
+
+def test_round_trip(made: ProxySet, tmp_path: Path) -> None:
+    made.save(tmp_path / "a.safetensors")
+    read = proxyset.read(tmp_path / "a.safetensors")
+    assert torch.equal(read.x, made.x)
+    assert torch.equal(read.y, made.y)
+    assert (read.recipe, read.preprocessing, read.class_names) == (made.recipe, made.preprocessing, made.class_names)
+    assert read.provenance == json.loads(json.dumps(made.provenance))
+
+
+def test_soft_labels_and_any_preprocessing_survive(tmp_path: Path) -> None:
+    soft = ProxySet(
+        torch.randn(4, 3, 5, 6), torch.rand(4, 2), Preprocessing((0.1, 0.2, 0.3), (1.0, 2.0, 3.0)), ("a", "b")
+    )
+    soft.save(tmp_path / "a.safetensors")
+    read = proxyset.read(tmp_path / "a.safetensors")
+    assert torch.equal(read.y, soft.y)
+    assert torch.equal(read.hard_labels(), soft.y.argmax(1))
+    assert read.preprocessing == soft.preprocessing
+
+
+def test_it_is_a_torch_dataset(made: ProxySet) -> None:
+    x, y = next(iter(DataLoader(made, batch_size=20)))
+    assert torch.equal(x, made.x)
+    assert y.tolist() == [c for c in range(10) for _ in range(2)]
+    assert made.images().min() >= 0
+    assert made.images().max() <= 1
+
+
+def test_score_is_one_call(made: ProxySet, digits: Dataset) -> None:
+    net = spaces.load("convnet-grid").build("D1-W32-relu-none-avgpooling", digits.shape, 10)
+    found = made.score(net, digits.val)
+    assert set(found) == {"sotl", "val_accuracy", "val_loss"}
+    assert found["val_accuracy"] > 0.1
+
+
+def test_truncated(made: ProxySet, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    made.save(path)
+    for size in (0, 5, 300, path.stat().st_size - 1):
+        cut = tmp_path / f"cut{size}.safetensors"
+        cut.write_bytes(path.read_bytes()[:size])
+        with pytest.raises(ProxyFileError, match="not a readable"):
+            proxyset.read(cut)
+
+
+def test_foreign(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, tmp_path / "a.safetensors")
+    with pytest.raises(ProxyFileError, match="not a proxy set"):
+        proxyset.read(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("place", [-1, -200, 400])
+def test_tampered(made: ProxySet, place: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    made.save(path)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ProxyFileError):
+        proxyset.read(path)
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(ProxyFileError, match="there is no proxy-set file"):
+        proxyset.read(tmp_path / "nothing.safetensors")
+
+
+def test_a_set_of_other_data_is_refused(made: ProxySet, digits: Dataset) -> None:
+    proxyset.check(made, digits)
+    with pytest.raises(ProxyFileError, match="made for data"):
+        proxyset.check(made, replace(digits, fingerprint="another"))
+    with pytest.raises(ProxyFileError, match="made for classes"):
+        proxyset.check(made, replace(digits, class_names=tuple("abcdefghij")))
+    with pytest.raises(ProxyFileError, match="made for image shape"):
+        proxyset.check(replace(made, x=torch.zeros(20, 3, 8, 8)), digits)
+
+
+def test_an_unwritable_place_leaves_nothing(made: ProxySet, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(RunFolderError, match="cannot write"):
+        made.save(tmp_path / "file" / "a.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from proxynas import truth
+from proxynas.datasets import Dataset
+from proxynas.errors import TruthError
+from proxynas.specs import TruthSpec
+
+
+def test_measured_tables_round_trip(small_space: Path, digits: Dataset, tmp_path: Path) -> None:
+    spec = TruthSpec(space=str(small_space), seeds=2, epochs=1, batch_size=200, candidates=3)
+    made = truth.measure(spec, tmp_path / "truth.csv", workers=1)
+    read = truth.read(tmp_path / "truth.csv")
+    assert len(read.rows) == 6
+    pd.testing.assert_series_equal(read.accuracy(), made.accuracy(), atol=1e-6)
+    assert read.made["fingerprint"] == digits.fingerprint
+    assert read.made["recipe"]["updates"] == 5
+    read.check(digits, "small")
+
+
+def test_an_interrupted_measurement_is_a_sample_and_goes_on(small_space: Path, tmp_path: Path) -> None:
+    spec = TruthSpec(space=str(small_space), seeds=1, epochs=1, batch_size=500)
+
+    def stop(done: int, total: int, score: object) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        truth.measure(spec, tmp_path / "truth.csv", workers=1, on_done=stop)
+    assert len(truth.read(tmp_path / "truth.csv").rows) == 3
+    resumed = truth.measure(spec, tmp_path / "truth.csv", workers=1).rows
+    whole = truth.measure(spec, tmp_path / "whole.csv", workers=1).rows
+    columns = ["arch", "seed", "val_accuracy", "test_accuracy", "test_loss", "sotl"]
+    pd.testing.assert_frame_equal(resumed[columns], whole[columns])
+
+
+def test_the_shipped_table_is_whole(digits: Dataset) -> None:
+    table = truth.find("convnet-grid", "digits")
+    assert table is not None
+    table.check(digits, "convnet-grid")
+    assert len(table.accuracy()) == 720
+    assert table.rows.groupby("arch")["seed"].nunique().eq(3).all()
+    assert table.accuracy().between(0, 1).all()
+
+
+def test_a_table_of_ones_own_needs_two_columns(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("arch,test_accuracy\na,0.5\na,0.7\nb,\n")
+    assert truth.read(tmp_path / "mine.csv").accuracy().to_dict() == {"a": pytest.approx(0.6), "b": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("arch,accuracy\na,0.5\n", "lacks the column 'test_accuracy'"),
+        ("arch,test_accuracy\na,93.5\n", "must be between 0 and 1"),
+        ("arch,test_accuracy\na,good\n", "must be between 0 and 1"),
+        ("", "is not a truth table"),
+        ("# = broken\narch,test_accuracy\na,0.5\n", "is not a truth table"),
+    ],
+)
+def test_bad_tables(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(TruthError, match=said):
+        truth.read(tmp_path / "bad.csv")
