@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import hardware, seeds, spaces, train
+from .datasets import Dataset
 from .distill import gm
 from .distill.loop import plan
 from .search.pool import map_unordered
@@ -50,15 +51,16 @@ def matching(device: str, repeats: int) -> list[Row]:
     rows = []
     for width, ipc in ((32, 1), (64, 1), (128, 1), (64, 10), (128, 10)):
         student = f"D2-W{width}-relu-instancenorm-avgpooling"
-        steps = []
-        for batched in (False, True):
-            own = {"student": student, "batch_classes": batched, "outer": 1}
-            spec = DistillSpec(ipc=ipc, settings=own, device=device)
-            steps.append(_gm_step(spec))
+        naive, fast = (
+            _gm_step(
+                DistillSpec(ipc=ipc, settings={"student": student, "batch_classes": batched, "outer": 1}, device=device)
+            )
+            for batched in (False, True)
+        )
         dataset = DistillSpec(device=device).dataset()
         net = spaces.load("convnet-grid").build(student, dataset.shape, dataset.num_classes).to(device)
         x = torch.zeros(dataset.num_classes, ipc, *dataset.shape, device=device)
-        rows.append(compare(f"GM step, width {width}, ipc {ipc}", *steps, gm.batching_pays(net, x), repeats))
+        rows.append(compare(f"GM step, width {width}, ipc {ipc}", naive, fast, gm.batching_pays(net, x), repeats))
     return rows
 
 
@@ -134,12 +136,12 @@ def _gm_step(spec: DistillSpec) -> Callable[[], object]:
     return step
 
 
-def _prepare() -> object:
+def _prepare() -> tuple[spaces.SearchSpace, Dataset]:
     return spaces.load("convnet-grid"), DistillSpec().dataset()
 
 
-def _train_one(context: object, arch: str) -> float:
-    space, dataset = context  # type: ignore[misc]  # made by _prepare
+def _train_one(context: tuple[spaces.SearchSpace, Dataset], arch: str) -> float:
+    space, dataset = context
     net = space.build(arch, dataset.shape, dataset.num_classes)
     recipe = train.Recipe(updates=200, batch_size=25)
     return train.fit([net], dataset.train.x, dataset.train.y, recipe).losses[0, -1].item()

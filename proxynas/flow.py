@@ -23,7 +23,7 @@ import torch
 
 from . import __version__, files, hardware, proxyset, rank, report, seeds, settings, spaces, truth
 from .datasets import Dataset, Split
-from .distill.loop import Progress, distill
+from .distill.loop import Progress, distill, plan
 from .errors import RunFolderError, SpecError, TruthError
 from .proxyset import ProxySet
 from .search.pool import cores
@@ -76,10 +76,12 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     """
     watcher = watcher or Watcher()
     spec = replace(spec, device=hardware.check(spec.device))
+    choose_indicator(spec)
     space = spaces.load(spec.space)
     dataset = spec.dataset(watcher.loading)
     watcher.ended()
     table = find_truth(spec, dataset, space)
+    check_proxy(spec, dataset)
     open_folder(spec, folder)
     proxy = get_proxy(spec, dataset, folder, watcher)
     archs = candidates(spec, space)
@@ -127,7 +129,6 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         proxy = proxyset.read(path)
     elif spec.proxy is not None:
         proxy = proxyset.read(proxyset.locate(spec.proxy))
-        proxyset.check(proxy, dataset)
         proxy.save(path)
     else:
         watcher.say(f"distilling: {spec.method}, {spec.ipc} image(s) a class")
@@ -141,6 +142,19 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         )
         distill(drawn, dataset, spec.recipe()).save(folder / "random.safetensors")
     return proxy
+
+
+def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
+    """Refuse a proxy set, or settings to make one, that cannot work, before anything is written.
+
+    Raises:
+        ProxyFileError: the file is damaged or was made from other data.
+        SpecError: unknown method or setting, or an ipc that a class cannot hold.
+    """
+    if spec.proxy is not None:
+        proxyset.check(proxyset.read(proxyset.locate(spec.proxy)), dataset)
+    else:
+        plan(spec.distillation(), dataset)
 
 
 def candidates(spec: SearchSpec, space: SearchSpace) -> list[str]:
@@ -233,7 +247,7 @@ def write_report(
         proxy_bytes=proxy.nbytes,
         real_bytes=dataset.train.x.nbytes + dataset.train.y.nbytes,
     )
-    headline, reason = choose_indicator(spec, ranking)
+    headline, reason = choose_indicator(spec)
     inputs = report.ReportInputs(
         title=f"{len(costs)} networks of {spec.space} on {dataset.name}",
         spec=settings.to_dict(spec),
@@ -255,11 +269,11 @@ def write_report(
 
 INDICATORS = ("val_accuracy", "val_loss", "sotl")
 
-DEFAULT_INDICATOR = "val_loss"
-DEFAULT_REASON = "the default"
+DEFAULT_INDICATOR = "sotl"
+DEFAULT_REASON = "the default: it ranked best on networks outside the default sample, see experiments/README.md"
 
 
-def choose_indicator(spec: SearchSpec, ranking: rank.Ranking) -> tuple[tuple[str, str], str]:
+def choose_indicator(spec: SearchSpec) -> tuple[tuple[str, str], str]:
     """The (source, indicator) that picks the best network, and why.
 
     Raises:

@@ -169,7 +169,8 @@ def _distill_part(
 
 
 def _with(spec: SearchSpec, given: Mapping[str, Any], **chosen: int) -> SearchSpec:
-    return replace(spec, **{key: value for key, value in chosen.items() if key not in given})
+    kept: dict[str, Any] = {key: value for key, value in chosen.items() if key not in given}
+    return replace(spec, **kept)
 
 
 def _middle(values: list[int]) -> int:
