@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -105,10 +106,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=9)
     chosen = parser.parse_args()
-    device, console = hardware.check(chosen.device), Console(highlight=False)
+    device, console = hardware.check(chosen.device), Console(highlight=False, width=120)
     rows = matching(device, chosen.repeats) + fusing(device, chosen.repeats)
     rows += working(chosen.repeats) if device == "cpu" else []
-    table = Table(title=f"naive / fast, on {hardware.describe(device)}", title_justify="left")
+    table = Table(title=f"naive / fast, on {hardware.describe(device)}", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("what", "naive ms", "naive / fast", "range", "default", "default gains"):
         table.add_column(name, justify="left" if name in ("what", "default") else "right")
     for row in rows:

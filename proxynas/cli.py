@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -238,9 +239,11 @@ def distill(
         made.save(out)
         checkpoint.unlink(missing_ok=True)
     told = made.provenance
+    losses = told["losses"]
     console.print(
         f"{out}: {len(made)} images ({told['method']}, {told['ipc']} a class, {told['steps']} steps), "
-        f"{told['seconds']:.1f} s, peak {told['peak_mib']:.0f} MiB",
+        f"{told['seconds']:.1f} s, peak {told['peak_mib']:.0f} MiB"
+        + (f", loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses else ""),
         markup=False,
     )
 
@@ -284,7 +287,7 @@ def evaluate(
     dataset = spec.dataset(watcher.loading)
     watcher.ended()
     table = Table(
-        "architecture", "test accuracy %", "sd", "networks", title=f"{proxy} → {dataset.name}", title_justify="left"
+        "architecture", "test accuracy %", "sd", "networks", title=f"{proxy} → {dataset.name}", box=SIMPLE_HEAD
     )
     with Bar("training") as bar:
         found = evaluation.evaluate(

@@ -1,5 +1,6 @@
 """What the terminal shows while something runs: bars on a terminal, plain lines when the output is piped."""
 
+import sys
 import time
 from types import TracebackType
 
@@ -18,7 +19,7 @@ from .distill.loop import Progress as Distilling
 from .flow import Watcher
 from .search.store import Score
 
-out = Console(highlight=False, soft_wrap=False)
+out = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 110)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 LINE_SECONDS = 10.0

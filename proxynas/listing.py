@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+from rich import box
 from rich.table import Table
 
 from . import datasets, proxyset, resources, spaces, truth
@@ -14,7 +15,7 @@ def tables() -> list[Table]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    return Table(*columns, title=title, title_justify="left")
+    return Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
 
 
 def _datasets() -> Table:

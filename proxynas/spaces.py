@@ -21,6 +21,7 @@ import re
 import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,12 @@ class SearchSpace:
         flops = forward_flops(net, torch.zeros(1, *shape))
         return sum(p.numel() for p in net.parameters() if p.requires_grad), flops
 
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return _pattern(self.arch, self.axes)
+
     def _parse(self, arch: str) -> dict[str, Value] | None:
-        match = _pattern(self.arch, self.axes).fullmatch(arch)
+        match = self._pattern.fullmatch(arch)
         if match is None:
             return None
         return {name: next(v for v in axis if str(v) == match[name]) for name, axis in self.axes.items()}

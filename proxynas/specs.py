@@ -77,7 +77,7 @@ class SearchSpec(DataSpec):
     steps: Annotated[int, Field(ge=0)] | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     candidates: Positive = 60
-    seeds: Positive = 3
+    seeds: Positive = 2
     updates: Positive = 100
     batch_size: Positive = 256
     lr: Annotated[float, Field(gt=0)] = 0.01

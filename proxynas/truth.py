@@ -39,8 +39,12 @@ class TruthTable:
     made: dict[str, Any]
 
     def accuracy(self) -> pd.Series:
-        """Mean test accuracy over seeds, by architecture; a run that failed counts as 0."""
-        return self.rows["test_accuracy"].fillna(0.0).groupby(self.rows["arch"]).mean()
+        """Mean accuracy over seeds, by architecture; a run that failed counts as 0.
+
+        It is the test accuracy, unless ``made["accuracy"]`` says that the table only has ``val_accuracy``.
+        """
+        accuracy: pd.Series = self.rows[str(self.made.get("accuracy", "test_accuracy"))]
+        return accuracy.fillna(0.0).groupby(self.rows["arch"]).mean()
 
     def check(self, dataset: Dataset, space: str) -> None:
         """Refuse a table that was measured on other data or another space.
@@ -79,15 +83,18 @@ def read(path: Path) -> TruthTable:
         raise TruthError(
             f"{path} is not a truth table: {error}; expected a CSV with columns arch and test_accuracy"
         ) from None
-    missing = {"arch", "test_accuracy"} - set(rows.columns)
+    column = made.get("accuracy", "test_accuracy")
+    if column not in ("val_accuracy", "test_accuracy"):
+        raise TruthError(f"{path}: accuracy must name val_accuracy or test_accuracy, but names {column!r}")
+    missing = {"arch", column} - set(rows.columns)
     if missing:
         raise TruthError(f"{path} lacks the column {sorted(missing)[0]!r}; it has {', '.join(map(str, rows.columns))}")
-    accuracy = pd.to_numeric(rows["test_accuracy"], errors="coerce")
+    accuracy = pd.to_numeric(rows[column], errors="coerce")
     if not accuracy.dropna().between(0, 1).all() or accuracy.isna().all():
         raise TruthError(
-            f"{path}: test_accuracy must be between 0 and 1, but goes from {accuracy.min()} to {accuracy.max()}"
+            f"{path}: {column} must be between 0 and 1, but goes from {accuracy.min()} to {accuracy.max()}"
         )
-    return TruthTable(rows.assign(test_accuracy=accuracy).reindex(columns=list(COLUMNS)), made)
+    return TruthTable(rows.assign(**{column: accuracy}).reindex(columns=list(COLUMNS)), made)
 
 
 def find(space: str, data: str) -> TruthTable | None:

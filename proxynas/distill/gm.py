@@ -9,8 +9,9 @@ dimension (biases, scale and shift of norms) count nothing.
 
 Where implementations differ: the authors' code, run on a student with batch norm, lets one forward pass of 16 real
 images a class move the running statistics a tenth of the way and freezes them there; the paper replaces them by those
-of the real images, and so does this file. Each class's gradients are the published ones; those of the synthetic images are
-taken for all classes in one ``vmap`` call where that is faster (:func:`batching_pays`), which only changes rounding.
+of the real images, and so does this file. Each class's gradients are the published ones; those of the synthetic images
+are taken for all classes in one ``vmap`` call where that is faster (:func:`batching_pays`), which only changes
+rounding.
 """
 
 import math

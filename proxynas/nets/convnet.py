@@ -2,8 +2,8 @@
 
 A block is convolution 3×3, normalisation, activation, 2×2 pooling; ``depth`` blocks of ``width`` filters, then one
 linear layer. Where a map is smaller than 2×2 there is nothing left to pool and the block's pooling is skipped: on 8×8
-images the fourth block works on 1×1 maps. Instance norm of a 1×1 map is zero whatever comes in, so such networks stay at
-chance; they are kept, because a ranking has to find that out.
+images the fourth block works on 1×1 maps. Instance norm of a 1×1 map is zero whatever comes in, so such networks stay
+at chance; they are kept, because a ranking has to find that out.
 
 A 1-channel 28×28 image is padded by 3 in the first convolution, which makes it 32×32 (the authors' code does the same).
 """

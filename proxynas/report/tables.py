@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from ..rank import Key, Ledger, Ranking, words
@@ -11,7 +12,7 @@ from ..rank import Key, Ledger, Ranking, words
 def ranking_table(ranking: Ranking, headline: Key) -> Table:
     """One row a (source, indicator); the headline in bold. ρ and τ with 95 % intervals, regret in percentage points."""
     verified = ranking.truth is not None and not ranking.truth.empty
-    table = Table(title=_title(ranking, verified), title_justify="left", pad_edge=False)
+    table = Table(title=_title(ranking, verified), title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     table.add_column("trained on", no_wrap=True)
     table.add_column("indicator", no_wrap=True)
     if not verified:
@@ -39,7 +40,7 @@ def ranking_table(ranking: Ranking, headline: Key) -> Table:
 
 def ledger_table(ledger: Ledger) -> Table:
     """What was spent: core seconds of distillation and of each source, then wall time, memory and storage."""
-    table = Table(title=f"Cost on {ledger.device}", title_justify="left", pad_edge=False)
+    table = Table(title=f"Cost on {ledger.device}", title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     table.add_column("spent on", no_wrap=True)
     for name in ("core time", "a candidate", "runs"):
         table.add_column(name, justify="right", no_wrap=True)

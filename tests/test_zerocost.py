@@ -1,0 +1,308 @@
+"""Zero-cost indicators against closed forms, finite differences, brute force and numpy."""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proxynas import datasets, seeds, spaces
+from proxynas.errors import SpaceError, SpecError
+from proxynas.nets import nasbench201
+from proxynas.search import zerocost
+
+CELL = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
+NONE = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+
+
+def images(n: int = 6, shape: tuple[int, ...] = (2, 4, 4), dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(7), dtype=dtype)
+
+
+def labels(n: int = 6, classes: int = 3) -> Tensor:
+    return torch.arange(n) % classes
+
+
+def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    with seeds.seeded(seed):
+        return make()
+
+
+def smooth() -> nn.Module:
+    """A network without kinks, so that finite differences converge; batch norm couples its images."""
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 2, 1), nn.Softplus(),
+        nn.LayerNorm([2, 4, 4]), nn.Flatten(), nn.Linear(32, 3),
+    ).double()  # fmt: skip
+
+
+def rectified() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def cell_network(arch: str = CELL) -> nn.Module:
+    return nasbench201.make((2, 4, 4), 3, **nasbench201.operations(arch), channels=4, cells=1)
+
+
+# --- each against an independent answer -----------------------------------------------------------------------------
+
+
+def test_synflow_of_a_linear_network_is_the_sum_over_its_paths() -> None:
+    net = seeded(lambda: nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 5, bias=False), nn.Linear(5, 2)))
+    a, b, c = (layer.weight.detach().abs().double().numpy() for layer in net)
+    paths = sum(c[k, j] * b[j, i] * a[i, h] for k in range(2) for j in range(5) for i in range(4) for h in range(3))
+    assert zerocost.synflow(net, torch.zeros(1, 3)) == pytest.approx(3 * paths, rel=1e-12)
+
+
+def test_synflow_counts_the_paths_from_a_bias_on() -> None:
+    net = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
+    a, b = (layer.weight.detach().abs().double() for layer in net)
+    bias = net[0].bias.detach().abs().double()
+    first, second = (b @ a).sum(), (b @ (a.sum(1) + bias)).sum()
+    assert zerocost.synflow(net, torch.zeros(5, 3)) == pytest.approx((first + second).item(), rel=1e-12)
+
+
+class Functional(nn.Module):
+    """A network that normalises and rectifies with functions, not modules."""
+
+    def __init__(self, normalise: bool = True) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(2, 4, 3, bias=False), nn.Linear(16, 3)
+        self.normalise = normalise
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.normalise:
+            x = torch.group_norm(x, 2) if len(x) == 1 else F.batch_norm(x, None, None, training=True)
+            x = F.layer_norm(x, x.shape[1:])
+        return self.fc(F.leaky_relu(F.relu(x)).flatten(1))
+
+
+def test_synflow_does_without_normalisation() -> None:
+    with_it, without = seeded(Functional), seeded(lambda: Functional(normalise=False))
+    assert zerocost.synflow(with_it, images()) == zerocost.synflow(without, images()) > 0
+    norms = [nn.BatchNorm2d(4), nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4), nn.LayerNorm([4, 2, 2])]
+    scores = [
+        zerocost.synflow(
+            seeded(lambda n=n: nn.Sequential(nn.Conv2d(2, 4, 3), n, nn.Flatten(), nn.Linear(16, 3))), images()
+        )
+        for n in [nn.Identity(), *norms]
+    ]
+    assert scores == [scores[0]] * 5
+
+
+def test_synflow_depends_on_neither_images_nor_signs() -> None:
+    net = seeded(rectified)
+    flipped = copy.deepcopy(net)
+    with torch.no_grad():
+        for p in flipped.parameters():
+            p.neg_()
+    assert zerocost.synflow(net, images()) == zerocost.synflow(flipped, images(3).float())
+
+
+def test_synflow_of_a_deep_network_stays_finite() -> None:
+    net = nn.Sequential(*(nn.Linear(100, 100, bias=False) for _ in range(50)))
+    for layer in net:
+        nn.init.ones_(layer.weight)
+    assert zerocost.synflow(net, torch.zeros(1, 100)) == pytest.approx(50 * 100.0**51, rel=1e-12)  # over float32's end
+
+
+def by_differences(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """The gradient of the mean cross-entropy in training mode for each weight, by central differences."""
+    found = {}
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            gradient = torch.zeros_like(p)
+            for i in range(p.numel()):
+                ends = []
+                for step in (1e-6, -1e-6):
+                    moved = copy.deepcopy(net).train()
+                    dict(moved.named_parameters())[name].view(-1)[i] += step
+                    log = moved(x).log_softmax(1)
+                    ends.append(-log[torch.arange(len(y)), y].mean())
+                gradient.view(-1)[i] = (ends[0] - ends[1]) / 2e-6
+            found[name] = gradient
+    return found
+
+
+def test_snip_and_grad_norm_equal_finite_differences() -> None:
+    net, x, y = seeded(smooth), images(), labels()
+    gradients = {
+        name: g for name, g in by_differences(net, x, y).items() if name in ("0.weight", "3.weight", "7.weight")
+    }
+    weights = dict(net.named_parameters())
+    assert zerocost.snip(net, x, y) == pytest.approx(
+        sum((weights[name] * g).abs().sum().item() for name, g in gradients.items()), rel=1e-6
+    )
+    assert zerocost.grad_norm(net, x, y) == pytest.approx(sum(g.norm().item() for g in gradients.values()), rel=1e-6)
+
+
+def test_soft_labels_are_taken() -> None:
+    net, x = seeded(smooth), images()
+    soft = F.one_hot(labels(), 3).double()
+    assert zerocost.snip(net, x, soft) == pytest.approx(zerocost.snip(net, x, labels()), rel=1e-9)
+
+
+def brute_force_kernel(codes: list[list[bool]]) -> np.ndarray:
+    n, units = len(codes), len(codes[0])
+    kernel = np.zeros((n, n))
+    for i, j in itertools.product(range(n), repeat=2):
+        kernel[i, j] = units - sum(a != b for a, b in zip(codes[i], codes[j], strict=True))
+    return kernel
+
+
+def test_naswot_equals_brute_force() -> None:
+    net, x = seeded(rectified).double(), images()
+    first = net[:1](x).detach()
+    second = net[:4](x).detach()
+    codes = [[v > 0 for v in (*a.flatten().tolist(), *b.tolist())] for a, b in zip(first, second, strict=True)]
+    expected = np.linalg.slogdet(brute_force_kernel(codes))[1]
+    assert zerocost.naswot(net, x) == pytest.approx(expected, rel=1e-10)
+
+
+def test_naswot_sees_rectifiers_called_as_functions_and_of_other_kinds() -> None:
+    net, x = seeded(lambda: Functional(normalise=False)).double(), images()
+    before = net.conv(x).detach().flatten(1)
+    codes = [[v > 0 for v in (*row, *row)] for row in before.tolist()]
+    expected = np.linalg.slogdet(brute_force_kernel(codes))[1]
+    assert zerocost.naswot(net, x) == pytest.approx(expected, rel=1e-10)
+    linear = seeded(lambda: nn.Linear(32, 16)).double()
+    kinds = [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.1), nn.PReLU()]
+    scores = [zerocost.naswot(nn.Sequential(linear, kind).double(), x.flatten(1)) for kind in kinds]
+    assert scores == [scores[0]] * 4
+    assert math.isfinite(scores[0])
+
+
+def test_naswot_without_rectifiers_is_nan_and_of_twins_minus_infinity() -> None:
+    assert math.isnan(zerocost.naswot(seeded(smooth), images()))
+    assert zerocost.naswot(seeded(rectified), images(1).float().repeat(2, 1, 1, 1)) == -math.inf
+
+
+def test_jacob_cov_equals_numpy() -> None:
+    net, x = seeded(lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3))), images()
+    net = net.double()
+    jacobian = np.stack(
+        [torch.autograd.functional.jacobian(lambda i: net(i[None]).sum(), image).flatten().numpy() for image in x]
+    )
+    eigenvalues = np.linalg.eigvalsh(np.corrcoef(jacobian))
+    expected = -np.sum(np.log(eigenvalues + 1e-5) + 1 / (eigenvalues + 1e-5))
+    assert zerocost.jacob_cov(net, x) == pytest.approx(expected, rel=1e-8)
+
+
+def test_jacob_cov_prefers_images_that_a_network_treats_differently() -> None:
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(32, 3)).double()  # every image has the same gradient
+    assert zerocost.jacob_cov(linear, images()) < zerocost.jacob_cov(seeded(rectified).double(), images())
+
+
+class Constant(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 3)
+
+
+def test_network_that_ignores_its_input_has_no_score() -> None:
+    dead = seeded(lambda: cell_network(NONE))
+    x, y = images().float(), labels()
+    assert math.isnan(zerocost.jacob_cov(dead, x))
+    assert math.isnan(zerocost.jacob_cov(Constant(), x))
+    assert zerocost.synflow(dead, x) == zerocost.snip(dead, x, y) == zerocost.grad_norm(dead, x, y) == 0
+
+
+# --- all of them ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", zerocost.INDICATORS)
+@pytest.mark.parametrize("training", [True, False])
+def test_network_is_left_as_it_was(name: str, training: bool) -> None:
+    net = seeded(cell_network).train(training)
+    x, y = images().float(), labels()
+    state, pixels, random = copy.deepcopy(net.state_dict()), x.clone(), torch.get_rng_state()
+    first = zerocost.INDICATORS[name](net, x, y)
+    assert math.isfinite(first)
+    assert zerocost.INDICATORS[name](net, x, y) == first
+    after = net.state_dict()
+    assert state.keys() == after.keys()
+    assert all(torch.equal(state[k], after[k]) and state[k].dtype == after[k].dtype for k in state)
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    assert all(m.training is training and not m._forward_hooks for m in net.modules())
+    assert torch.equal(x, pixels)
+    assert not x.requires_grad
+    assert torch.equal(random, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["naswot", "jacob_cov"])
+def test_one_image_is_not_enough(name: str) -> None:
+    with pytest.raises(SpecError, match="must be at least 2"):
+        zerocost.INDICATORS[name](seeded(rectified), images(1).float(), labels(1))
+
+
+def test_row_is_the_same_in_any_order_and_any_process() -> None:
+    digits, space = datasets.load("digits"), spaces.load("convnet-grid")
+    arch, names = "D2-W32-relu-batchnorm-avgpooling", list(zerocost.INDICATORS)
+    row = zerocost.zero_cost(space, arch, digits, names, seed=1, batch=16)
+    assert list(row) == [key for name in names for key in (name, f"{name}_seconds")]
+    assert all(math.isfinite(value) for value in row.values())
+    assert all(row[f"{name}_seconds"] >= 0 for name in names)
+    again = zerocost.zero_cost(space, arch, digits, names[::-1], seed=1, batch=16)
+    assert [again[name] for name in names] == [row[name] for name in names]
+    other = zerocost.zero_cost(space, arch, digits, names, seed=2, batch=16)
+    assert all(other[name] != row[name] for name in names)
+
+
+def test_networks_without_rectifiers_get_the_other_scores() -> None:
+    digits, space = datasets.load("digits"), spaces.load("convnet-grid")
+    row = zerocost.zero_cost(space, "D1-W32-sigmoid-layernorm-none", digits, list(zerocost.INDICATORS), 0, batch=10**6)
+    assert math.isnan(row.pop("naswot"))
+    assert all(math.isfinite(value) for value in row.values())
+
+
+def test_what_a_user_gets_wrong_is_said() -> None:
+    digits, space = datasets.load("digits"), spaces.load("convnet-grid")
+    with pytest.raises(SpecError, match="unknown zero-cost indicator 'synflo'; did you mean 'synflow'"):
+        zerocost.zero_cost(space, space.at(0), digits, ["synflo"], 0)
+    with pytest.raises(SpecError, match="choose from synflow, naswot"):
+        zerocost.zero_cost(space, space.at(0), digits, ["?"], 0)
+    with pytest.raises(SpecError, match="batch of at least 2 images, but got 1"):
+        zerocost.zero_cost(space, space.at(0), digits, ["snip"], 0, batch=1)
+    with pytest.raises(SpaceError, match="is not in the space"):
+        zerocost.zero_cost(space, CELL, digits, ["snip"], 0)
+
+
+# --- several together -----------------------------------------------------------------------------------------------
+
+
+def test_vote_is_the_majority_of_every_pair() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.integers(0, 5, (20, 3)).astype(float), columns=list("abc"))
+    table.iloc[3, 0] = math.nan
+    filled = table.fillna(-1).to_numpy()
+    expected = [
+        sum(np.sign(sum(np.sign(mine - theirs))) for other, theirs in enumerate(filled) if other != index)
+        for index, mine in enumerate(filled)
+    ]
+    assert zerocost.vote(table).tolist() == expected
+    assert zerocost.vote({name: table[name] for name in table}).tolist() == expected
+
+
+def test_vote_of_a_circle_is_a_tie_and_of_one_column_its_order() -> None:
+    circle = pd.DataFrame({"a": [3, 2, 1], "b": [1, 3, 2], "c": [2, 1, 3]}, index=list("xyz"))
+    assert zerocost.vote(circle).to_dict() == {"x": 0, "y": 0, "z": 0}
+    assert zerocost.vote(circle[["a"]] * 1e6).to_dict() == {"x": 2, "y": 0, "z": -2}
+
+
+def test_vote_is_the_same_in_blocks() -> None:
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(4000, 3)))
+    wins = zerocost.vote(table)
+    few = table.iloc[[5, 3999]].to_numpy()
+    for place, mine in zip([5, 3999], few, strict=True):
+        assert wins[place] == np.sign(np.sign(mine - table.to_numpy()).sum(1)).sum()
+
+
+def test_mean_rank_ignores_scales_and_puts_nan_last() -> None:
+    table = pd.DataFrame({"a": [1.0, 1e9, 5.0], "b": [math.nan, 2.0, -math.inf]}, index=list("xyz"))
+    assert zerocost.mean_rank(table).to_dict() == {"x": 1.0, "y": 3.0, "z": 2.0}
