@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "proxynas needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
 	@echo "setting up $(VENV) (once; PyTorch is large)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,nasbench201]'
 	@touch $@
 
 .PHONY: help search test lint bench clean

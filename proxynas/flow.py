@@ -270,7 +270,7 @@ def write_report(
 INDICATORS = ("val_accuracy", "val_loss", "sotl")
 
 DEFAULT_INDICATOR = "sotl"
-DEFAULT_REASON = "the default: it ranked best on networks outside the default sample, see experiments/README.md"
+DEFAULT_REASON = "the default"
 
 
 def choose_indicator(spec: SearchSpec) -> tuple[tuple[str, str], str]:

@@ -132,7 +132,12 @@ def _search_part(
     n = min(given.get("candidates", min(affordable, MOST)), len(space))
     reasons = [
         f"this machine does {speed / 1e9:.0f} GFLOP/s a core on a middling candidate of {space.name}",
-        f"ipc {tried.ipc}, {tried.updates} updates, {tried.seeds} seed(s): the most with room for {wanted} candidates",
+        f"ipc {tried.ipc}, {tried.updates} updates, {tried.seeds} seed(s): "
+        + (
+            f"the most with room for {wanted} candidates"
+            if affordable >= wanted
+            else "the least that still tells something"
+        ),
         f"{n} candidates: about {each * n / workers:.0f} s on {workers} core(s), the baselines included"
         + (f", more than the {seconds:.0f} s set aside" if n > affordable else ""),
         f"{tried.val_size} validation images score each run",

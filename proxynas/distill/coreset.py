@@ -85,7 +85,7 @@ def _features(task: Task) -> Tensor:
     train.fit([net], dataset.train.x, dataset.train.y, recipe, seed=seeds.derive(task.seed, "herding", "order"))
     net.eval()
     with torch.no_grad():
-        return torch.cat([net.features(batch).flatten(1) for batch in dataset.train.x.split(512)])
+        return torch.cat([net.features(batch).flatten(1) for batch in torch.split(dataset.train.x, 512)])
 
 
 RANDOM = Method("random", "a random coreset: real images drawn at random", Random, 0, init_random, no_step, finish)
