@@ -83,9 +83,10 @@ def test_killed_at_random_moments_and_resumed(small_spec: SearchSpec, tmp_path: 
     config = tmp_path / "spec.toml"
     config.write_text(settings.to_toml(spec))
     folder, moments = tmp_path / "killed", random.Random(0)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process: the number of threads changes rounding
     command = [sys.executable, "-m", "proxynas", "search", "-c", str(config), "--out", str(folder), "--workers", "1"]
     for _ in range(5):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=one_thread)
         deadline = time.monotonic() + 60
         while not folder.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
