@@ -73,6 +73,14 @@ Space = Annotated[
     str | None,
     typer.Option(help="A search space: see 'proxynas list', or the path of a TOML file.", rich_help_panel="Search"),
 ]
+SpaceSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Replace a fixed setting of the space, such as --space-set channels=8; repeatable.",
+        rich_help_panel="Search",
+    ),
+]
 
 
 @app.command()
@@ -97,14 +105,60 @@ def search(
     indicator: Annotated[
         str | None,
         typer.Option(
-            help="val_accuracy, val_loss or sotl picks the best network; auto knows which does best.",
+            help="What picks the best network: val_accuracy, val_loss, val_auc, sotl, sotl_late, synflow, naswot, "
+            "jacob_cov, snip, grad_norm, vote, parameters, flops, or several joined by + (mean rank); "
+            "auto takes what experiments/ found best.",
             rich_help_panel="Search",
+        ),
+    ] = None,
+    combine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A+B", help="Rank by the mean rank of these as well; repeatable.", rich_help_panel="Search"
+        ),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="random, early-stopping or zero-cost: compare with these only (all by default); repeatable.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    space_set: SpaceSet = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images an update, at most.", rich_help_panel="Search")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of candidates.", rich_help_panel="Search")] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="How candidates are trained, such as --train schedule=cosine; repeatable.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    val_size: Annotated[
+        int | None, typer.Option(help="Validation images that score a run.", rich_help_panel="Search")
+    ] = None,
+    val_points: Annotated[
+        int | None,
+        typer.Option(help="Validations during each run; 2 or more give val_auc.", rich_help_panel="Search"),
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="Real training images that batch norms see before a run is scored; 0: none.", rich_help_panel="Search"
         ),
     ] = None,
     truth: Annotated[
         str | None,
         typer.Option(
-            help="A truth table (CSV); auto takes the one that ships for this space and data; none.",
+            help="A truth table (CSV); auto takes the one that ships or is installed for this space and data; none.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    truth_data: Annotated[
+        str | None,
+        typer.Option(
+            help="The truth's own name for the data, as in --data ./my-cifar --truth-data cifar10.",
             rich_help_panel="Search",
         ),
     ] = None,
@@ -114,6 +168,10 @@ def search(
             help="Use this proxy set (a file, or the name of a shipped one) instead of distilling.",
             rich_help_panel="Distillation",
         ),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A further proxy set to compare in the same run; repeatable.", rich_help_panel="Search"),
     ] = None,
     method: Method = None,
     ipc: Ipc = None,
@@ -157,7 +215,9 @@ def search(
         "data": data, "data_root": data_root, "download": download, "image_size": image_size, "space": space,
         "candidates": candidates, "seeds": seeds, "updates": updates, "indicator": indicator, "truth": truth,
         "proxy": proxy, "method": method, "ipc": ipc, "steps": steps, "settings": _pairs(set_), "seed": seed,
-        "device": device,
+        "device": device, "combine": combine, "baselines": baseline, "batch_size": batch_size, "lr": lr,
+        "training": _pairs(train, "--train"), "space_settings": _pairs(space_set, "--space-set"), "also": also,
+        "val_size": val_size, "val_points": val_points, "calibrate": calibrate, "truth_data": truth_data,
     }  # fmt: skip
     watcher = ConsoleWatcher()
     if budget is None:
@@ -436,13 +496,13 @@ def _fail(message: str, label: str = "error: ") -> None:
     err.print(f"[bold red]{label}[/]{escape(' '.join(message.split()))}")
 
 
-def _pairs(items: list[str] | None) -> dict[str, Any] | None:
+def _pairs(items: list[str] | None, flag: str = "--set") -> dict[str, Any] | None:
     """``KEY=VALUE`` flags as a dict; a value is read as TOML where it is TOML, and is text otherwise."""
     found: dict[str, Any] = {}
     for item in items or ():
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise SpecError(f"--set takes KEY=VALUE, but got {item!r}")
+            raise SpecError(f"{flag} takes KEY=VALUE, but got {item!r}")
         try:
             found[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

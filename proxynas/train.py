@@ -7,7 +7,7 @@ read off it. The rule looks only at sizes, so a run gives the same numbers howev
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import seeds, settings
@@ -66,6 +67,8 @@ def fit(
     seed: int = 0,
     replicas: Sequence[int] | None = None,
     fused: bool | None = None,
+    watch: Callable[[int, nn.Module], None] = lambda place, net: None,
+    watch_at: Collection[int] = (),
 ) -> Trained:
     """Train replicas of one architecture, each on its own order of the same data.
 
@@ -77,6 +80,9 @@ def fit(
         seed: of the data order; replica ``r`` uses the stream ``(seed, "order", replicas[r])``.
         replicas: the replicas' numbers; by default 0, 1, 2, …
         fused: train them in one call, one after the other, or (``None``) as :func:`fusion_pays` says.
+        watch: called with a replica's place in ``nets`` and the network when it has done one of ``watch_at`` updates;
+            it may switch modes and touch batch-norm averages, nothing else.
+        watch_at: numbers of updates.
 
     A loss that is not finite ends that replica; the others go on.
     """
@@ -87,7 +93,7 @@ def fit(
         fused = fusion_pays(nets, x, recipe)
     for net in nets:
         net.train()
-    losses = (_fit_fused if fused else _fit_each)(nets, x, y, recipe, orders)
+    losses = (_fit_fused if fused else _fit_each)(nets, x, y, recipe, orders, watch, watch_at)
     bad = ~torch.isfinite(losses)
     failed = tuple(_reason(row) for row in bad)
     return Trained(list(nets), losses.masked_fill(bad.cumsum(1) > 0, math.nan), failed, time.perf_counter() - started)
@@ -122,6 +128,27 @@ def evaluate(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> tup
         correct += (logits.argmax(1) == target).sum().item()
         loss += F.cross_entropy(logits, target, reduction="sum").item()
     return correct / len(x), loss / len(x)
+
+
+@torch.no_grad()
+def calibrate(net: nn.Module, x: Tensor) -> None:
+    """Make the averages that batch norms use in evaluation those of the inputs ``x`` (N, …), in one forward pass.
+
+    A network trained on a proxy set has the set's averages, and those are not what real images look like: without this
+    its accuracy says more about batch norm than about the architecture (``experiments/README.md``). Li et al. 2016
+    ("Revisiting batch normalization for practical domain adaptation"). No labels are used and no weight changes.
+    """
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average
+    net.train()
+    net(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
@@ -170,20 +197,36 @@ Read off ``make bench`` on two cores of an AMD EPYC (Zen 5)."""
 
 
 def _fit_each(
-    nets: Sequence[nn.Module], x: Tensor, y: Tensor, recipe: Recipe, orders: Sequence[Iterator[Tensor]]
+    nets: Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    orders: Sequence[Iterator[Tensor]],
+    watch: Callable[[int, nn.Module], None],
+    watch_at: Collection[int],
 ) -> Tensor:
     losses = torch.full((len(nets), recipe.updates), math.nan, dtype=torch.float64)
-    for net, order, row in zip(nets, orders, losses, strict=True):
+    for place, (net, order, row) in enumerate(zip(nets, orders, losses, strict=True)):
 
         def step(batch: Tensor, net: nn.Module = net) -> Tensor:
             return loss_of(net(x[batch]), y[batch], recipe.loss)[None]
 
-        _descend(list(net.parameters()), step, recipe, order, row[None])
+        def look(place: int = place, net: nn.Module = net) -> None:
+            watch(place, net)
+            net.train()
+
+        _descend(list(net.parameters()), step, recipe, order, row[None], look, watch_at)
     return losses
 
 
 def _fit_fused(
-    nets: Sequence[nn.Module], x: Tensor, y: Tensor, recipe: Recipe, orders: Sequence[Iterator[Tensor]]
+    nets: Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    orders: Sequence[Iterator[Tensor]],
+    watch: Callable[[int, nn.Module], None],
+    watch_at: Collection[int],
 ) -> Tensor:
     parameters, buffers = stack_module_state(list(nets))
 
@@ -194,12 +237,21 @@ def _fit_fused(
         result: Tensor = vmap(one, randomness="different")(parameters, buffers, x[batch], y[batch])
         return result
 
+    def unstack() -> None:
+        with torch.no_grad():
+            for r, net in enumerate(nets):
+                net.load_state_dict({name: value[r] for name, value in {**parameters, **buffers}.items()})
+
+    def look() -> None:
+        unstack()
+        for place, net in enumerate(nets):
+            watch(place, net)
+            net.train()
+
     losses = torch.full((len(nets), recipe.updates), math.nan, dtype=torch.float64)
     stacked = (torch.stack(rows) for rows in zip(*orders, strict=True))
-    _descend(list(parameters.values()), step, recipe, stacked, losses)
-    with torch.no_grad():
-        for r, net in enumerate(nets):
-            net.load_state_dict({name: value[r] for name, value in {**parameters, **buffers}.items()})
+    _descend(list(parameters.values()), step, recipe, stacked, losses, look, watch_at)
+    unstack()
     return losses
 
 
@@ -209,6 +261,8 @@ def _descend(
     recipe: Recipe,
     order: Iterator[Tensor],
     losses: Tensor,
+    look: Callable[[], None],
+    look_at: Collection[int],
 ) -> None:
     """Run the recipe's updates, writing the loss before each into ``losses`` (R, updates)."""
     optimizer = make_optimizer(parameters, recipe)
@@ -221,6 +275,8 @@ def _descend(
         loss.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         kept.append(loss.detach())
+        if update + 1 in look_at:
+            look()
         if (update + 1) % CHECK_EVERY == 0 and not torch.isfinite(kept[-1]).any():
             break
     losses[:, : len(kept)] = torch.stack(kept, 1).to("cpu", torch.float64)

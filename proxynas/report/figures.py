@@ -14,17 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ..rank import Key, Ledger, Ranking, words
-from ..rank.ranking import LOWER_IS_BETTER
+from ..rank.indicators import LOWER_IS_BETTER
 
 COLOURS = {
     "proxy": "#0b62a4",
     "random": "#7a7a7a",
     "early-stopping": "#c8641b",
+    "zero-cost": "#20808d",
     "parameters": "#3f7f4c",
     "flops": "#7d5ba6",
     "whole-data": "#1d1d1f",
 }
-OTHERS = ("#a3364a", "#20808d", "#8c6d1f", "#5c5f9e")
+OTHERS = ("#a3364a", "#8c6d1f", "#5c5f9e", "#4f7a1f")
 MANY = 2_000
 """Points from which a scatter plot is drawn as pixels inside the SVG, so that the page stays small."""
 

@@ -9,7 +9,7 @@ import jinja2
 
 from .. import __version__
 from ..rank import Key, Ledger, Ranking, Verdict, words
-from ..rank.ranking import LOWER_IS_BETTER
+from ..rank.indicators import LOWER_IS_BETTER
 from . import images
 
 if TYPE_CHECKING:
