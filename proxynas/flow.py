@@ -203,8 +203,9 @@ def write_report(
     return Result(path, ranking, ledger, rank.verdict(ranking, ledger, headline, reason), headline)
 
 
-DEFAULT_INDICATOR = "sotl"
-DEFAULT_REASON = "the default"
+DEFAULT_INDICATOR = "sotl+val_loss+vote"
+DEFAULT_REASON = "the default: best of the combinations tried on a development sample, experiments/README.md"
+WITHOUT_ZERO_COST = "sotl+val_loss"
 
 
 def choose_indicator(spec: SearchSpec) -> tuple[tuple[str, str], str]:
@@ -216,7 +217,8 @@ def choose_indicator(spec: SearchSpec) -> tuple[tuple[str, str], str]:
     for name in spec.combine:
         indicators.resolve(name)
     if spec.indicator == "auto":
-        return (PROXY, DEFAULT_INDICATOR), DEFAULT_REASON
+        name = DEFAULT_INDICATOR if ZERO_COST in spec.baselines else WITHOUT_ZERO_COST
+        return indicators.resolve(name), DEFAULT_REASON
     key = indicators.resolve(spec.indicator)
     if "val_auc" in key[1].split("+") and spec.val_points < 2:
         raise SpecError(f"the indicator val_auc takes val_points of 2 or more, but got {spec.val_points}")

@@ -12,7 +12,7 @@ INDICATORS = {
     "sotl": "sum of training losses",
     "sotl_late": "sum of training losses, second half",
     "naswot": "NASWOT",
-    "vote": "vote of synflow, jacob_cov and snip",
+    "vote": "zero-cost vote",
     "parameters": "parameters",
     "flops": "FLOPs",
 }
@@ -55,6 +55,11 @@ def short(name: str) -> str:
 def key(name: Key) -> str:
     """A row of the ranking in words."""
     return source(name[0]) if name[0] == name[1] else f"{source(name[0])}, {indicator(name[1])}"
+
+
+def label(name: Key) -> str:
+    """A row of the ranking in as few letters as a figure has room for."""
+    return source(name[0]) if name[0] == name[1] else f"{source(name[0])}, {short(name[1])}"
 
 
 def phrase(name: Key) -> str:

@@ -98,7 +98,7 @@ def forest(ranking: Ranking, headline: Key) -> Figure:
             axes.plot([row["rho"]], [place], "o", ms=5.5, color=ink)
     axes.axvline(0, color="#8a8a8e", lw=0.8)
     keys = ranking.keys()
-    axes.set_yticks(range(len(rows)), [words.key(key) for key in keys])
+    axes.set_yticks(range(len(rows)), [words.label(key) for key in keys])
     for label, key in zip(axes.get_yticklabels(), keys, strict=True):
         label.set_fontweight("bold" if key == headline else "normal")
     if headline in keys:
