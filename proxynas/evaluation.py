@@ -7,6 +7,10 @@ from statistics import mean, stdev
 from . import proxyset, seeds, spaces, train
 from .datasets import Dataset
 from .distill import gm
+from .nets.published import NETWORKS
+
+ALL = "all"
+"""Stands for the six networks of Zhao 2021."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Evaluation:
 def evaluate(
     proxy: str,
     dataset: Dataset,
-    space_name: str,
+    space_name: str | None,
     archs: list[str] | None,
     *,
     runs: int,
@@ -32,18 +36,22 @@ def evaluate(
 ) -> list[Evaluation]:
     """Train ``runs`` networks of every architecture on the set and test them on the real test split.
 
+    ``archs`` are written as :func:`proxynas.spaces.resolve` reads them, within the space ``space_name``; ``all`` stands
+    for the six networks of Zhao 2021 (on tables for the MLP).
+
     Raises:
         ProxyFileError: no such set, or it belongs to other data.
-        SpaceError: an architecture that the space does not have.
+        SpaceError: an architecture that the space does not have, or that cannot be built for this data.
     """
-    made, space = proxyset.read(proxyset.locate(proxy)), spaces.load(space_name)
+    made = proxyset.read(proxyset.locate(proxy))
     proxyset.check(made, dataset)
-    chosen = archs or [gm.default_student(dataset.shape)]
-    for arch in chosen:
-        space.describe(arch)
+    chosen = [name for arch in archs or [gm.default_student(dataset.shape)] for name in _expanded(arch, dataset)]
+    nets = [spaces.resolve(arch, space_name or "convnet-grid") for arch in chosen]
+    for space, arch in nets:  # all are checked before the first is trained
+        space.build(arch, dataset.shape, dataset.num_classes)
     recipe = replace(made.recipe, updates=updates, batch_size=256, schedule="step")
     device, found = dataset.train.x.device, []
-    for place, arch in enumerate(chosen):
+    for place, (space, arch) in enumerate(nets):
         accuracies = []
         for r in range(runs):
             with seeds.seeded(seeds.derive(seed, "evaluate", arch, r)):
@@ -54,3 +62,10 @@ def evaluate(
             on_done(place * runs + r + 1, len(chosen) * runs)
         found.append(Evaluation(arch, mean(accuracies), stdev(accuracies) if runs > 1 else 0.0, runs))
     return found
+
+
+def _expanded(arch: str, dataset: Dataset) -> list[str]:
+    """The networks that ``arch`` stands for."""
+    if arch != ALL:
+        return [arch]
+    return [f"{spaces.EVALUATION}:{name}" for name in (NETWORKS if len(dataset.shape) == 3 else ("mlp",))]

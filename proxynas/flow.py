@@ -82,9 +82,10 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     watcher.ended()
     table = find_truth(spec, dataset, space)
     check_proxy(spec, dataset)
+    archs = candidates(spec, space)
+    space.build(archs[0], dataset.shape, dataset.num_classes)  # a space of images refuses tables here
     open_folder(spec, folder)
     proxy = get_proxy(spec, dataset, folder, watcher)
-    archs = candidates(spec, space)
     store = Store(folder / "run.sqlite")
     try:
         score_all(spec, space, dataset, archs, store, folder, workers, watcher)
@@ -131,7 +132,8 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         proxy = proxyset.read(proxyset.locate(spec.proxy))
         proxy.save(path)
     else:
-        watcher.say(f"distilling: {spec.method}, {spec.ipc} image(s) a class")
+        unit = "image" if len(dataset.shape) == 3 else "row"
+        watcher.say(f"distilling: {spec.method}, {spec.ipc} {unit}(s) a class")
         checkpoint = folder / "distill.checkpoint"
         proxy = distill(spec.distillation(), dataset, spec.recipe(), checkpoint=checkpoint, on_step=watcher.distilling)
         proxy.save(path)

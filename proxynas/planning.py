@@ -151,7 +151,8 @@ def _distill_part(
     if spec.proxy is not None:
         return spec, [f"the proxy set {spec.proxy} is there: nothing to distil"]
     reasons = []
-    if spec.method == "gm" and not {"student", "real_batch"} & set(spec.settings) and spec.device == "cpu":
+    images = len(dataset.shape) == 3
+    if images and spec.method == "gm" and not {"student", "real_batch"} & set(spec.settings) and spec.device == "cpu":
         own = {"student": gm.default_student(dataset.shape, 32), "real_batch": 64, **spec.settings}
         spec = replace(spec, settings=own)
         reasons.append(

@@ -132,7 +132,9 @@ def test_invert_undoes_apply_in_float64_and_does_not_clamp() -> None:
 
 
 def test_preprocessing_refuses_other_channels() -> None:
-    with pytest.raises(DataError, match=r"expected images of shape \(N, 1, H, W\), but got \(2, 3, 4, 4\)"):
+    with pytest.raises(
+        DataError, match=r"expected images of shape \(N, 1, H, W\) or rows \(N, 1\), but got \(2, 3, 4, 4\)"
+    ):
         Preprocessing((0.0,), (1.0,)).apply(torch.zeros(2, 3, 4, 4))
 
 
