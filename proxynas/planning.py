@@ -131,7 +131,7 @@ def _search_part(
         )
     n = min(given.get("candidates", min(affordable, MOST)), len(space))
     reasons = [
-        f"this machine does {speed / 1e9:.0f} GFLOP/s a core on a middling candidate of {space.name}",
+        f"this machine does {speed / 1e6:,.0f} MFLOP/s a core on a middling candidate of {space.name}",
         f"ipc {tried.ipc}, {tried.updates} updates, {tried.seeds} seed(s): "
         + (
             f"the most with room for {wanted} candidates"

@@ -10,11 +10,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from proxynas import cli, datasets, flow, proxyset
+from proxynas import cli, datasets, flow, proxyset, spaces, truth
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill import gm
 from proxynas.distill.loop import distill
 from proxynas.errors import DataError, SpaceError
+from proxynas.search.zerocost import INDICATORS, zero_cost
 from proxynas.specs import DistillSpec, SearchSpec
 
 HEADER = "width,height,kind\n"
@@ -34,7 +35,7 @@ def write_csv(path: Path, rows: int = 60, header: str = HEADER) -> Path:
 
 
 def test_moons_are_the_papers_task(moons: Dataset) -> None:
-    """1,000 to train on and 500 to test; a line gets 87 % right, a curve all (Medvedev 2020, Fig. 3 and Table 1)."""
+    """1,000 to train on and 500 to test; a line gets 87 % right, a curve nearly all (Medvedev 2020, §4, Table 1)."""
     assert [len(part) for part in (moons.train, moons.val, moons.test)] == [1000, 300, 500]
     assert (moons.shape, moons.num_classes, moons.class_counts()) == ((2,), 2, (500, 500))
     assert moons.test.y.bincount().tolist() == [250, 250]
@@ -213,6 +214,20 @@ def test_gm_on_a_table(moons: Dataset) -> None:
     spec = DistillSpec(steps=1, settings={"student": "D1-W32-relu-none-none"})
     with pytest.raises(SpaceError, match="'mlp-grid' is for tables"):
         distill(spec, moons)
+
+
+def test_the_shipped_truth_is_of_these_points(moons: Dataset) -> None:
+    table, space = truth.find("mlp-grid", "moons"), spaces.load("mlp-grid")
+    assert table is not None
+    table.check(moons, "mlp-grid")
+    accuracy = table.accuracy()
+    assert set(accuracy.index) == set(space)
+    assert accuracy["L1-relu"] < 0.89 < accuracy["L2x10-relu"] < accuracy["L4x10-relu"]
+
+
+def test_zero_cost_indicators_on_rows(moons: Dataset) -> None:
+    found = zero_cost(spaces.load("mlp-grid"), "L4x10-relu", moons, list(INDICATORS), seed=0, batch=8)
+    assert np.isfinite([found[name] for name in INDICATORS]).all()
 
 
 @pytest.mark.parametrize("method", ["gm", "herding"])
