@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from proxynas import spaces
+from proxynas import seeds, spaces, train
+from proxynas.datasets import Dataset
 from proxynas.errors import SpaceError
 from proxynas.nets import alexnet, convnet, lenet, mlp, published, resnet, vgg
 
@@ -39,7 +40,8 @@ def alexnet_parameters(shape: tuple[int, ...]) -> int:
 def vgg_parameters(shape: tuple[int, ...]) -> int:
     maps = [64, 128, 256, 256, 512, 512, 512, 512]
     body = sum(conv(a, b, 3) + 2 * b for a, b in zip([shape[0], *maps], maps, strict=False))
-    return body + linear(512, CLASSES)
+    side = 2 if shape[1] == 8 else 1  # 8 → 4, and after the last layer 2
+    return body + linear(512 * side**2, CLASSES)
 
 
 def resnet_parameters(shape: tuple[int, ...]) -> int:
@@ -85,6 +87,16 @@ def test_shapes_and_parameters(name: str, shape: tuple[int, ...]) -> None:
 def test_any_size_and_number_of_channels(shape: tuple[int, ...]) -> None:
     for name in published.NETWORKS:
         assert published.make(shape, 3, net=name)(torch.randn(2, *shape)).shape == (2, 3), name
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet18"])
+def test_deep_networks_learn_small_images(name: str, digits: Dataset) -> None:
+    """Normalised maps must not get too small for that."""
+    makes = {"vgg11": lambda: vgg.make((1, 8, 8), 10, width=8), "resnet18": lambda: resnet.make((1, 8, 8), 10, width=8)}
+    with seeds.seeded(0):
+        net = makes[name]()
+    train.fit([net], digits.train.x, digits.train.y, train.Recipe(updates=60, batch_size=64, lr=0.03))
+    assert train.evaluate(net, digits.val.x, digits.val.y)[0] > 0.7
 
 
 def test_the_linear_layer_sees_the_whole_last_map_where_it_should() -> None:

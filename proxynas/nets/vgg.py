@@ -6,8 +6,8 @@ which makes it 32×32. Networks that are trained on a few images have instance n
 batches are unreliable (Zhao 2021, appendix A); the authors' students with batch norm are ``norm="batchnorm"``.
 
 On 32×32 images this is the authors' network. On smaller ones a pooling is left out where it would leave the next
-normalisation a map of one pixel, which instance norm turns into zero whatever comes in: 8×8 images are pooled three
-times instead of five.
+normalisation a map under 4×4: five layers of normalised 2×2 maps do not train (instance norm turns even a map of one
+pixel into zero, whatever comes in). 8×8 images are pooled twice instead of five times.
 """
 
 from typing import Literal
@@ -31,6 +31,7 @@ class VGG11(nn.Module):
         if len(shape) != 3 or min(shape[1:]) < 2:
             raise SpaceError(f"VGG11 needs images (C, H, W) of at least 2×2, but got shape {shape}")
         channels, height, side = shape
+        smallest = 4 if min(height, side) >= 32 or shape == (1, 28, 28) else 8  # map that is pooled, but for the last
         blocks: list[nn.Module] = []
         for index, group in enumerate(LAYERS):
             for maps in group:
@@ -39,7 +40,7 @@ class VGG11(nn.Module):
                 blocks.append(nn.Conv2d(channels, maps * width, 3, padding=padding))
                 channels = maps * width
                 blocks += [InstanceNorm(channels) if norm == "instancenorm" else nn.BatchNorm2d(channels), nn.ReLU()]
-            if min(height, side) >= (2 if index == len(LAYERS) - 1 else 4):
+            if min(height, side) >= (2 if index == len(LAYERS) - 1 else smallest):
                 blocks.append(nn.MaxPool2d(2))
                 height, side = height // 2, side // 2
         self.features = nn.Sequential(*blocks)  # (B, 8·width, height, side)
