@@ -246,6 +246,7 @@ def distill(
         f"{told['seconds']:.1f} s, peak {told['peak_mib']:.0f} MiB"
         + (f", loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses else ""),
         markup=False,
+        soft_wrap=True,
     )
 
 
@@ -366,6 +367,7 @@ def truth(
         f"{out}: {len(accuracy)} networks × {spec.seeds} seeds, {made.rows['seconds'].sum():,.0f} core seconds; "
         f"best {accuracy.idxmax()} with {100 * accuracy.max():.1f} % of the test split",
         markup=False,
+        soft_wrap=True,
     )
 
 

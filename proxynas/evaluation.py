@@ -9,6 +9,8 @@ from .datasets import Dataset
 from .distill import gm
 from .nets.published import NETWORKS
 
+GRID = "convnet-grid"
+
 ALL = "all"
 """Stands for the six networks of Zhao 2021."""
 
@@ -36,8 +38,9 @@ def evaluate(
 ) -> list[Evaluation]:
     """Train ``runs`` networks of every architecture on the set and test them on the real test split.
 
-    ``archs`` are written as :func:`proxynas.spaces.resolve` reads them, within the space ``space_name``; ``all`` stands
-    for the six networks of Zhao 2021 (on tables for the MLP).
+    ``archs`` are written as :func:`proxynas.spaces.resolve` reads them, within the space ``space_name`` (``None``: the
+    ConvNets); ``all`` stands for the six networks of Zhao 2021 (on tables for the MLP), and none at all for the default
+    student.
 
     Raises:
         ProxyFileError: no such set, or it belongs to other data.
@@ -45,8 +48,8 @@ def evaluate(
     """
     made = proxyset.read(proxyset.locate(proxy))
     proxyset.check(made, dataset)
-    chosen = [name for arch in archs or [gm.default_student(dataset.shape)] for name in _expanded(arch, dataset)]
-    nets = [spaces.resolve(arch, space_name or "convnet-grid") for arch in chosen]
+    wanted, within = (archs, space_name or GRID) if archs else ([gm.default_student(dataset.shape)], GRID)
+    nets = [spaces.resolve(name, within) for arch in wanted for name in _expanded(arch, dataset)]
     for space, arch in nets:  # all are checked before the first is trained
         space.build(arch, dataset.shape, dataset.num_classes)
     recipe = replace(made.recipe, updates=updates, batch_size=256, schedule="step")
@@ -59,7 +62,7 @@ def evaluate(
             trained = train.fit([net], made.x.to(device), made.y.to(device), recipe, seed=seed, replicas=[r])
             accuracy, _ = train.evaluate(net, dataset.test.x, dataset.test.y)
             accuracies.append(0.0 if trained.failed[0] else accuracy)
-            on_done(place * runs + r + 1, len(chosen) * runs)
+            on_done(place * runs + r + 1, len(nets) * runs)
         found.append(Evaluation(arch, mean(accuracies), stdev(accuracies) if runs > 1 else 0.0, runs))
     return found
 

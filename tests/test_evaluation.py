@@ -62,6 +62,8 @@ def test_networks_of_several_spaces_at_once(a_set: str, digits: Dataset) -> None
     archs = ["lenet", "L2x5-relu", "convnet-grid:D1-W32-relu-none-none"]
     found = evaluation.evaluate(a_set, digits, "mlp-grid", archs, runs=1, updates=1, seed=0)
     assert [row.arch for row in found] == ["lenet", "L2x5-relu", "D1-W32-relu-none-none"]
+    default = evaluation.evaluate(a_set, digits, "mlp-grid", None, runs=1, updates=1, seed=0)
+    assert [row.arch for row in default] == ["D2-W32-relu-instancenorm-avgpooling"]
 
 
 def test_tables_have_the_mlp(a_table: str) -> None:

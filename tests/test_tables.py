@@ -137,6 +137,7 @@ BAD = {
     "only blank lines": ("\n\n  \n", "holds no rows"),
     "a word": (GOOD + "7,tall,b\n", "line 7: expected a finite number in column 2, but got 'tall'"),
     "a word in the first line": ("tall,2,a\n" + GOOD, "line 1: expected a finite number in column 1, but got 'tall'"),
+    "numbers as names": ("0,1,target\n" + GOOD, "but class 'target' has 1"),
     "infinite": (GOOD + "inf,2,b\n", "line 7: expected a finite number in column 1, but got 'inf'"),
     "underscores": (GOOD + "1_000,2,b\n", "line 7: expected a finite number in column 1, but got '1_000'"),
     "nothing": (GOOD + "7,,b\n", "line 7: the value of column 2 is missing"),

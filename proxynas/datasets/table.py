@@ -134,7 +134,10 @@ def _number(path: Path, line: int, column: int, cell: str) -> float:
     if cell.lower() in MISSING:
         raise DataError(f"{path}, line {line}: the value of column {column} is missing; fill it in or remove the line")
     if not _is_number(cell) or not math.isfinite(float(cell)):
-        raise DataError(f"{path}, line {line}: expected a finite number in column {column}, but got {cell!r}")
+        raise DataError(
+            f"{path}, line {line}: expected a finite number in column {column}, but got {cell!r}; write categories as "
+            "numbers, or remove the column"
+        )
     return float(cell)
 
 
