@@ -14,9 +14,10 @@ from rich.table import Table
 from . import __version__
 from .errors import ProxynasError, SpecError
 
+# OpenMP threads that wait for each other spin. A thirtieth of the usual time makes distillation no slower on an idle
+# machine, and several times as fast on one where somebody else computes. PyTorch reads it when it is imported, which
+# only the commands do.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-"""OpenMP threads that wait for each other spin; a thirtieth of the usual time makes distillation no slower on an idle
-machine, and several times as fast on one where somebody else computes. It is read when PyTorch is imported, which only the commands do."""
 
 app = typer.Typer(
     name="proxynas",
@@ -33,7 +34,8 @@ app = typer.Typer(
 Data = Annotated[
     str | None,
     typer.Option(
-        help="digits (default), mnist, fashion-mnist, svhn, cifar10, cifar100, or a folder with train/<class>/*.",
+        help="digits (default), mnist, fashion-mnist, svhn, cifar10, cifar100, moons, a folder with train/<class>/*, "
+        "or a table: a .csv with the target in its last column.",
         rich_help_panel="Data",
     ),
 ]
@@ -303,9 +305,9 @@ def distill(
         made.save(out)
         checkpoint.unlink(missing_ok=True)
     told = made.provenance
-    losses = told["losses"]
+    losses, unit = told["losses"], "images" if made.x.ndim == 4 else "rows"
     console.print(
-        f"{out}: {len(made)} images ({told['method']}, {told['ipc']} a class, {told['steps']} steps), "
+        f"{out}: {len(made)} {unit} ({told['method']}, {told['ipc']} a class, {told['steps']} steps), "
         f"{told['seconds']:.1f} s, peak {told['peak_mib']:.0f} MiB"
         + (f", loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses else ""),
         markup=False,
@@ -323,7 +325,8 @@ def evaluate(
     arch: Annotated[
         list[str] | None,
         typer.Option(
-            help="Architecture of --space to train; repeatable. By default the student of Zhao 2021.",
+            help="Network to train: convnet, lenet, alexnet, vgg11, resnet18, mlp, all (those six), or an "
+            "architecture of --space; repeatable. By default the student of Zhao 2021, for tables mlp.",
             rich_help_panel="Evaluation",
         ),
     ] = None,
@@ -339,7 +342,7 @@ def evaluate(
 
     [bold]Example[/]
 
-      proxynas evaluate digits-gm.safetensors --arch D2-W128-relu-instancenorm-avgpooling
+      proxynas evaluate digits-gm.safetensors --arch lenet --arch D2-W128-relu-instancenorm-avgpooling
     """
     from . import evaluation, hardware, settings
     from .console import Bar, ConsoleWatcher
@@ -358,7 +361,7 @@ def evaluate(
         found = evaluation.evaluate(
             proxy,
             dataset,
-            space or "convnet-grid",
+            space,
             arch,
             runs=runs,
             updates=updates,

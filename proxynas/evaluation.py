@@ -7,6 +7,12 @@ from statistics import mean, stdev
 from . import proxyset, seeds, spaces, train
 from .datasets import Dataset
 from .distill import gm
+from .nets.published import NETWORKS
+
+GRID = "convnet-grid"
+
+ALL = "all"
+"""Stands for the six networks of Zhao 2021."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Evaluation:
 def evaluate(
     proxy: str,
     dataset: Dataset,
-    space_name: str,
+    space_name: str | None,
     archs: list[str] | None,
     *,
     runs: int,
@@ -32,18 +38,23 @@ def evaluate(
 ) -> list[Evaluation]:
     """Train ``runs`` networks of every architecture on the set and test them on the real test split.
 
+    ``archs`` are written as :func:`proxynas.spaces.resolve` reads them, within the space ``space_name`` (``None``: the
+    ConvNets); ``all`` stands for the six networks of Zhao 2021 (on tables for the MLP), and none at all for the default
+    student.
+
     Raises:
         ProxyFileError: no such set, or it belongs to other data.
-        SpaceError: an architecture that the space does not have.
+        SpaceError: an architecture that the space does not have, or that cannot be built for this data.
     """
-    made, space = proxyset.read(proxyset.locate(proxy)), spaces.load(space_name)
+    made = proxyset.read(proxyset.locate(proxy))
     proxyset.check(made, dataset)
-    chosen = archs or [gm.default_student(dataset.shape)]
-    for arch in chosen:
-        space.describe(arch)
+    wanted, within = (archs, space_name or GRID) if archs else ([gm.default_student(dataset.shape)], GRID)
+    nets = [spaces.resolve(name, within) for arch in wanted for name in _expanded(arch, dataset)]
+    for space, arch in nets:  # all are checked before the first is trained
+        space.build(arch, dataset.shape, dataset.num_classes)
     recipe = replace(made.recipe, updates=updates, batch_size=256, schedule="step")
     device, found = dataset.train.x.device, []
-    for place, arch in enumerate(chosen):
+    for place, (space, arch) in enumerate(nets):
         accuracies = []
         for r in range(runs):
             with seeds.seeded(seeds.derive(seed, "evaluate", arch, r)):
@@ -51,6 +62,13 @@ def evaluate(
             trained = train.fit([net], made.x.to(device), made.y.to(device), recipe, seed=seed, replicas=[r])
             accuracy, _ = train.evaluate(net, dataset.test.x, dataset.test.y)
             accuracies.append(0.0 if trained.failed[0] else accuracy)
-            on_done(place * runs + r + 1, len(chosen) * runs)
+            on_done(place * runs + r + 1, len(nets) * runs)
         found.append(Evaluation(arch, mean(accuracies), stdev(accuracies) if runs > 1 else 0.0, runs))
     return found
+
+
+def _expanded(arch: str, dataset: Dataset) -> list[str]:
+    """The networks that ``arch`` stands for."""
+    if arch != ALL:
+        return [arch]
+    return [f"{spaces.EVALUATION}:{name}" for name in (NETWORKS if len(dataset.shape) == 3 else ("mlp",))]

@@ -62,9 +62,10 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     watcher.ended()
     table = find_truth(spec, dataset, space)
     check_proxy(spec, dataset)
+    archs = candidates(spec, space)
+    space.build(archs[0], dataset.shape, dataset.num_classes)  # a space of images refuses tables here
     open_folder(spec, folder)
     proxy = get_proxy(spec, dataset, folder, watcher)
-    archs = candidates(spec, space)
     store = Store(folder / "run.sqlite")
     try:
         score_all(spec, space, dataset, archs, store, folder, workers, watcher)

@@ -19,7 +19,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _datasets() -> Table:
-    table = _table("Datasets (or the path of a folder of images)", "name", "what", "here now")
+    table = _table("Datasets (or the path of a folder of images, or of a .csv table)", "name", "what", "here now")
     for known in datasets.names():
         table.add_row(known.name, known.description, "yes" if known.available else "with --data-root or --download")
     return table

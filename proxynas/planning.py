@@ -133,7 +133,7 @@ def _search_part(
         )
     n = min(given.get("candidates", min(affordable, MOST)), len(space))
     reasons = [
-        f"this machine does {speed / 1e9:.0f} GFLOP/s a core on a middling candidate of {space.name}",
+        f"this machine does {speed / 1e6:,.0f} MFLOP/s a core on a middling candidate of {space.name}",
         f"ipc {tried.ipc}, {tried.updates} updates, {tried.seeds} seed(s): "
         + (
             f"the most with room for {wanted} candidates"
@@ -153,7 +153,8 @@ def _distill_part(
     if spec.proxy is not None:
         return spec, [f"the proxy set {spec.proxy} is there: nothing to distil"]
     reasons = []
-    if spec.method == "gm" and not {"student", "real_batch"} & set(spec.settings) and spec.device == "cpu":
+    images = len(dataset.shape) == 3
+    if images and spec.method == "gm" and not {"student", "real_batch"} & set(spec.settings) and spec.device == "cpu":
         own = {"student": gm.default_student(dataset.shape, 32), "real_batch": 64, **spec.settings}
         spec = replace(spec, settings=own)
         reasons.append(

@@ -28,9 +28,9 @@ FORMAT = "proxynas-proxy-1"
 class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
     """Distilled or selected images. As a torch ``Dataset`` its items are (image, label), normalised.
 
-    ``x`` is float32 (n, C, H, W), normalised by ``preprocessing``; ``y`` is int64 (n,), or float32 (n, K) where labels
-    are soft. ``provenance`` has at least ``method``, ``ipc``, ``seed``, ``data``, ``fingerprint``, ``seconds`` (wall),
-    ``core_seconds`` and ``peak_mib`` of the distillation.
+    ``x`` is float32 (n, C, H, W), or rows of a table (n, D), normalised by ``preprocessing``; ``y`` is int64 (n,), or
+    float32 (n, K) where labels are soft. ``provenance`` has at least ``method``, ``ipc``, ``seed``, ``data``,
+    ``fingerprint``, ``seconds`` (wall), ``core_seconds`` and ``peak_mib`` of the distillation.
     """
 
     x: Tensor
@@ -61,8 +61,9 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         return self.y if self.y.ndim == 1 else self.y.argmax(1)
 
     def images(self) -> Tensor:
-        """The images as pixels in [0, 1], float32 (n, C, H, W), clamped."""
-        return self.preprocessing.invert(self.x).clamp(0, 1)
+        """The images as pixels in [0, 1], float32 (n, C, H, W), clamped; rows (n, D) in the table's own units."""
+        x = self.preprocessing.invert(self.x)
+        return x.clamp(0, 1) if x.ndim == 4 else x
 
     def score(
         self, net: nn.Module, val: Split | None = None, *, calibration: Tensor | None = None, seed: int = 0

@@ -31,7 +31,8 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         proxy = proxyset.read(proxyset.locate(spec.proxy))
         proxy.save(path)
     else:
-        watcher.say(f"distilling: {spec.method}, {spec.ipc} image(s) a class")
+        unit = "image" if len(dataset.shape) == 3 else "row"
+        watcher.say(f"distilling: {spec.method}, {spec.ipc} {unit}(s) a class")
         checkpoint = folder / "distill.checkpoint"
         proxy = distill(spec.distillation(), dataset, spec.recipe(), checkpoint=checkpoint, on_step=watcher.distilling)
         proxy.save(path)

@@ -34,6 +34,9 @@ from . import resources, settings
 from .errors import SpaceError, SpecError
 from .train import forward_flops
 
+EVALUATION = "evaluation-nets"
+"""The space of the six networks that a proxy set is usually evaluated with."""
+
 Value = str | int | float | bool
 Factory = Callable[..., nn.Module]
 
@@ -146,6 +149,28 @@ def _pattern(template: str, axes: dict[str, tuple[Value, ...]]) -> re.Pattern[st
 def names() -> list[str]:
     """The spaces that ship with proxynas."""
     return sorted(path.stem for path in resources.folder("search_spaces").glob("*.toml"))
+
+
+def resolve(arch: str, space: str = "convnet-grid") -> tuple[SearchSpace, str]:
+    """The space that an architecture belongs to, and its name there.
+
+    ``arch`` is an architecture of ``space``, one of the six published networks (``evaluation-nets``), or
+    ``other:architecture`` with another space's name or TOML file.
+
+    Raises:
+        SpaceError: no such space or architecture.
+    """
+    other, _, name = arch.rpartition(":")
+    found = load(other or space)
+    if not other and arch not in found:
+        published = load(EVALUATION)
+        if arch in published:
+            return published, arch
+        close = difflib.get_close_matches(arch, published, n=1)
+        if close:
+            raise SpaceError(f"architecture {arch!r} is not in the space {found.name!r}; did you mean {close[0]!r}?")
+    found.describe(name)
+    return found, name
 
 
 def load(name: str, fixed: Mapping[str, Any] | None = None) -> SearchSpace:

@@ -16,7 +16,7 @@ Baseline = Literal["random", "early-stopping", "zero-cost"]
 
 @checked(frozen=True, config=settings.CONFIG)
 class DataSpec:
-    """Which real data: a name or a folder of images, where it is, and how it is decoded."""
+    """Which real data: a name, a folder of images or a CSV table, where it is, and how it is decoded."""
 
     data: str = "digits"
     data_root: str | None = None

@@ -132,7 +132,9 @@ def test_invert_undoes_apply_in_float64_and_does_not_clamp() -> None:
 
 
 def test_preprocessing_refuses_other_channels() -> None:
-    with pytest.raises(DataError, match=r"expected images of shape \(N, 1, H, W\), but got \(2, 3, 4, 4\)"):
+    with pytest.raises(
+        DataError, match=r"expected images of shape \(N, 1, H, W\) or rows \(N, 1\), but got \(2, 3, 4, 4\)"
+    ):
         Preprocessing((0.0,), (1.0,)).apply(torch.zeros(2, 3, 4, 4))
 
 
@@ -518,7 +520,7 @@ def refusal(*args: Any, **options: Any) -> str:
     [
         ("cifar-10", "did you mean cifar10"),
         ("FashionMNIST", "fashion-mnist"),
-        ("imagenet21k", "choose from digits, mnist, fashion-mnist, svhn, cifar10, cifar100"),
+        ("imagenet21k", "choose from digits, moons, mnist, fashion-mnist, svhn, cifar10, cifar100"),
         ("", "choose from digits"),
     ],
 )
@@ -790,8 +792,8 @@ def test_download_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_names_says_what_is_there(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     known = {entry.name: entry for entry in names(tmp_path)}
-    assert list(known) == ["digits", "mnist", "fashion-mnist", "svhn", "cifar10", "cifar100"]
-    assert [name for name, entry in known.items() if entry.available] == ["digits", "mnist"]
+    assert list(known) == ["digits", "moons", "mnist", "fashion-mnist", "svhn", "cifar10", "cifar100"]
+    assert [name for name, entry in known.items() if entry.available] == ["digits", "moons", "mnist"]
     assert all(entry.description and "\n" not in entry.description for entry in known.values())
 
 

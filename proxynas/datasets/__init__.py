@@ -1,4 +1,4 @@
-"""Real data → normalised tensors in three splits. `load` takes a name from `names`, or a folder of images.
+"""Real data → normalised tensors in three splits. `load` takes a name from `names`, a folder of images, or a CSV file.
 
 Nothing selects on `test`; hyper-parameters, checkpoints and rankings use `val`.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from proxynas.datasets import digits, folder, vision
+from proxynas.datasets import digits, folder, moons, table, vision
 from proxynas.datasets.base import Dataset, Images, Preprocessing, Split, Stored, assemble
 from proxynas.datasets.pixels import resize
 from proxynas.errors import DataError
@@ -31,7 +31,12 @@ class Known(NamedTuple):
 def names(root: Path | None = None) -> list[Known]:
     """List every dataset that has a name; `root` is where torchvision's are looked for."""
     embedded = Known("digits", "handwritten digits, 1×8×8, 10 classes, 1,297 to train on and 500 to test", True)
-    return [embedded, *(Known(name, s.title, vision.available(name, root)) for name, s in vision.SOURCES.items())]
+    points = Known("moons", "a table: points of two half circles, 2 columns, 2 classes, 1,000 to train on", True)
+    return [
+        embedded,
+        points,
+        *(Known(name, s.title, vision.available(name, root)) for name, s in vision.SOURCES.items()),
+    ]
 
 
 def load(
@@ -47,11 +52,12 @@ def load(
     """Load a dataset: float32 (N, C, H, W), normalised by its train split, in train, val and test, on `device`.
 
     `name` is one of `names()`, or the path of a folder of images (see `proxynas.datasets.folder` for its layouts; write
-    "./mnist" for a folder that is called as a dataset is; its name becomes "mnist-folder"). `root` is where
-    torchvision's datasets are, or the folder that a path is relative to. `download` fetches what is not there.
-    `val_fraction` is the share of the images outside the test split that validates; without it a tenth, or 297 of the
-    digits. `image_size` crops about the centre to a square and resizes. `progress(done, total)` is called while the
-    images of a folder are decoded.
+    "./mnist" for a folder that is called as a dataset is; its name becomes "mnist-folder"), or that of a table, a file
+    that ends in ".csv" (see `proxynas.datasets.table`; float32 (N, D)). `root` is where torchvision's datasets are, or
+    the folder that a path is relative to. `download` fetches what is not there. `val_fraction` is the share of what is
+    outside the test split that validates; without it a tenth, 297 of the digits, or 300 of the moons. `image_size`
+    crops about the centre to a square and resizes. `progress(done, total)` is called while the images of a folder are
+    decoded.
 
     The same files and arguments give the same dataset, always. Raises DataError for whatever is missing, damaged or out
     of range.
@@ -60,6 +66,8 @@ def load(
         raise DataError(f"the validation fraction must be between 0 and 1, both excluded, but got {val_fraction}")
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size must be at least 1, but got {image_size}")
+    if name == "moons" or str(name).lower().endswith(".csv"):
+        return _table(name, root, val_fraction, image_size).to(device)
     if name == "digits":
         stored = _resized(digits.read(val_fraction), image_size)
     elif isinstance(name, str) and name in vision.SOURCES:
@@ -67,6 +75,19 @@ def load(
     else:
         stored = folder.read(_folder(name, root), val_fraction, image_size, progress)
     return assemble(stored).to(device)
+
+
+def _table(name: str | Path, root: Path | None, val_fraction: float | None, image_size: int | None) -> Dataset:
+    if image_size is not None:
+        raise DataError(f"an image size is for images, but {name} is a table; leave out the image size ({image_size})")
+    if name == "moons":
+        return moons.read(val_fraction)
+    path = _expanded(name) if root is None else root / _expanded(name)
+    return table.read(path, f"{path.stem}-table" if path.stem in _known() else path.stem, val_fraction)
+
+
+def _known() -> tuple[str, ...]:
+    return ("digits", "moons", *vision.SOURCES)
 
 
 def _resized(stored: Stored, image_size: int | None) -> Stored:
@@ -82,9 +103,8 @@ def _folder(name: str | Path, root: Path | None) -> Path:
     path = _expanded(name) if root is None else root / _expanded(name)
     if isinstance(name, Path) or os.sep in name or name.startswith(("~", ".")) or (name and os.path.exists(path)):
         return path
-    known = ["digits", *vision.SOURCES]
-    close = difflib.get_close_matches(name.lower(), known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(known)}"
+    close = difflib.get_close_matches(name.lower(), _known(), n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(_known())}"
     raise DataError(f"unknown dataset {name!r}, and there is no folder {path}: {hint}")
 
 

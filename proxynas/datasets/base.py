@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images: `x` float32 (N, C, H, W), `y` int64 (N,)."""
+    """Labelled images: `x` float32 (N, C, H, W), or rows of a table: (N, D); `y` int64 (N,)."""
 
     x: Tensor
     y: Tensor
@@ -30,36 +30,38 @@ class Split:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Normalisation per channel: subtract `mean`, divide by `std`, both of the train split with pixels in [0, 1]."""
+    """Normalisation per channel: subtract `mean`, divide by `std`, both of the train split with pixels in [0, 1].
+
+    The columns of a table are normalised alike, in their own units.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def apply(self, x: Tensor) -> Tensor:
-        """Normalise `x`, pixels in [0, 1] of shape (N, C, H, W)."""
+        """Normalise `x`, pixels in [0, 1] of shape (N, C, H, W) or rows (N, D)."""
         mean, std = self._broadcast(x)
         return x.sub(mean).div_(std)
 
     def invert(self, x: Tensor) -> Tensor:
-        """Turn normalised `x` (N, C, H, W) back into pixels, not clamped to [0, 1]."""
+        """Turn normalised `x` back into pixels (N, C, H, W), not clamped to [0, 1], or into rows (N, D)."""
         mean, std = self._broadcast(x)
         return x.mul(std).add_(mean)
 
     def _broadcast(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.ndim != 4 or x.shape[1] != len(self.mean):
-            raise DataError(f"expected images of shape (N, {len(self.mean)}, H, W), but got {tuple(x.shape)}")
-        return (
-            torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(1, -1, 1, 1),  # (1, C, 1, 1)
-            torch.tensor(self.std, dtype=x.dtype, device=x.device).view(1, -1, 1, 1),
-        )
+        n = len(self.mean)
+        if x.ndim not in (2, 4) or x.shape[1] != n:
+            raise DataError(f"expected images of shape (N, {n}, H, W) or rows (N, {n}), but got {tuple(x.shape)}")
+        mean, std = (torch.tensor(value, dtype=x.dtype, device=x.device) for value in (self.mean, self.std))
+        return (mean, std) if x.ndim == 2 else (mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1))  # (D,) or (1, C, 1, 1)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Normalised images in three splits; nothing may select on `test`.
+    """Normalised images, or rows of a table, in three splits; nothing may select on `test`.
 
-    `fingerprint` is the first 16 hex digits of a sha256 over the stored pixels and labels of the three splits and their
-    shapes: two datasets that share it hold the same images in the same splits and order.
+    `fingerprint` is the first 16 hex digits of a sha256 over what was stored (pixels or columns, and labels) of the
+    three splits and their shapes: two datasets that share it hold the same in the same splits and order.
     """
 
     name: str
@@ -76,13 +78,12 @@ class Dataset:
         return len(self.class_names)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of one image."""
-        channels, height, width = self.train.x.shape[1:]
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Shape (C, H, W) of one image, or (D,) of one row of a table."""
+        return tuple(self.train.x.shape[1:])
 
     def class_counts(self) -> tuple[int, ...]:
-        """Images of each class in the train split."""
+        """Images, or rows, of each class in the train split."""
         return tuple(torch.bincount(self.train.y, minlength=self.num_classes).tolist())
 
     def to(self, device: torch.device | str) -> "Dataset":

@@ -83,7 +83,7 @@ def read(folder: Path, val_fraction: float | None, image_size: int | None, progr
 def _name(folder: Path) -> str:
     """Return the folder's own name, told apart from the dataset that it may be an altered copy of."""
     name = folder.resolve().name
-    return f"{name}-folder" if name in ("digits", *SOURCES) else name
+    return f"{name}-folder" if name in ("digits", "moons", *SOURCES) else name
 
 
 def scan(folder: Path) -> Listing:

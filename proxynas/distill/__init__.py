@@ -4,7 +4,7 @@ from ..errors import SpecError
 from . import coreset, gm
 from .method import Method
 
-METHODS: dict[str, Method] = {method.name: method for method in (gm.METHOD, coreset.RANDOM, coreset.HERDING)}
+METHODS: dict[str, Method] = {method.name: method for method in (gm.METHOD, *coreset.METHODS)}
 
 
 def find(name: str) -> Method:

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..errors import SpaceError
+
 Norm = Literal["none", "batchnorm", "layernorm", "instancenorm", "groupnorm"]
 Activation = Literal["sigmoid", "relu", "leakyrelu"]
 Pooling = Literal["none", "maxpooling", "avgpooling"]
@@ -39,7 +41,7 @@ class ConvNet(nn.Module):
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         classes: int,
         *,
         depth: int,
@@ -49,6 +51,8 @@ class ConvNet(nn.Module):
         pooling: Pooling,
     ) -> None:
         super().__init__()
+        if len(shape) != 3:
+            raise SpaceError(f"ConvNet needs images (C, H, W), but got shape {shape}; 'mlp-grid' is for tables")
         channels, height, side = shape
         blocks: list[nn.Module] = []
         for index in range(depth):
@@ -69,7 +73,7 @@ class ConvNet(nn.Module):
 
 
 def make(
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     classes: int,
     *,
     depth: int = 3,
@@ -78,7 +82,11 @@ def make(
     activation: Activation = "relu",
     pooling: Pooling = "avgpooling",
 ) -> nn.Module:
-    """A ConvNet; the defaults are the student of Zhao 2021."""
+    """A ConvNet for images (C, H, W); the defaults are the student of Zhao 2021.
+
+    Raises:
+        SpaceError: no images.
+    """
     return ConvNet(shape, classes, depth=depth, width=width, norm=norm, activation=activation, pooling=pooling)
 
 

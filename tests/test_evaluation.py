@@ -1,0 +1,104 @@
+"""Training networks on a proxy set: which networks, what is reported, and what is refused."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+import torch
+
+from proxynas import cli, evaluation, proxyset, seeds, train
+from proxynas.datasets import Dataset, Split
+from proxynas.distill.loop import distill
+from proxynas.errors import SpaceError
+from proxynas.nets import published
+from proxynas.specs import DistillSpec
+
+
+@pytest.fixture(scope="module")
+def a_set(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("evaluation") / "random.safetensors"
+    distill(DistillSpec(method="random"), digits).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def a_table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("evaluation") / "moons.safetensors"
+    spec = DistillSpec(data="moons", method="random", ipc=5)
+    distill(spec, spec.dataset()).save(path)
+    return str(path)
+
+
+def test_all_stands_for_the_six_published_networks(a_set: str, digits: Dataset) -> None:
+    few = replace(digits, test=Split(digits.test.x[:20], digits.test.y[:20]))
+    seen: list[tuple[int, int]] = []
+    found = evaluation.evaluate(
+        a_set, few, None, ["all"], runs=1, updates=1, seed=0, on_done=lambda done, total: seen.append((done, total))
+    )
+    assert [row.arch for row in found] == list(published.NETWORKS)
+    assert seen == [(n, 6) for n in range(1, 7)]
+    assert all(0 <= row.mean <= 1 and row.sd == 0 for row in found)
+
+
+def test_mean_and_deviation_over_fresh_networks(a_set: str, digits: Dataset) -> None:
+    row = evaluation.evaluate(a_set, digits, None, ["mlp"], runs=3, updates=30, seed=4)[0]
+    made = proxyset.read(Path(a_set))
+    recipe = replace(made.recipe, updates=30, batch_size=256, schedule="step")
+    accuracies = []
+    for r in range(3):
+        with seeds.seeded(seeds.derive(4, "evaluate", "mlp", r)):
+            net = published.make((1, 8, 8), 10, net="mlp")
+        train.fit([net], made.x, made.y, recipe, seed=4, replicas=[r])
+        net.eval()
+        with torch.no_grad():
+            accuracies.append((net(digits.test.x).argmax(1) == digits.test.y).double().mean().item())
+    assert (row.mean, row.sd) == pytest.approx((mean(accuracies), stdev(accuracies)))
+    assert 0.2 < row.mean < 0.9
+
+
+def test_networks_of_several_spaces_at_once(a_set: str, digits: Dataset) -> None:
+    archs = ["lenet", "L2x5-relu", "convnet-grid:D1-W32-relu-none-none"]
+    found = evaluation.evaluate(a_set, digits, "mlp-grid", archs, runs=1, updates=1, seed=0)
+    assert [row.arch for row in found] == ["lenet", "L2x5-relu", "D1-W32-relu-none-none"]
+    default = evaluation.evaluate(a_set, digits, "mlp-grid", None, runs=1, updates=1, seed=0)
+    assert [row.arch for row in default] == ["D2-W32-relu-instancenorm-avgpooling"]
+
+
+def test_tables_have_the_mlp(a_table: str) -> None:
+    dataset = DistillSpec(data="moons").dataset()
+    for archs in (None, ["all"], ["mlp"]):
+        found = evaluation.evaluate(a_table, dataset, None, archs, runs=2, updates=100, seed=0)
+        assert [row.arch for row in found] == ["mlp"]
+        assert found[0].mean > 0.7
+    with pytest.raises(SpaceError, match="LeNet needs images"):
+        evaluation.evaluate(a_table, dataset, None, ["mlp", "lenet"], runs=1, updates=1, seed=0)
+
+
+def test_nothing_is_trained_when_one_name_is_wrong(a_set: str, digits: Dataset) -> None:
+    trained: list[int] = []
+    with pytest.raises(SpaceError, match="did you mean 'lenet'"):
+        evaluation.evaluate(
+            a_set,
+            digits,
+            None,
+            ["mlp", "lenett"],
+            runs=1,
+            updates=1,
+            seed=0,
+            on_done=lambda done, _: trained.append(done),
+        )
+    assert trained == []
+
+
+def test_from_the_command_line(a_set: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    flags = ["--runs", "2", "--updates", "2", "--arch", "lenet", "--arch", "mlp", "--arch", "D1-W32-relu-none-none"]
+    monkeypatch.setattr(sys, "argv", ["proxynas", "evaluate", a_set, *flags])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (left.value.code, err) == (0, "")
+    for name in ("lenet", "mlp", "D1-W32-relu-none-none"):
+        assert name in out
