@@ -6,7 +6,7 @@ from statistics import mean, stdev
 
 from . import proxyset, seeds, spaces, train
 from .datasets import Dataset
-from .distill import gm
+from .distill import students
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,12 @@ def evaluate(
     runs: int,
     updates: int,
     seed: int,
+    augment: str | None = None,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evaluation]:
     """Train ``runs`` networks of every architecture on the set and test them on the real test split.
+
+    ``augment`` replaces the recipe's augmentation (Medvedev 2021, Table V: "test" augmentation).
 
     Raises:
         ProxyFileError: no such set, or it belongs to other data.
@@ -38,17 +41,21 @@ def evaluate(
     """
     made, space = proxyset.read(proxyset.locate(proxy)), spaces.load(space_name)
     proxyset.check(made, dataset)
-    chosen = archs or [gm.default_student(dataset.shape)]
+    chosen = archs or [students.default_student(dataset.shape)]
     for arch in chosen:
         space.describe(arch)
     recipe = replace(made.recipe, updates=updates, batch_size=256, schedule="step")
+    if augment is not None:
+        recipe = replace(recipe, augment=augment)
     device, found = dataset.train.x.device, []
     for place, arch in enumerate(chosen):
         accuracies = []
         for r in range(runs):
             with seeds.seeded(seeds.derive(seed, "evaluate", arch, r)):
                 net = space.build(arch, dataset.shape, dataset.num_classes).to(device)
-            trained = train.fit([net], made.x.to(device), made.y.to(device), recipe, seed=seed, replicas=[r])
+            trained = train.fit(
+                [net], made.x.to(device), made.y.to(device), recipe, seed=seed, replicas=[r], curriculum=made.curriculum
+            )
             accuracy, _ = train.evaluate(net, dataset.test.x, dataset.test.y)
             accuracies.append(0.0 if trained.failed[0] else accuracy)
             on_done(place * runs + r + 1, len(chosen) * runs)

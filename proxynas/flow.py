@@ -206,7 +206,13 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
     recipe = replace(spec.recipe(), batch_size=min(spec.batch_size, len(proxy)))  # the same number of images an update
     soft = "cross-entropy" if proxy.y.ndim == 1 else proxy.recipe.loss
     sources = (
-        Source(PROXY, proxy.x.to(spec.device), proxy.y.to(spec.device), replace(recipe, loss=soft)),
+        Source(
+            PROXY,
+            proxy.x.to(spec.device),
+            proxy.y.to(spec.device),
+            proxyset.recipe_for(proxy, replace(recipe, loss=soft)),
+            curriculum=proxy.curriculum,
+        ),
         Source(RANDOM, drawn.x.to(spec.device), drawn.y.to(spec.device), recipe),
         Source(EARLY, dataset.train.x, dataset.train.y, recipe),
     )

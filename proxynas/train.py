@@ -19,7 +19,9 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import seeds, settings
+from . import augment, seeds, settings
+from .augment import Strategy
+from .curriculum import Curriculum
 
 Loss = Literal["cross-entropy", "l1", "mse"]
 
@@ -30,6 +32,8 @@ class Recipe:
 
     ``schedule`` is what the learning rate does: nothing, a tenth from half of the updates on, or a cosine to zero.
     Labels may be hard (class indices) or soft (one row a class distribution, or logits for ``l1`` and ``mse``).
+    ``augment`` names operations joined by ``+`` (:mod:`proxynas.augment`); each batch is treated by one of them, with
+    parameters of their own for every image.
     """
 
     updates: Annotated[int, Field(ge=1)] = 100
@@ -41,6 +45,7 @@ class Recipe:
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["constant", "step", "cosine"] = "constant"
     loss: Loss = "cross-entropy"
+    augment: Strategy = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def fit(
     seed: int = 0,
     replicas: Sequence[int] | None = None,
     fused: bool | None = None,
+    curriculum: Curriculum | None = None,
 ) -> Trained:
     """Train replicas of one architecture, each on its own order of the same data.
 
@@ -74,20 +80,29 @@ def fit(
         x: images (N, C, H, W) or rows (N, D), float.
         y: labels, int64 (N,) or float (N, K).
         recipe: optimiser, rate, updates, batch size, loss.
-        seed: of the data order; replica ``r`` uses the stream ``(seed, "order", replicas[r])``.
+        seed: of the data order and the augmentation; replica ``r`` uses the streams ``(seed, "order", replicas[r])``
+            and ``(seed, "augment", replicas[r])``.
         replicas: the replicas' numbers; by default 0, 1, 2, …
         fused: train them in one call, one after the other, or (``None``) as :func:`fusion_pays` says.
+        curriculum: the images of each update, and its learning rate; then ``recipe.batch_size`` is not used, and where
+            it has learning rates neither are the recipe's rate and schedule.
 
     A loss that is not finite ends that replica; the others go on.
     """
     started = time.perf_counter()
     numbers = range(len(nets)) if replicas is None else replicas
-    orders = [batches(len(x), recipe, seeds.generator(seed, "order", r)) for r in numbers]
+    if curriculum is None:
+        orders = [batches(len(x), recipe, seeds.generator(seed, "order", r)) for r in numbers]
+    else:
+        curriculum.check(len(x))
+        orders = [curriculum.batches() for _ in numbers]
+    data = _Data(x, y, recipe, tuple(seeds.generator(seed, "augment", r) for r in numbers))
+    rates = [_rate(recipe, curriculum, update) for update in range(recipe.updates)]
     if fused is None:
         fused = fusion_pays(nets, x, recipe)
     for net in nets:
         net.train()
-    losses = (_fit_fused if fused else _fit_each)(nets, x, y, recipe, orders)
+    losses = (_fit_fused if fused else _fit_each)(nets, data, orders, rates)
     bad = ~torch.isfinite(losses)
     failed = tuple(_reason(row) for row in bad)
     return Trained(list(nets), losses.masked_fill(bad.cumsum(1) > 0, math.nan), failed, time.perf_counter() - started)
@@ -169,34 +184,63 @@ FUSION_LIMIT = 20_000_000
 Read off ``make bench`` on two cores of an AMD EPYC (Zen 5)."""
 
 
+@dataclass(frozen=True)
+class _Data:
+    """What replicas are trained on; each has a generator for its augmentation, so its company does not change it."""
+
+    x: Tensor
+    y: Tensor
+    recipe: Recipe
+    generators: tuple[torch.Generator, ...]
+
+    def images(self, batch: Tensor, replica: int) -> Tensor:
+        """The next images (B, …) of a replica, augmented."""
+        x = self.x[batch]
+        if not self.recipe.augment:
+            return x
+        return augment.draw(self.recipe.augment, tuple(x.shape[1:]), self.generators[replica], len(x))(x)
+
+    def stacked(self, batch: Tensor) -> Tensor:
+        """The next images of all replicas: indices (R, B) to (R, B, …)."""
+        if not self.recipe.augment:
+            return self.x[batch]
+        return torch.stack([self.images(indices, r) for r, indices in enumerate(batch)])
+
+
+def _rate(recipe: Recipe, curriculum: Curriculum | None, update: int) -> float:
+    usual = rate_at(recipe, update)
+    return usual if curriculum is None else curriculum.rate(update, usual)
+
+
 def _fit_each(
-    nets: Sequence[nn.Module], x: Tensor, y: Tensor, recipe: Recipe, orders: Sequence[Iterator[Tensor]]
+    nets: Sequence[nn.Module], data: _Data, orders: Sequence[Iterator[Tensor]], rates: Sequence[float]
 ) -> Tensor:
-    losses = torch.full((len(nets), recipe.updates), math.nan, dtype=torch.float64)
-    for net, order, row in zip(nets, orders, losses, strict=True):
+    losses = torch.full((len(nets), len(rates)), math.nan, dtype=torch.float64)
+    for r, (net, order, row) in enumerate(zip(nets, orders, losses, strict=True)):
 
-        def step(batch: Tensor, net: nn.Module = net) -> Tensor:
-            return loss_of(net(x[batch]), y[batch], recipe.loss)[None]
+        def step(batch: Tensor, net: nn.Module = net, r: int = r) -> Tensor:
+            return loss_of(net(data.images(batch, r)), data.y[batch], data.recipe.loss)[None]
 
-        _descend(list(net.parameters()), step, recipe, order, row[None])
+        _descend(list(net.parameters()), step, data.recipe, order, rates, row[None])
     return losses
 
 
 def _fit_fused(
-    nets: Sequence[nn.Module], x: Tensor, y: Tensor, recipe: Recipe, orders: Sequence[Iterator[Tensor]]
+    nets: Sequence[nn.Module], data: _Data, orders: Sequence[Iterator[Tensor]], rates: Sequence[float]
 ) -> Tensor:
     parameters, buffers = stack_module_state(list(nets))
 
     def one(p: dict[str, Tensor], b: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss_of(functional_call(nets[0], (p, b), (x,)), y, recipe.loss)
+        return loss_of(functional_call(nets[0], (p, b), (x,)), y, data.recipe.loss)
 
     def step(batch: Tensor) -> Tensor:  # batch (R, B) -> losses (R,)
-        result: Tensor = vmap(one, randomness="different")(parameters, buffers, x[batch], y[batch])
+        x, y = data.stacked(batch), data.y[batch]
+        result: Tensor = vmap(one, randomness="different")(parameters, buffers, x, y)
         return result
 
-    losses = torch.full((len(nets), recipe.updates), math.nan, dtype=torch.float64)
+    losses = torch.full((len(nets), len(rates)), math.nan, dtype=torch.float64)
     stacked = (torch.stack(rows) for rows in zip(*orders, strict=True))
-    _descend(list(parameters.values()), step, recipe, stacked, losses)
+    _descend(list(parameters.values()), step, data.recipe, stacked, rates, losses)
     with torch.no_grad():
         for r, net in enumerate(nets):
             net.load_state_dict({name: value[r] for name, value in {**parameters, **buffers}.items()})
@@ -208,14 +252,15 @@ def _descend(
     step: Callable[[Tensor], Tensor],
     recipe: Recipe,
     order: Iterator[Tensor],
+    rates: Sequence[float],
     losses: Tensor,
 ) -> None:
-    """Run the recipe's updates, writing the loss before each into ``losses`` (R, updates)."""
+    """Run one update for each of ``rates``, writing the loss before it into ``losses`` (R, updates)."""
     optimizer = make_optimizer(parameters, recipe)
     kept = []
-    for update, batch in zip(range(recipe.updates), order, strict=False):
+    for update, (rate, batch) in enumerate(zip(rates, order, strict=False)):
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(recipe, update)
+            group["lr"] = rate
         loss = step(batch)  # (R,)
         optimizer.zero_grad()
         loss.sum().backward()  # type: ignore[no-untyped-call]

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,16 @@ def distill(
             meter()
             _save(checkpoint, key, state, progress)
     x, y = chosen.finish(task, state)
+    extras = chosen.extras(task, state)
     return ProxySet(
-        x, y, dataset.preprocessing, dataset.class_names, recipe or train.Recipe(), _provenance(spec, task, progress)
+        x,
+        y,
+        dataset.preprocessing,
+        dataset.class_names,
+        replace(recipe or train.Recipe(), **extras.recipe),
+        _provenance(spec, task, progress),
+        extras.curriculum,
+        extras.generator,
     )
 
 
@@ -109,7 +117,9 @@ def plan(spec: DistillSpec, dataset: Dataset) -> tuple[Task, int]:
     if spec.seconds is not None and spec.steps is None and chosen.steps > 0:
         steps = 10**9  # the seconds alone decide
     own: object = settings.make(chosen.settings, spec.settings, where=f"settings of {spec.method}")
-    return Task(dataset, spec.ipc, own, spec.seed), steps
+    task = Task(dataset, spec.ipc, own, spec.seed)
+    chosen.check(task)
+    return task, steps
 
 
 def fingerprint(spec: DistillSpec, dataset: Dataset) -> str:

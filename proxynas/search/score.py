@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .. import seeds, train
+from ..curriculum import Curriculum
 from ..datasets import Dataset
 from ..spaces import SearchSpace
 from .store import Score
@@ -13,7 +14,8 @@ from .store import Score
 
 @dataclass(frozen=True)
 class Source:
-    """Data that candidates are trained on: images (N, …), labels, the recipe, and whether the test split is scored too.
+    """Data that candidates are trained on: images (N, …), labels, the recipe, the distilled steps where there are any,
+    and whether the test split is scored too.
 
     Only truth is measured on the test split; a search never looks at it.
     """
@@ -23,6 +25,7 @@ class Source:
     y: Tensor
     recipe: train.Recipe
     test: bool = False
+    curriculum: Curriculum | None = None
 
 
 def score(
@@ -42,7 +45,9 @@ def score(
         with seeds.seeded(seeds.derive(seed, source.name, arch, "init", r)):
             nets.append(space.build(arch, dataset.shape, dataset.num_classes).to(device))
     order_seed = seeds.derive(seed, source.name, arch)
-    trained = train.fit(nets, source.x, source.y, source.recipe, seed=order_seed, replicas=replicas)
+    trained = train.fit(
+        nets, source.x, source.y, source.recipe, seed=order_seed, replicas=replicas, curriculum=source.curriculum
+    )
     evaluated = [_evaluate(net, dataset, source.test) for net in trained.nets]
     share = (clock() - started) / len(replicas)
     return [
