@@ -69,6 +69,14 @@ Set = Annotated[
         rich_help_panel="Distillation",
     ),
 ]
+Augment = Annotated[
+    str | None,
+    typer.Option(
+        help="While training on the set, such as crop+scale+rotate: one of color, crop, cutout, flip, scale, rotate a "
+        "batch.",
+        rich_help_panel="Training",
+    ),
+]
 Space = Annotated[
     str | None,
     typer.Option(help="A search space: see 'proxynas list', or the path of a TOML file.", rich_help_panel="Search"),
@@ -115,6 +123,7 @@ def search(
             rich_help_panel="Distillation",
         ),
     ] = None,
+    augment: Augment = None,
     method: Method = None,
     ipc: Ipc = None,
     steps: Steps = None,
@@ -157,7 +166,7 @@ def search(
         "data": data, "data_root": data_root, "download": download, "image_size": image_size, "space": space,
         "candidates": candidates, "seeds": seeds, "updates": updates, "indicator": indicator, "truth": truth,
         "proxy": proxy, "method": method, "ipc": ipc, "steps": steps, "settings": _pairs(set_), "seed": seed,
-        "device": device,
+        "augment": augment, "device": device,
     }  # fmt: skip
     watcher = ConsoleWatcher()
     if budget is None:
@@ -211,6 +220,8 @@ def distill(
     [bold]Example[/]
 
       proxynas distill --data digits --method gm --ipc 1 --set init=real --out digits-gm.safetensors
+
+      proxynas distill --data digits --method unroll --set synthetic=gtn-lrn --out digits-gtn.safetensors
     """
     from . import hardware, proxyset, settings
     from .console import ConsoleWatcher
@@ -245,6 +256,7 @@ def distill(
         f"{told['seconds']:.1f} s, peak {told['peak_mib']:.0f} MiB"
         + (f", loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses else ""),
         markup=False,
+        soft_wrap=True,
     )
 
 
@@ -265,6 +277,7 @@ def evaluate(
     space: Space = None,
     runs: Annotated[int, typer.Option(min=1, help="Networks to train.", rich_help_panel="Evaluation")] = 5,
     updates: Annotated[int, typer.Option(min=1, help="Optimiser updates of each.", rich_help_panel="Evaluation")] = 300,
+    augment: Augment = None,
     seed: Seed = None,
     device: Device = None,
 ) -> None:
@@ -298,6 +311,7 @@ def evaluate(
             runs=runs,
             updates=updates,
             seed=seed or 0,
+            augment=augment,
             on_done=bar.update,
         )
     for row in found:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
-from . import proxyset, seeds, spaces, train
+from . import proxyset, seeds, settings, spaces, train
 from .datasets import Dataset
 from .distill import students
 
@@ -38,6 +38,7 @@ def evaluate(
     Raises:
         ProxyFileError: no such set, or it belongs to other data.
         SpaceError: an architecture that the space does not have.
+        SpecError: an unknown augmentation.
     """
     made, space = proxyset.read(proxyset.locate(proxy)), spaces.load(space_name)
     proxyset.check(made, dataset)
@@ -46,7 +47,7 @@ def evaluate(
         space.describe(arch)
     recipe = replace(made.recipe, updates=updates, batch_size=256, schedule="step")
     if augment is not None:
-        recipe = replace(recipe, augment=augment)
+        recipe = settings.make(train.Recipe, {**settings.to_dict(recipe), "augment": augment})
     device, found = dataset.train.x.device, []
     for place, arch in enumerate(chosen):
         accuracies = []

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
 from . import datasets, settings, train
+from .augment import Strategy
 from .datasets import Dataset
 
 Positive = Annotated[int, Field(ge=1)]
@@ -81,6 +82,7 @@ class SearchSpec(DataSpec):
     updates: Positive = 100
     batch_size: Positive = 256
     lr: Annotated[float, Field(gt=0)] = 0.01
+    augment: Strategy | None = None  # while training candidates: operations joined by "+"
     val_size: Positive = 1000
     truth: str = "auto"
     indicator: str = "auto"
@@ -88,7 +90,7 @@ class SearchSpec(DataSpec):
 
     def recipe(self) -> train.Recipe:
         """How a candidate is trained on a proxy set: SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021)."""
-        return train.Recipe(updates=self.updates, batch_size=self.batch_size, lr=self.lr)
+        return train.Recipe(updates=self.updates, batch_size=self.batch_size, lr=self.lr, augment=self.augment or "")
 
     def distillation(self) -> DistillSpec:
         """The settings of the distillation that this search starts with."""

@@ -15,7 +15,7 @@ small enough for seconds; give a :class:`Case` a dataset of its own for another 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -122,11 +122,11 @@ def keeps_dtype_device_and_shape(case: Case) -> None:
     """Images come back in the data's dtype and on its device, ipc a class, class by class, with fitting labels."""
     for dtype in (torch.float32, torch.float64):
         with _default(dtype):
-            parts = (case.dataset.train, case.dataset.val, case.dataset.test)
-            splits = [Split(part.x.to(dtype), part.y) for part in parts]
-            dataset = Dataset(
-                case.dataset.name, *splits, case.dataset.preprocessing, case.dataset.class_names, "of another dtype"
-            )
+            splits = {
+                name: Split(part.x.to(dtype), part.y)
+                for name, part in (("train", case.dataset.train), ("val", case.dataset.val))
+            }
+            dataset = replace(case.dataset, **splits)
             task = case.task(dataset)
             state, _ = case.run(task, min(1, case.length))
             x, y = case.method.finish(task, state)
@@ -135,10 +135,11 @@ def keeps_dtype_device_and_shape(case: Case) -> None:
         assert x.dtype == dtype, f"images of {dtype} data must be {dtype}, but are {x.dtype}"
         assert x.device == dataset.train.x.device, f"images must be on {dataset.train.x.device}, but are on {x.device}"
         assert not x.requires_grad, "images must be detached"
-        labels = y if y.ndim == 1 else y.argmax(1)
-        assert y.ndim in (1, 2), f"labels must be (n,) or (n, classes), but are {tuple(y.shape)}"
+        if y.ndim == 1:
+            assert y.tolist() == [c for c in range(classes) for _ in range(case.ipc)], "images must lie class by class"
+        else:
+            assert y.shape == (len(x), classes), f"soft labels must be {(len(x), classes)}, but are {tuple(y.shape)}"
         assert y.dtype == (torch.int64 if y.ndim == 1 else dtype), f"labels of {dtype} data are {y.dtype}"
-        assert labels.tolist() == [c for c in range(classes) for _ in range(case.ipc)], "images must lie class by class"
         curriculum = case.method.extras(task, state).curriculum
         if curriculum is not None:
             curriculum.check(len(x))

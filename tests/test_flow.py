@@ -171,3 +171,18 @@ def test_unknown_space(small_spec: SearchSpec, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="there is no search space 'grid'"):
         flow.search(replace(small_spec, space="grid"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_set_with_learned_rates_is_searched_with_them(small_spec: SearchSpec, tmp_path: Path) -> None:
+    """The candidates' first losses on the proxy are those of its curriculum's batches, with its momentum."""
+    own = {"students": ["D1-W32-relu-none-avgpooling"], "real_batch": 10, "inner": 2, "ic": 2, "learn_rates": True}
+    spec = replace(
+        small_spec, method="unroll", ipc=2, steps=1, settings=own, candidates=5, seeds=1, augment="crop+rotate"
+    )
+    result = flow.search(spec, tmp_path / "run", workers=1)
+    assert result.report.is_file()
+    source = flow.prepare(spec, tmp_path / "run").sources["proxy"]
+    assert source.curriculum is not None
+    assert source.curriculum.rates is not None
+    assert (source.recipe.momentum, source.recipe.weight_decay) == (0.5, 0.0)
+    assert (source.recipe.updates, source.recipe.augment) == (spec.updates, "crop+rotate")

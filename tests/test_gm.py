@@ -138,6 +138,11 @@ def test_the_default_student_keeps_maps_of_four_or_more(side: int, depth: int) -
     )
 
 
+def test_tables_have_no_default_student() -> None:
+    with pytest.raises(SpecError, match="name one as --set student=SPACE:ARCH"):
+        students.default_student((7,))
+
+
 def test_batch_norm_takes_the_statistics_of_real_images_and_keeps_them(digits: Dataset) -> None:
     settings = {"student": "D1-W32-relu-batchnorm-none", "real_batch": 8, "outer": 2, "inner": 1}
     task, _ = plan(DistillSpec(ipc=2, settings=settings), digits)

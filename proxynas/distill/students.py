@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .. import seeds, spaces
 from ..datasets import Dataset
+from ..errors import SpecError
 from .method import Task
 
 Parameters = dict[str, Tensor]
@@ -23,7 +24,12 @@ def default_student(shape: tuple[int, ...], width: int | None = None) -> str:
     On 8×8 images three blocks do not condense: instance norm of 2×2 maps makes GM's distance so rough that it rises at
     the published rate, while with two blocks it falls (``experiments/README.md``). Width matters little to the student
     (Zhao 2021, Figure 12: 90.6 to 91.5 % with 32 filters).
+
+    Raises:
+        SpecError: the data are tables, for which there is no default.
     """
+    if len(shape) != 3:
+        raise SpecError("the data are tables, which have no default student; name one as --set student=SPACE:ARCH")
     small = min(shape[1:]) < 16
     depth = max(1, min(2 if small else 3, int(math.log2(min(shape[1:]))) - 1))
     return f"D{depth}-W{width or (32 if small else 128)}-relu-instancenorm-avgpooling"
