@@ -122,11 +122,8 @@ def keeps_dtype_device_and_shape(case: Case) -> None:
     """Images come back in the data's dtype and on its device, ipc a class, class by class, with fitting labels."""
     for dtype in (torch.float32, torch.float64):
         with _default(dtype):
-            splits = {
-                name: Split(part.x.to(dtype), part.y)
-                for name, part in (("train", case.dataset.train), ("val", case.dataset.val))
-            }
-            dataset = replace(case.dataset, **splits)
+            learn, held = (Split(part.x.to(dtype), part.y) for part in (case.dataset.train, case.dataset.val))
+            dataset = replace(case.dataset, train=learn, val=held)
             task = case.task(dataset)
             state, _ = case.run(task, min(1, case.length))
             x, y = case.method.finish(task, state)
