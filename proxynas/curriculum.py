@@ -2,12 +2,13 @@
 
 Wang et al. 2018 and Medvedev & D'yakonov 2021 (§IV) attach synthetic images to batches that are seen in a fixed order;
 Wang 2018 and Medvedev & D'yakonov 2020 (eq. 2) learn a learning rate for every step as well. Training for longer than
-the distilled steps goes round again from the first.
+the distilled steps goes round again from the first; :meth:`Curriculum.extended` has 2020's other ways to go on (§5.3).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .errors import SpecError
@@ -48,6 +49,27 @@ class Curriculum:
         low, high = int(self.order.min()), int(self.order.max())
         if low < 0 or high >= n:
             raise SpecError(f"the order must be of indices from 0 to {n - 1}, but goes from {low} to {high}")
+
+    def extended(self, rounds: int, *, decay: float = 0.98, tail: int | None = None) -> "Curriculum":
+        """This curriculum and then its last ``tail`` steps (all by default) ``rounds`` times more, the learning rates
+        multiplied by ``decay`` for each round.
+
+        Medvedev & D'yakonov 2020, §5.3: ``tail=None`` is the second strategy, which repeats all epochs, and with the
+        steps of one epoch as ``tail`` it is the third, which repeats the last. The paper does not say whether the third
+        has the decay; here both have.
+
+        Raises:
+            SpecError: ``rounds`` is negative, or there are not ``tail`` steps.
+        """
+        n = len(self.order)
+        size = n if tail is None else tail
+        if rounds < 0 or not 1 <= size <= n:
+            raise SpecError(f"rounds must be 0 or more and tail from 1 to {n}, but got {rounds} and {tail}")
+        order = torch.cat([self.order, self.order[n - size :].repeat(rounds, 1)])
+        if self.rates is None:
+            return Curriculum(order)
+        last = self.rates[n - size :]
+        return Curriculum(order, torch.cat([self.rates, *(last * decay**r for r in range(1, rounds + 1))]))
 
     def batches(self) -> Iterator[Tensor]:
         """Index batches (B,) without end: the steps in order, round and round."""

@@ -266,6 +266,21 @@ def test_bad_curricula(order: Tensor, rates: Tensor | None, said: str) -> None:
         Curriculum(order, rates)
 
 
+def test_ways_to_go_on_past_the_distilled_steps() -> None:
+    curriculum = Curriculum(torch.tensor([[0], [1], [2]]), torch.tensor([0.1, 0.2, 0.3]))
+    whole = curriculum.extended(2, decay=0.5)
+    assert whole.order[:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2]
+    assert whole.rates is not None
+    torch.testing.assert_close(whole.rates, torch.tensor([0.1, 0.2, 0.3, 0.05, 0.1, 0.15, 0.025, 0.05, 0.075]))
+    last = curriculum.extended(2, decay=0.5, tail=1)
+    assert last.order[:, 0].tolist() == [0, 1, 2, 2, 2]
+    assert last.rates is not None
+    torch.testing.assert_close(last.rates, torch.tensor([0.1, 0.2, 0.3, 0.15, 0.075]))
+    assert Curriculum(curriculum.order).extended(1).rates is None
+    with pytest.raises(SpecError, match="tail from 1 to 3, but got 1 and 4"):
+        curriculum.extended(1, tail=4)
+
+
 def test_an_order_of_images_that_are_not_there(digits: Dataset) -> None:
     with pytest.raises(SpecError, match="from 0 to 5, but goes from 0 to 9"):
         train.fit(
