@@ -71,9 +71,34 @@ def test_the_distance_by_hand() -> None:
     a = {"weight": torch.tensor([[[1.0, 2.0], [1.0, 0.0]]]), "bias": torch.tensor([[5.0, 5.0]])}
     b = {"weight": torch.tensor([[[2.0, 4.0], [-3.0, 0.0]]]), "bias": torch.tensor([[-5.0, 1.0]])}
     assert gm.distance(a, b, "rowwise-cosine").item() == pytest.approx(2.0, abs=1e-5)
+    two = {**a, "more": a["weight"]}, {**b, "more": b["weight"]}  # the mean over layers leaves the bias out
+    assert gm.distance(*two, "rowwise-cosine").item() == pytest.approx(4.0, abs=1e-5)
+    assert gm.distance(*two, "rowwise-cosine", "mean").item() == pytest.approx(2.0, abs=1e-5)
     assert gm.distance(a, b, "euclidean").item() == pytest.approx(1 + 4 + 16)
     cosine = (1 * 2 + 2 * 4 - 3) / math.sqrt(6) / math.sqrt(29)
     assert gm.distance(a, b, "cosine").item() == pytest.approx(1 - cosine, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rowwise-cosine", "cosine", "euclidean"])
+@pytest.mark.parametrize("own", [{"batch_classes": True}, {"batch_classes": False}, {"per_class": False}])
+def test_the_gradient_of_an_augmented_match_against_finite_differences(
+    kind: str, own: dict[str, object], digits: Dataset
+) -> None:
+    digits = replace(digits, train=replace(digits.train, x=digits.train.x.double()))
+    task, _ = plan(DistillSpec(settings={**SMALL, **own, "distance": kind, "augment": "rotate+scale"}), digits)
+    torch.set_default_dtype(torch.float64)
+    try:
+        net = students.student(task, SMALL["student"], "gm")
+        x = gm.init(task)["synthetic.x"].requires_grad_()
+        gm._match(task, net, x, 0, 0)
+        share = 1 if task.settings.per_class is False else 10  # told is that of a class
+        direction, h = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)), 1e-6
+        plus, minus = (gm._match(task, net, (x.detach() + s * h * direction).requires_grad_(), 0, 0) for s in (1, -1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert x.grad is not None
+    slope = share * (plus - minus) / (2 * h)
+    assert (x.grad * direction).sum().item() == pytest.approx(slope, rel=1e-5)
 
 
 def test_matching_a_class_to_itself_is_at_the_minimum() -> None:

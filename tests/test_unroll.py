@@ -163,6 +163,15 @@ def test_a_step_is_the_mean_over_students_and_architectures(digits: Dataset) -> 
     torch.testing.assert_close(moved["synthetic.x"].flatten(0, 1), (x - 0.3 * expected)[0], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_student_with_batch_norm(replicas: int, digits: Dataset) -> None:
+    """It uses the statistics of the batch, single or stacked, and a step leaves nothing of it behind."""
+    own = {**SMALL, "students": ["D1-W32-relu-batchnorm-avgpooling"], "replicas": replicas}
+    one, two = (distill(DistillSpec(method="unroll", steps=2, settings=own), digits) for _ in "ab")
+    assert torch.equal(one.x, two.x)
+    assert one.provenance["losses"][0] > 1
+
+
 @pytest.mark.parametrize("segment", [1, 3])
 @pytest.mark.parametrize("kind", ["pixels", "gtn-lrn", "gtn-rnd"])
 def test_segments_in_a_step(kind: str, segment: int, digits: Dataset) -> None:

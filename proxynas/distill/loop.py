@@ -61,7 +61,7 @@ def distill(
     task, steps = plan(spec, dataset)
     key = fingerprint(spec, dataset)
     started, started_core = time.perf_counter(), time.process_time()
-    state, progress = _restore(checkpoint, key) or (chosen.init(task), Progress())
+    state, progress = _restore(checkpoint, key, dataset.train.x.device) or (chosen.init(task), Progress())
     progress.steps = steps
     before, before_core = progress.seconds, progress.core_seconds
 
@@ -146,14 +146,14 @@ def _save(path: Path, key: str, state: State, progress: Progress) -> None:
     files.write_bytes(path, save(tensors, told))
 
 
-def _restore(path: Path | None, key: str) -> tuple[State, Progress] | None:
+def _restore(path: Path | None, key: str, device: torch.device) -> tuple[State, Progress] | None:
     if path is None or not path.exists():
         return None
     with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
         told = file.metadata() or {}
         if told.get("key") != key:
             raise RunFolderError(f"{path} is the checkpoint of another distillation; give another --out, or remove it")
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        state = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  # not a dict
         return state, Progress(**json.loads(told["progress"]))
     raise RunFolderError(f"{path} is not a readable checkpoint; remove it to start this distillation anew")
 
