@@ -5,16 +5,19 @@ Every step draws a fresh student. Its gradient on synthetic images of a class is
 real images of that class points (eq. 9), the synthetic images moving; then the student itself takes some steps on the
 synthetic images, and again, ``outer`` times. The student is not trained after the last match.
 
-The distance (eq. 10) is one minus the cosine, for every output unit's row of every weight, summed; with a generator the
-mean over layers is taken instead (Medvedev 2021, §VI). Parameters with one dimension (biases, scale and shift of norms)
-count nothing, also in that mean. ``per_class = false`` matches one batch of all classes (Medvedev 2021, Table II).
+The distance (eq. 10) is one minus the cosine, for every output unit's row of every weight, summed over classes and
+layers; with a generator the mean over both is taken instead (Medvedev 2021, §VI). Parameters with one dimension
+(biases, scale and shift of norms) count nothing, also in that mean. ``per_class = false`` matches one batch of all
+classes (Medvedev 2021, Table II).
 
 Where implementations differ: the authors' code, run on a student with batch norm, lets one forward pass of 16 real
 images a class move the running statistics a tenth of the way and freezes them there; the paper replaces them by those
 of the real images, and so does this file. Each class's gradients are the published ones; those of the synthetic images
 are taken for all classes in one ``vmap`` call where that is faster (:func:`batching_pays`), which only changes
-rounding. A generator makes the images of all classes as one batch, whether they are matched per class or not; its
-gradient's norm is clipped to 10 and that of pixels, as in Zhao 2021, not at all (Medvedev's code: to 1000).
+rounding. Medvedev's code makes a generator's images for one class at a time where it matches per class, ours always
+all classes as one batch. Its mean over layers counts the parameters with one dimension too, as zero. It trains the
+student by SGD 0.02 with momentum 0.5; here that is as in Zhao 2021. It clips the norm of the pixels' gradient to 1000,
+Zhao 2021 and ours not at all. It augments the real images alone (``siamese = false``).
 """
 
 import math
@@ -57,7 +60,7 @@ class GM(synthetic.Learned):
     student_lr: Annotated[float, Field(gt=0)] = 0.01
     student_batch: Annotated[int, Field(ge=1)] = 256
     distance: Literal["rowwise-cosine", "cosine", "euclidean"] = "rowwise-cosine"
-    layers: Literal["sum", "mean"] | None = None  # of the row-wise distances; None: sum for pixels, mean for generators
+    layers: Literal["sum", "mean"] | None = None  # over layers and classes; None: sum for pixels, mean for generators
     per_class: bool = True
     siamese: bool = True  # augment synthetic images too, exactly as the real ones, and while the student trains
     batch_classes: bool | None = None  # None: where it is faster
@@ -98,10 +101,10 @@ def step(task: Task, state: State, k: int) -> tuple[State, float]:
         parameters = synthetic.parameters_of(state)
         with torch.no_grad():
             x = images(parameters).clone().requires_grad_()  # (C, ipc, …)
-        distance = _match(task, net, x, k, match)
-        if x.grad is None or not math.isfinite(distance):
-            return state, distance  # the loop says that it diverged
-        total += distance
+        found = _match(task, net, x, k, match)
+        if x.grad is None or not math.isfinite(found):
+            return state, found  # the loop says that it diverged
+        total += found
         gradients = synthetic.pull_back(images, parameters, x.grad)
         state = synthetic.update(state, gradients, gm.rule(PIXELS, GTN))
         if match < outer - 1:
@@ -180,17 +183,18 @@ def _match_classes(task: Task, net: nn.Module, parameters: Parameters, x: Tensor
         batches = [of_real(dataset.train.x[pick]) for (of_real, _), pick in zip(both, picks, strict=True)]
         real = class_gradients(net, parameters, batches, batched=False)
     batched = batching_pays(net, x.detach()) if gm.batch_classes is None else gm.batch_classes
+    share = len(x) if _layers(gm) == "mean" else 1
     if batched:
         mine = [of_mine(images) for (_, of_mine), images in zip(both, x, strict=True)]
         found = distance(class_gradients(net, parameters, mine, True), real, gm.distance, _layers(gm))
-        found.backward()  # type: ignore[no-untyped-call]
+        (found / share).backward()  # type: ignore[no-untyped-call]
         return found.item()
     gradient, total = _gradient(net), 0.0
     for c, (_, of_mine) in enumerate(both):  # as published: each class's graph is built and freed before the next one's
         mine_here = gradient(parameters, of_mine(x[c]), torch.full((x.shape[1],), c, device=x.device))
         real_here = {n: g[c : c + 1] for n, g in real.items()}
         found = distance({n: g[None] for n, g in mine_here.items()}, real_here, gm.distance, _layers(gm))
-        found.backward()  # type: ignore[no-untyped-call]
+        (found / share).backward()  # type: ignore[no-untyped-call]
         total += found.item()
     return total
 

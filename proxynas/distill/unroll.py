@@ -13,9 +13,9 @@ plain back-propagation and the fastest; any other costs one more forward pass. `
 activations outweigh the student's parameters, about √N where they do not. Results are equal to rounding. A generator's
 graph is built for one batch at a time, once the gradient in its images is known.
 
-Where implementations differ: the authors' 2021 code starts pixels from uniform noise, ours from N(0, 1) as Wang 2018.
-Its ic batches are each ipc images a class; here ipc counts all of them, so that its ``ic=10, ipc=10`` is ``ic=10,
-ipc=100``.
+Where implementations differ: the authors' 2021 code starts pixels from noise uniform on [0, 1), ours from N(0, 1). Its
+ic batches are each ipc images a class; here ipc counts all of them, so that its ``ic=10, ipc=10`` (784 K parameters,
+Table I) is ``ic=10, ipc=100``.
 """
 
 import math
