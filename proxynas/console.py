@@ -16,8 +16,8 @@ from rich.progress import (
 )
 
 from .distill.loop import Progress as Distilling
-from .flow import Watcher
-from .search.store import Score
+from .search.store import Score, ZeroCost
+from .watcher import Watcher
 
 out = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 110)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -93,7 +93,7 @@ class ConsoleWatcher(Watcher):
         """Distillation steps."""
         self._on("distilling").update(progress.step, progress.steps, f"loss {progress.loss:.3g}")
 
-    def searching(self, done: int, total: int, score: Score | None) -> None:
+    def searching(self, done: int, total: int, score: Score | ZeroCost | None) -> None:
         """Training runs."""
         self._on("training").update(done, total, "" if score is None else score.arch)
 

@@ -3,9 +3,10 @@
 spec.toml                what was asked for; a folder belongs to one spec
 proxy.safetensors        the proxy set
 random.safetensors       the random coreset of the same size
+also/                    further sets, compared in the same run
 distill.checkpoint       how far the distillation was
 run.sqlite               a row a (source, candidate, seed)
-report.html, report.json, scores.csv, timings.csv, figures/
+report.html, report.json, scores.csv, indicators.csv, timings.csv, figures/
 """
 
 import hashlib
@@ -21,40 +22,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__, files, hardware, proxyset, rank, report, seeds, settings, spaces, truth
-from .datasets import Dataset, Split
-from .distill.loop import Progress, distill, plan
+from . import __version__, files, hardware, proxyset, rank, report, seeds, settings, spaces, truth, truth_import
+from .datasets import Dataset
 from .errors import RunFolderError, SpecError, TruthError
 from .proxyset import ProxySet
+from .rank import indicators
 from .search.pool import cores
-from .search.run import Work, pending, run
-from .search.score import Source
-from .search.store import Score, Store
+from .search.run import ZERO_COST, pending, run, runs
+from .search.store import Score, Store, ZeroCost
+from .sources import PROXY, check_proxy, get_proxy, prepare, training_sources
 from .spaces import SearchSpace
 from .specs import SearchSpec
 from .truth import TruthTable
-
-PROXY, RANDOM, EARLY = "proxy", "random", "early-stopping"
-SOURCES = (PROXY, RANDOM, EARLY)
-
-
-class Watcher:
-    """Told how far the flow is. This one listens to nothing; the command line draws progress bars."""
-
-    def say(self, text: str) -> None:
-        """A stage begins or was found done."""
-
-    def loading(self, done: int, total: int) -> None:
-        """Images decoded so far."""
-
-    def distilling(self, progress: Progress) -> None:
-        """A distillation step is done."""
-
-    def searching(self, done: int, total: int, score: Score | None) -> None:
-        """Training runs done, found ones included."""
-
-    def ended(self) -> None:
-        """The stage that was told about last is over."""
+from .watcher import Watcher
 
 
 @dataclass(frozen=True)
@@ -77,7 +57,7 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     watcher = watcher or Watcher()
     spec = replace(spec, device=hardware.check(spec.device))
     choose_indicator(spec)
-    space = spaces.load(spec.space)
+    space = spaces.load(spec.space, spec.space_settings)
     dataset = spec.dataset(watcher.loading)
     watcher.ended()
     table = find_truth(spec, dataset, space)
@@ -121,42 +101,6 @@ def default_folder(spec: SearchSpec) -> Path:
     return Path("runs") / "-".join([Path(spec.data).name, Path(spec.space).stem, proxy, digest])
 
 
-def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher) -> ProxySet:
-    """The run's proxy set (made, copied or found in the folder) and beside it the random coreset of its size."""
-    path = folder / "proxy.safetensors"
-    if path.exists():
-        watcher.say("proxy set: found in the run folder")
-        proxy = proxyset.read(path)
-    elif spec.proxy is not None:
-        proxy = proxyset.read(proxyset.locate(spec.proxy))
-        proxy.save(path)
-    else:
-        watcher.say(f"distilling: {spec.method}, {spec.ipc} image(s) a class")
-        checkpoint = folder / "distill.checkpoint"
-        proxy = distill(spec.distillation(), dataset, spec.recipe(), checkpoint=checkpoint, on_step=watcher.distilling)
-        proxy.save(path)
-        watcher.ended()
-    if not (folder / "random.safetensors").exists():
-        drawn = replace(
-            spec.distillation(), method="random", ipc=len(proxy) // dataset.num_classes, steps=0, settings={}
-        )
-        distill(drawn, dataset, spec.recipe()).save(folder / "random.safetensors")
-    return proxy
-
-
-def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
-    """Refuse a proxy set, or settings to make one, that cannot work, before anything is written.
-
-    Raises:
-        ProxyFileError: the file is damaged or was made from other data.
-        SpecError: unknown method or setting, or an ipc that a class cannot hold.
-    """
-    if spec.proxy is not None:
-        proxyset.check(proxyset.read(proxyset.locate(spec.proxy)), dataset)
-    else:
-        plan(spec.distillation(), dataset)
-
-
 def candidates(spec: SearchSpec, space: SearchSpace) -> list[str]:
     """The sample of the space that is searched."""
     return space.sample(spec.candidates, np.random.default_rng(seeds.derive(spec.seed, "candidates")))
@@ -179,44 +123,24 @@ def score_all(
             if arch not in known:
                 store.add_candidates({arch: space.cost(arch, dataset.shape, dataset.num_classes)})
     workers = 1 if spec.device != "cpu" else workers or cores()
-    total = len(archs) * len(SOURCES) * spec.seeds
-    done = total - spec.seeds * len(pending(store, archs, SOURCES, range(spec.seeds)))
+    trained = training_sources(spec)
+    sources = [*trained, *([ZERO_COST] if ZERO_COST in spec.baselines else [])]
+    total = len(archs) * (len(trained) * spec.seeds + len(sources) - len(trained))
+    done = total - runs(pending(store, archs, sources, range(spec.seeds)))
     watcher.say(
-        f"searching: {len(archs)} of {len(space):,} candidates × {len(SOURCES)} sources × {spec.seeds} seeds, "
-        f"{workers} worker(s)" + (f"; {done} of {total} runs found in the run folder" if done else "")
+        f"searching: {len(archs)} of {len(space):,} candidates × {len(trained)} sources × {spec.seeds} seeds, "
+        f"{workers} worker(s)" + (f"; {done} of {total} results found in the run folder" if done else "")
     )
 
-    def on_done(score: Score) -> None:
+    def on_done(score: Score | ZeroCost) -> None:
         nonlocal done
         done += 1
         watcher.searching(done, total, score)
 
     if done < total:
         with _stage(store, "search", spec.device):
-            run(store, archs, SOURCES, range(spec.seeds), prepare, (spec, folder), workers=workers, on_done=on_done)
+            run(store, archs, sources, range(spec.seeds), prepare, (spec, folder), workers=workers, on_done=on_done)
     watcher.ended()
-
-
-def prepare(spec: SearchSpec, folder: Path) -> Work:
-    """What a worker needs: the space, the data with a part of its validation split, and the three sources."""
-    torch.set_flush_denormal(True)
-    dataset = spec.dataset()
-    dataset = replace(dataset, val=_part(dataset.val, spec.val_size))
-    proxy, drawn = (proxyset.read(folder / f"{name}.safetensors") for name in (PROXY, RANDOM))
-    recipe = replace(spec.recipe(), batch_size=min(spec.batch_size, len(proxy)))  # the same number of images an update
-    soft = "cross-entropy" if proxy.y.ndim == 1 else proxy.recipe.loss
-    sources = (
-        Source(
-            PROXY,
-            proxy.x.to(spec.device),
-            proxy.y.to(spec.device),
-            proxyset.recipe_for(proxy, replace(recipe, loss=soft)),
-            curriculum=proxy.curriculum,
-        ),
-        Source(RANDOM, drawn.x.to(spec.device), drawn.y.to(spec.device), recipe),
-        Source(EARLY, dataset.train.x, dataset.train.y, recipe),
-    )
-    return Work(spaces.load(spec.space), dataset, {source.name: source for source in sources}, spec.seed, spec.device)
 
 
 def find_truth(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> TruthTable | None:
@@ -227,9 +151,13 @@ def find_truth(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> TruthT
     """
     if spec.truth == "none":
         return None
-    table = truth.find(space.name, dataset.name) if spec.truth == "auto" else truth.read(Path(spec.truth))
+    data = spec.truth_data or dataset.name
+    if spec.truth == "auto":
+        table = truth.find(space.name, data) or truth_import.find(space.name, data)
+    else:
+        table = truth.read(Path(spec.truth))
     if table is not None:
-        table.check(dataset, space.name)
+        table.check(dataset, space.name, data)
         if not any(arch in space for arch in table.rows["arch"]):
             raise TruthError(
                 f"the truth table {spec.truth} has no architecture of the space {space.name!r}; give its own"
@@ -241,8 +169,10 @@ def write_report(
     spec: SearchSpec, dataset: Dataset, proxy: ProxySet, store: Store, table: TruthTable | None, folder: Path
 ) -> Result:
     """Rank, add up, judge, and write the report."""
-    scores, costs = store.scores(), store.candidates()
-    ranking = rank.rank(scores, costs, table, seed=spec.seed)
+    scores, costs, zero_cost = store.scores(), store.candidates(), store.zero_cost()
+    headline, reason = choose_indicator(spec)
+    combine = dict.fromkeys((*spec.combine, *((headline[1],) if "+" in headline[1] else ())))
+    ranking = rank.rank(scores, costs, table, zero_cost=zero_cost, combine=list(combine), seed=spec.seed)
     paid = {**proxy.provenance, "reused": spec.proxy is not None}
     ledger = rank.ledger(
         scores,
@@ -252,8 +182,8 @@ def write_report(
         device=hardware.describe(spec.device),
         proxy_bytes=proxy.nbytes,
         real_bytes=dataset.train.x.nbytes + dataset.train.y.nbytes,
+        zero_cost=zero_cost,
     )
-    headline, reason = choose_indicator(spec)
     inputs = report.ReportInputs(
         title=f"{len(costs)} networks of {spec.space} on {dataset.name}",
         spec=settings.to_dict(spec),
@@ -273,10 +203,9 @@ def write_report(
     return Result(path, ranking, ledger, rank.verdict(ranking, ledger, headline, reason), headline)
 
 
-INDICATORS = ("val_accuracy", "val_loss", "sotl")
-
-DEFAULT_INDICATOR = "sotl"
-DEFAULT_REASON = "the default"
+DEFAULT_INDICATOR = "sotl+val_loss+vote"
+DEFAULT_REASON = "the default: best of the combinations tried on a development sample, experiments/README.md"
+WITHOUT_ZERO_COST = "sotl+val_loss"
 
 
 def choose_indicator(spec: SearchSpec) -> tuple[tuple[str, str], str]:
@@ -285,11 +214,17 @@ def choose_indicator(spec: SearchSpec) -> tuple[tuple[str, str], str]:
     Raises:
         SpecError: an unknown indicator.
     """
+    for name in spec.combine:
+        indicators.resolve(name)
     if spec.indicator == "auto":
-        return (PROXY, DEFAULT_INDICATOR), DEFAULT_REASON
-    if spec.indicator not in INDICATORS:
-        raise SpecError(f"indicator must be auto or one of {', '.join(INDICATORS)}, but got {spec.indicator!r}")
-    return (PROXY, spec.indicator), "asked for with --indicator"
+        name = DEFAULT_INDICATOR if ZERO_COST in spec.baselines else WITHOUT_ZERO_COST
+        return indicators.resolve(name), DEFAULT_REASON
+    key = indicators.resolve(spec.indicator)
+    if "val_auc" in key[1].split("+") and spec.val_points < 2:
+        raise SpecError(f"the indicator val_auc takes val_points of 2 or more, but got {spec.val_points}")
+    if key[0] == ZERO_COST and ZERO_COST not in spec.baselines:
+        raise SpecError(f"the indicator {spec.indicator} takes {ZERO_COST!r} among the baselines; add it")
+    return key, "asked for with --indicator"
 
 
 @contextmanager
@@ -299,11 +234,6 @@ def _stage(store: Store, name: str, device: str) -> Iterator[None]:
         yield
     finally:
         store.add_stage_seconds(name, time.perf_counter() - started, hardware.peak_mib(device))
-
-
-def _part(split: Split, size: int) -> Split:
-    """The first ``size`` images; splits are shuffled, so they are a fair sample."""
-    return Split(split.x[:size], split.y[:size])
 
 
 def _described(dataset: Dataset) -> dict[str, Any]:
@@ -343,7 +273,7 @@ def rewrite(folder: Path, *, truth_table: str | None = None, indicator: str | No
     try:
         if store.scores().empty:
             raise RunFolderError(f"{folder} has no scores yet; start its search again")
-        table = find_truth(spec, dataset, spaces.load(spec.space))
+        table = find_truth(spec, dataset, spaces.load(spec.space, spec.space_settings))
         return write_report(spec, dataset, proxyset.read(folder / f"{PROXY}.safetensors"), store, table, folder)
     finally:
         store.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import distill, flow, hardware, seeds, settings, spaces, train
+from . import distill, flow, hardware, seeds, settings, sources, spaces, train
 from .datasets import Dataset
 from .distill import students
 from .distill.loop import plan as plan_distillation
@@ -22,6 +22,7 @@ from .errors import SpecError
 from .search.pool import cores
 from .spaces import SearchSpace
 from .specs import SearchSpec
+from .watcher import Watcher
 
 SEARCH_SHARE = 0.55
 DISTILL_SHARE = 0.3  # the rest: start-up, ranking, report, and what the predictions miss
@@ -59,14 +60,14 @@ def plan(
     out: Path | None,
     *,
     workers: int | None = None,
-    watcher: flow.Watcher | None = None,
+    watcher: Watcher | None = None,
 ) -> Plan:
     """Choose what ``flags`` and ``config`` leave out so that the search fits ``budget``.
 
     Raises:
         SpecError: the budget is malformed, or too short for anything.
     """
-    seconds, watcher = parse(budget), watcher or flow.Watcher()
+    seconds, watcher = parse(budget), watcher or Watcher()
     given = {key: value for key, value in flags.items() if value is not None}
     if config is not None:
         given = {**settings.read_toml(config), **given}
@@ -110,7 +111,7 @@ def _kept(folder: Path, given: Mapping[str, Any]) -> SearchSpec | None:
 def _search_part(
     spec: SearchSpec, given: Mapping[str, Any], dataset: Dataset, seconds: float, workers: int | None
 ) -> tuple[SearchSpec, list[str]]:
-    space = spaces.load(spec.space)
+    space = spaces.load(spec.space, spec.space_settings)
     workers = 1 if spec.device != "cpu" else workers or cores()
     wanted = min(int(given.get("candidates", FEWEST)), len(space))
     sample = flow.candidates(replace(spec, candidates=min(24, len(space))), space)
@@ -120,7 +121,8 @@ def _search_part(
         tried = _with(spec, given, ipc=ipc, updates=updates, seeds=runs, val_size=val_size)
         if "ipc" not in given and tried.ipc > min(dataset.class_counts()) // 10:
             continue
-        each = _run_seconds(tried, dataset, sum(flops) / len(flops), speed) * len(flow.SOURCES) * tried.seeds
+        runs = len(sources.training_sources(tried)) * tried.seeds
+        each = runs * _run_seconds(tried, dataset, sum(flops) / len(flops), speed)
         affordable = int(seconds * workers / each)
         if affordable >= wanted:
             break
@@ -202,7 +204,7 @@ def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) ->
 def _run_seconds(spec: SearchSpec, dataset: Dataset, flops: float, speed: float) -> float:
     """One training run: forward and backward are three forward passes, validation is one, calls cost something too."""
     batch = min(spec.batch_size, spec.ipc * dataset.num_classes)
-    passes = 3 * spec.updates * batch + min(spec.val_size, len(dataset.val))
+    passes = 3 * spec.updates * batch + spec.val_points * (min(spec.val_size, len(dataset.val)) + spec.calibrate)
     return passes * flops / speed + spec.updates * CALL_SECONDS
 
 

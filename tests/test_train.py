@@ -123,3 +123,37 @@ def test_rates() -> None:
     assert train.rate_at(Recipe(lr=1.0, updates=10, schedule="step"), 4) == 1.0
     assert train.rate_at(Recipe(lr=1.0, updates=10, schedule="step"), 5) == pytest.approx(0.1)
     assert train.rate_at(Recipe(lr=1.0, updates=10, schedule="cosine"), 5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_watching_sees_the_networks_on_their_way_and_changes_nothing(fused: bool, digits: Dataset) -> None:
+    x, y, recipe = digits.train.x[:20], digits.train.y[:20], Recipe(updates=6, batch_size=10)
+    seen: dict[tuple[int, int], float] = {}
+    nets = replicas(ARCHS[1], 2)
+
+    def watch(place: int, net: nn.Module) -> None:
+        train.calibrate(net, x)
+        seen[place, len(seen)] = train.evaluate(net, x, y)[1]
+
+    watched = train.fit(nets, x, y, recipe, fused=fused, watch=watch, watch_at=[2, 4])
+    alone = train.fit(replicas(ARCHS[1], 2), x, y, recipe, fused=fused)
+    assert sorted(place for place, _ in seen) == [0, 0, 1, 1]
+    assert torch.equal(watched.losses, alone.losses)
+    half = train.fit(replicas(ARCHS[1], 2), x, y, Recipe(updates=2, batch_size=10), fused=fused)
+    train.calibrate(half.nets[0], x)
+    assert train.evaluate(half.nets[0], x, y)[1] == pytest.approx(next(iter(seen.values())), rel=1e-5)
+
+
+def test_calibration_gives_batch_norms_the_averages_of_what_they_see(digits: Dataset) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(0.0))
+    weights = copy.deepcopy(dict(net.named_parameters()))
+    train.calibrate(net, digits.train.x[:50])
+    norm = net[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.momentum == 0.1
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    flat = digits.train.x[:50].flatten(1)
+    torch.testing.assert_close(norm.running_mean, flat.mean(0))
+    torch.testing.assert_close(norm.running_var, flat.var(0))
+    assert all(torch.equal(p, weights[name]) for name, p in net.named_parameters())

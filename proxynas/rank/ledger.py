@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from ..truth import TruthTable
-from .ranking import table_order
+from .indicators import table_order
 
-PROXY, EARLY = "proxy", "early-stopping"
+PROXY, EARLY, ZERO_COST = "proxy", "early-stopping", "zero-cost"
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def ledger(
     device: str,
     proxy_bytes: int,
     real_bytes: int,
+    zero_cost: pd.DataFrame | None = None,
 ) -> Ledger:
     """Add up what was spent.
 
@@ -72,8 +73,12 @@ def ledger(
         device: what it ran on, in words.
         proxy_bytes: size of the proxy set.
         real_bytes: size of the real training split.
+        zero_cost: the run store's zero-cost indicators.
     """
     costs = _sources(scores)
+    if zero_cost is not None and len(zero_cost):
+        spent, each = float(zero_cost["seconds"].sum()), zero_cost["arch"].nunique()
+        costs[ZERO_COST] = SourceCost(each, each, spent, spent / each, spent / each)
     distill_s, distill_core_s = float(distill.get("seconds", 0.0)), float(distill.get("core_seconds", 0.0))
     search_s = float(stages.get("search", {}).get("seconds", 0.0))
     proxy = costs.get(PROXY)

@@ -7,21 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..truth import WHOLE, TruthTable
+from ..truth import TruthTable
 from . import correlation
 from .correlation import Floats, Ints
-
-TRAINING = ("val_accuracy", "val_loss", "sotl")
-"""Indicators that a training run gives, in the order in which tables show them."""
-
-LOWER_IS_BETTER = frozenset({"val_loss", "sotl"})
-FIRST = ("proxy", "random", "early-stopping")
-"""Sources that tables show first, in this order; then the others, the costs, and the whole data last."""
-
-COSTS = ("parameters", "flops")
-
-Key = tuple[str, str]
-"""A row of the ranking: (source, indicator)."""
+from .indicators import Key, columns
 
 
 @dataclass(frozen=True)
@@ -36,6 +25,7 @@ class Ranking:
     rho, rho_low, rho_high        Spearman's ρ with truth, and its 95 % bootstrap interval
     tau, tau_low, tau_high        Kendall's τ-b likewise
     rho_top10, …_low, …_high      ρ among the ``top`` candidates that this indicator ranks best (Zhao et al. 2021)
+    rho_best                      ρ among the tenth of the candidates (three at least) whose truth is best
     regret                        best truth among the n minus the truth of its winner among them, in [0, 1];
                                   where several candidates tie for winner, minus the mean of their truths
     winner                        the architecture ranked first of all candidates (ties: the first by name), NaN: none
@@ -91,16 +81,13 @@ class Difference:
         return self.high < 0
 
 
-def table_order(source: str) -> tuple[int, str]:
-    """What to sort sources by, so that every table and figure shows them in one order."""
-    return (FIRST.index(source) if source in FIRST else len(FIRST), source)
-
-
 def rank(
     scores: pd.DataFrame,
     costs: pd.DataFrame,
     truth: TruthTable | None,
     *,
+    zero_cost: pd.DataFrame | None = None,
+    combine: Sequence[str] = (),
     seed: int = 0,
     resamples: int = 1000,
     top: int = 10,
@@ -111,14 +98,16 @@ def rank(
         scores: the run store's rows (:meth:`~proxynas.search.store.Store.scores`).
         costs: ``parameters`` and ``flops`` of every candidate, indexed by architecture; its index is the candidates.
         truth: what the candidates really reach, or ``None``: then only the rankings' agreement is known.
+        zero_cost: the store's zero-cost indicators (:meth:`~proxynas.search.store.Store.zero_cost`).
+        combine: names joined by ``+``, ranked by their mean rank as well.
         seed: of the bootstrap and of how ties at the border of the top are broken.
         resamples: bootstrap resamples; one set of them serves all rows.
         top: how many of the best-ranked candidates ``rho_top10`` looks at.
 
     An indicator is the mean over the seeds that did not fail; a candidate all of whose seeds failed ranks last.
     """
-    archs = pd.Index(sorted(costs.index), name="arch")
-    values = _values(scores, costs, truth, archs)
+    values = columns(scores, zero_cost, costs, truth, combine)
+    archs = values.index
     accuracy = _truth(truth, archs)
     known = archs[:0] if accuracy is None else _common(values, accuracy)
     rng = np.random.default_rng(seed)
@@ -130,9 +119,8 @@ def rank(
         row, rho_draws[key] = _compare(values.loc[known, key].to_numpy(), y, draws, top)
         rows.append({"source": key[0], "indicator": key[1], **row, **_winner(values[key], accuracy)})
         rows[-1]["n"] = int(len(known) if accuracy is not None else values[key].notna().sum())
-    columns = ["source", "indicator", "n", *STATISTICS, "winner", "winner_truth"]
     return Ranking(
-        rows=pd.DataFrame(rows, columns=columns),
+        rows=pd.DataFrame(rows, columns=["source", "indicator", "n", *STATISTICS, "winner", "winner_truth"]),
         values=values,
         truth=accuracy,
         agreement=values.rank().corr(method="spearman"),
@@ -150,7 +138,7 @@ def paired_difference(ranking: Ranking, a: Key, b: Key) -> Difference:
 
 STATISTICS = (
     "rho", "rho_low", "rho_high", "tau", "tau_low", "tau_high", "rho_top10", "rho_top10_low", "rho_top10_high",
-    "regret",
+    "rho_best", "regret",
 )  # fmt: skip
 
 
@@ -166,40 +154,12 @@ def _compare(x: Floats, y: Floats, draws: Ints, top: int) -> tuple[dict[str, flo
         "tau": (correlation.kendall(x, y), correlation.kendall_draws(x, y, draws)),
         "rho_top10": (correlation.spearman(x[best], y[best]), correlation.top_draws(x, y, draws, top)),
     }
-    row = {"regret": float(y.max() - y[x == x.max()].mean())}
+    good = np.argsort(-y, kind="stable")[: max(3, len(y) // 10)]
+    row = {"regret": float(y.max() - y[x == x.max()].mean()), "rho_best": correlation.spearman(x[good], y[good])}
     for name, (estimate, resampled) in found.items():
         low, high = correlation.interval(resampled) if math.isfinite(estimate) else (math.nan, math.nan)
         row |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
     return row, rho_draws
-
-
-def _values(scores: pd.DataFrame, costs: pd.DataFrame, truth: TruthTable | None, archs: pd.Index) -> pd.DataFrame:
-    columns: dict[Key, pd.Series] = {}
-    found = [name for name in dict.fromkeys(scores["source"]) if name != WHOLE]
-    for source in sorted(found, key=table_order):
-        columns |= _trained(source, scores[scores["source"] == source], archs)
-    columns |= {(name, name): costs[name].reindex(archs).astype("float64") for name in COSTS if name in costs}
-    if truth is not None:
-        good = truth.rows[truth.rows["failed"].isna()]  # a table of one's own may lack an indicator here and there
-        whole = _trained(WHOLE, truth.rows, archs)
-        columns |= {key: column for key, column in whole.items() if good[key[1]].notna().all()}
-    frame = pd.DataFrame(columns, index=archs)
-    frame.columns = pd.MultiIndex.from_tuples(list(columns), names=["source", "indicator"])
-    return frame
-
-
-def _trained(source: str, rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.Series]:
-    """The indicators of one source: -inf where every seed failed, NaN where none was run."""
-    good = rows[rows["failed"].isna()]
-    columns = {}
-    for name in TRAINING:
-        numbers = good[name].astype("float64").replace([np.inf, -np.inf], np.nan)
-        if numbers.isna().all() and len(good):  # not measured; where every run failed, all candidates rank last
-            continue
-        mean = numbers.groupby(good["arch"]).mean().reindex(archs)
-        column = -mean if name in LOWER_IS_BETTER else mean
-        columns[source, name] = column.mask(column.isna() & archs.isin(rows["arch"]), -math.inf)
-    return columns
 
 
 def _truth(truth: TruthTable | None, archs: pd.Index) -> pd.Series | None:

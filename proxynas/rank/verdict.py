@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from ..truth import WHOLE
 from . import words
-from .ledger import EARLY, PROXY, Ledger
-from .ranking import Difference, Key, Ranking, paired_difference
+from .indicators import VOTE, Key
+from .ledger import EARLY, PROXY, ZERO_COST, Ledger
+from .ranking import Difference, Ranking, paired_difference
 
 WORTH, NOT_WORTH, UNDECIDED, UNVERIFIED, NO_PROXY = (
     "worth distilling",
@@ -17,11 +18,18 @@ WORTH, NOT_WORTH, UNDECIDED, UNVERIFIED, NO_PROXY = (
 )
 
 
-DECISIVE = frozenset({"random", EARLY, "parameters"})
+DECISIVE = frozenset({"random", EARLY, "parameters", ZERO_COST})
+NAMES = {
+    "parameters": "counting parameters",
+    "flops": "counting FLOPs",
+    "random": "the random coreset",
+    ZERO_COST: "the vote of zero-cost indicators",
+}
 RIVALS = {
     "random": "a random coreset of the same size, which costs nothing to make",
     EARLY: "early stopping, the same number of updates on the real data",
     "parameters": "counting parameters, which takes no training",
+    ZERO_COST: "the vote of zero-cost indicators, which takes no training",
 }
 
 
@@ -43,9 +51,9 @@ class Verdict:
 def verdict(ranking: Ranking, ledger: Ledger, headline: Key, reason: str) -> Verdict:
     """Judge the ``headline`` (source, indicator), which was chosen for ``reason``, against its rivals.
 
-    The rivals are a random coreset, early stopping on the real data (each with the same indicator), parameters and
-    FLOPs. It beats a rival when the whole 95 % interval of the difference in ρ is above zero. The proxy was worth
-    distilling only if it beats the coreset, early stopping and parameters, whichever of them there are.
+    The rivals are a random coreset, early stopping on the real data (each with the same indicator), parameters, FLOPs
+    and the vote of zero-cost indicators. It beats a rival when the whole 95 % interval of the difference in ρ is above
+    zero. The proxy was worth distilling only if it beats all of them but FLOPs, whichever of them there are.
 
     Raises:
         KeyError: the ranking has no such row.
@@ -94,14 +102,13 @@ def _trust(ranking: Ranking, headline: Key) -> str:
 
 def _rivals(ranking: Ranking, headline: Key) -> list[Key]:
     wanted = [("random", headline[1]), (EARLY, headline[1]), ("parameters", "parameters"), ("flops", "flops")]
+    wanted.append((ZERO_COST, VOTE))
     return [key for key in wanted if key in ranking.keys() and key != headline]  # noqa: SIM118  # keys() is a method here
 
 
 def _compared(ranking: Ranking, headline: Key, rival: Key, d: Difference) -> str:
     figures = f"ρ = {words.number(ranking.row(rival)['rho'])}; difference {words.difference(d)}"
-    name = {"parameters": "counting parameters", "flops": "counting FLOPs", "random": "the random coreset"}.get(
-        rival[0], words.source(rival[0])
-    )
+    name = NAMES.get(rival[0], words.source(rival[0]))
     if not math.isfinite(d.value):
         return f"It cannot be compared with {name}: one of the two correlations is not defined."
     if d.better:

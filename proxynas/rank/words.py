@@ -2,19 +2,33 @@
 
 import math
 
-from .ranking import Difference, Key
+from .indicators import Key
+from .ranking import Difference
 
 INDICATORS = {
     "val_accuracy": "validation accuracy",
     "val_loss": "validation loss",
+    "val_auc": "area under the validation curve",
     "sotl": "sum of training losses",
+    "sotl_late": "sum of training losses, second half",
+    "naswot": "NASWOT",
+    "vote": "zero-cost vote",
     "parameters": "parameters",
     "flops": "FLOPs",
+}
+SHORT = {
+    "val_accuracy": "val accuracy",
+    "val_loss": "val loss",
+    "val_auc": "val AUC",
+    "sotl": "SoTL",
+    "sotl_late": "late SoTL",
+    "vote": "vote",
 }
 SOURCES = {
     "proxy": "proxy set",
     "random": "random coreset",
     "early-stopping": "early stopping",
+    "zero-cost": "zero-cost",
     "whole-data": "whole data",
     "parameters": "parameters",
     "flops": "FLOPs",
@@ -28,7 +42,14 @@ def source(name: str) -> str:
 
 def indicator(name: str) -> str:
     """An indicator in words."""
+    if "+" in name:
+        return "mean rank of " + " and ".join(INDICATORS.get(term, term) for term in name.split("+"))
     return INDICATORS.get(name, name)
+
+
+def short(name: str) -> str:
+    """An indicator in as few letters as a table on a terminal has room for."""
+    return " + ".join(SHORT.get(term, indicator(term)) for term in name.split("+"))
 
 
 def key(name: Key) -> str:
@@ -36,12 +57,19 @@ def key(name: Key) -> str:
     return source(name[0]) if name[0] == name[1] else f"{source(name[0])}, {indicator(name[1])}"
 
 
+def label(name: Key) -> str:
+    """A row of the ranking in as few letters as a figure has room for."""
+    return source(name[0]) if name[0] == name[1] else f"{source(name[0])}, {short(name[1])}"
+
+
 def phrase(name: Key) -> str:
     """A row of the ranking inside a sentence."""
     if name[0] == name[1]:
         return f"counting {indicator(name[1])}"
+    if name[0] == "zero-cost":
+        return f"{'the ' if name[1] == 'vote' else ''}{indicator(name[1])}, before any training"
     after = {"early-stopping": "on the real data, stopped early"}.get(name[0], f"on the {source(name[0])}")
-    return f"{indicator(name[1])} {'after training ' if name[1] != 'sotl' else ''}{after}"
+    return f"{indicator(name[1])} {'' if name[1].startswith('sotl') else 'after training '}{after}"
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -16,7 +16,10 @@ from .. import files
 from ..rank import Key, Ledger, Ranking, Verdict, verdict
 from . import figures, images, page
 
-SCORES = ("source", "arch", "seed", "val_accuracy", "val_loss", "sotl", "parameters", "flops", "failed")
+SCORES = (
+    *("source", "arch", "seed", "val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late"),
+    *("parameters", "flops", "failed"),
+)
 """Columns of ``scores.csv``: what does not depend on the clock, so that one run store always gives the same bytes."""
 
 TIMINGS = ("source", "arch", "seed", "seconds")
@@ -42,7 +45,7 @@ class ReportInputs:
 
 
 def write(folder: Path, inputs: ReportInputs) -> Path:
-    """Write ``report.html``, ``report.json``, ``scores.csv``, ``timings.csv`` and ``figures/*.png`` into ``folder``.
+    """Write the page, its figures (PNG), and ``report.json``, ``scores.csv``, ``indicators.csv`` and ``timings.csv``.
 
     Returns the path of the page, which is one file that needs nothing else.
 
@@ -58,6 +61,7 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
         grid = images.grid(inputs.images, inputs.labels, inputs.class_names)
         files.write_bytes(folder / "figures" / "proxy-images.png", grid)
     files.write_text(folder / "scores.csv", scores_csv(inputs.scores, inputs.costs))
+    files.write_text(folder / "indicators.csv", indicators_csv(inputs.ranking))
     files.write_text(folder / "timings.csv", _csv(inputs.scores, TIMINGS))
     files.write_text(folder / "report.json", json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n")
     path = folder / "report.html"
@@ -68,6 +72,15 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
 def scores_csv(scores: pd.DataFrame, costs: pd.DataFrame) -> str:
     """One line a (source, arch, seed), sorted; the same rows always give the same text."""
     return _csv(scores.join(costs[["parameters", "flops"]], on="arch"), SCORES)
+
+
+def indicators_csv(ranking: Ranking) -> str:
+    """One line a candidate, sorted: its truth and every indicator as ``source:indicator``, higher is better."""
+    table = ranking.values.set_axis([f"{source}:{name}" for source, name in ranking.keys()], axis=1)  # noqa: SIM118
+    if ranking.truth is not None:
+        table.insert(0, "truth", ranking.truth.reindex(table.index))
+    text: str = table.to_csv(lineterminator="\n")
+    return text
 
 
 def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
@@ -123,6 +136,6 @@ def _figures(inputs: ReportInputs) -> dict[str, Figure]:
 
 
 def _csv(rows: pd.DataFrame, columns: Sequence[str]) -> str:
-    ordered = rows.sort_values(["source", "arch", "seed"]).loc[:, list(columns)]
+    ordered = rows.sort_values(["source", "arch", "seed"]).reindex(columns=list(columns))
     text: str = ordered.to_csv(index=False, lineterminator="\n")
     return text

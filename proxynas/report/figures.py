@@ -14,17 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ..rank import Key, Ledger, Ranking, words
-from ..rank.ranking import LOWER_IS_BETTER
+from ..rank.indicators import LOWER_IS_BETTER
 
 COLOURS = {
     "proxy": "#0b62a4",
     "random": "#7a7a7a",
     "early-stopping": "#c8641b",
+    "zero-cost": "#20808d",
     "parameters": "#3f7f4c",
     "flops": "#7d5ba6",
     "whole-data": "#1d1d1f",
 }
-OTHERS = ("#a3364a", "#20808d", "#8c6d1f", "#5c5f9e")
+OTHERS = ("#a3364a", "#8c6d1f", "#5c5f9e", "#4f7a1f")
 MANY = 2_000
 """Points from which a scatter plot is drawn as pixels inside the SVG, so that the page stays small."""
 
@@ -97,7 +98,7 @@ def forest(ranking: Ranking, headline: Key) -> Figure:
             axes.plot([row["rho"]], [place], "o", ms=5.5, color=ink)
     axes.axvline(0, color="#8a8a8e", lw=0.8)
     keys = ranking.keys()
-    axes.set_yticks(range(len(rows)), [words.key(key) for key in keys])
+    axes.set_yticks(range(len(rows)), [words.label(key) for key in keys])
     for label, key in zip(axes.get_yticklabels(), keys, strict=True):
         label.set_fontweight("bold" if key == headline else "normal")
     if headline in keys:

@@ -9,7 +9,7 @@ import jinja2
 
 from .. import __version__
 from ..rank import Key, Ledger, Ranking, Verdict, words
-from ..rank.ranking import LOWER_IS_BETTER
+from ..rank.indicators import LOWER_IS_BETTER
 from . import images
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _row(row: Mapping[Any, Any], key: Key, headline: Key) -> dict[str, Any]:
 
 
 def _agreement(ranking: Ranking) -> dict[str, Any] | None:
-    names = [words.key(key) for key in ranking.keys()]  # noqa: SIM118  # keys() is a method here
+    names = [words.label(key) for key in ranking.keys()]  # noqa: SIM118  # keys() is a method here
     if len(names) > AGREEMENT_LIMIT:
         return None
     matrix = ranking.agreement.to_numpy()

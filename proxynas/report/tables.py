@@ -33,7 +33,7 @@ def ranking_table(ranking: Ranking, headline: Key) -> Table:
             if verified
             else [row["winner"] if isinstance(row["winner"], str) else "–"]
         )
-        name = SHORT.get(key[1], words.indicator(key[1])) if key[0] != key[1] else ""
+        name = words.short(key[1]) if key[0] != key[1] else ""
         table.add_row(source, name, *cells, style="bold" if key == headline else None)
     return table
 
@@ -58,9 +58,6 @@ def ledger_table(ledger: Ledger) -> Table:
         "storage, proxy set / real data", f"{words.size(ledger.proxy_bytes)} / {words.size(ledger.real_bytes)}"
     )
     return table
-
-
-SHORT = {"val_accuracy": "val accuracy", "val_loss": "val loss", "sotl": "SoTL"}
 
 
 def _title(ranking: Ranking, verified: bool) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from statistics import mean
 
 from torch import Tensor, nn
 
@@ -9,13 +10,13 @@ from .. import seeds, train
 from ..curriculum import Curriculum
 from ..datasets import Dataset
 from ..spaces import SearchSpace
-from .store import Score
+from . import zerocost
+from .store import Score, ZeroCost
 
 
 @dataclass(frozen=True)
 class Source:
-    """Data that candidates are trained on: images (N, …), labels, the recipe, the distilled steps where there are any,
-    and whether the test split is scored too.
+    """Data that candidates are trained on: images (N, …), labels, the recipe, and how the trained network is scored.
 
     Only truth is measured on the test split; a search never looks at it.
     """
@@ -24,8 +25,10 @@ class Source:
     x: Tensor
     y: Tensor
     recipe: train.Recipe
-    test: bool = False
-    curriculum: Curriculum | None = None
+    test: bool = False  # on the test split as well
+    calibration: Tensor | None = None  # real images (M, …) that batch-norm averages are taken from before scoring
+    val_points: int = 1  # how often a run is validated, evenly; the last time at its end
+    curriculum: Curriculum | None = None  # the steps that a proxy set was distilled for
 
 
 def score(
@@ -45,10 +48,24 @@ def score(
         with seeds.seeded(seeds.derive(seed, source.name, arch, "init", r)):
             nets.append(space.build(arch, dataset.shape, dataset.num_classes).to(device))
     order_seed = seeds.derive(seed, source.name, arch)
+    curves: list[list[float]] = [[] for _ in nets]  # validation accuracies on the way
+
+    def watch(place: int, net: nn.Module) -> None:
+        curves[place].append(_validate(net, dataset, source)[0])
+
+    points = [source.recipe.updates * (i + 1) // source.val_points for i in range(source.val_points - 1)]
     trained = train.fit(
-        nets, source.x, source.y, source.recipe, seed=order_seed, replicas=replicas, curriculum=source.curriculum
+        nets,
+        source.x,
+        source.y,
+        source.recipe,
+        seed=order_seed,
+        replicas=replicas,
+        curriculum=source.curriculum,
+        watch=watch,
+        watch_at=points,
     )
-    evaluated = [_evaluate(net, dataset, source.test) for net in trained.nets]
+    evaluated = [_evaluate(net, dataset, source, curve) for net, curve in zip(trained.nets, curves, strict=True)]
     share = (clock() - started) / len(replicas)
     return [
         Score(
@@ -65,7 +82,25 @@ def score(
     ]
 
 
-def _evaluate(net: nn.Module, dataset: Dataset, test: bool) -> dict[str, float | None]:
-    val = train.evaluate(net, dataset.val.x, dataset.val.y)
-    tested = train.evaluate(net, dataset.test.x, dataset.test.y) if test else (None, None)
-    return {"val_accuracy": val[0], "val_loss": val[1], "test_accuracy": tested[0], "test_loss": tested[1]}
+def _evaluate(net: nn.Module, dataset: Dataset, source: Source, curve: list[float]) -> dict[str, float | None]:
+    val = _validate(net, dataset, source)
+    tested = train.evaluate(net, dataset.test.x, dataset.test.y) if source.test else (None, None)
+    return {
+        "val_accuracy": val[0],
+        "val_loss": val[1],
+        "val_auc": mean([*curve, val[0]]) if source.val_points > 1 else None,
+        "test_accuracy": tested[0],
+        "test_loss": tested[1],
+    }
+
+
+def _validate(net: nn.Module, dataset: Dataset, source: Source) -> tuple[float, float]:
+    if source.calibration is not None:
+        train.calibrate(net, source.calibration)
+    return train.evaluate(net, dataset.val.x, dataset.val.y)
+
+
+def score_zero_cost(space: SearchSpace, arch: str, dataset: Dataset, seed: int) -> list[ZeroCost]:
+    """All zero-cost indicators of ``arch``."""
+    row = zerocost.zero_cost(space, arch, dataset, list(zerocost.INDICATORS), seed)
+    return [ZeroCost(arch, name, row[name], row[f"{name}_seconds"]) for name in zerocost.INDICATORS]

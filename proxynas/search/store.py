@@ -1,5 +1,6 @@
 """The run store: one SQLite file a run, one row a (source, candidate, seed), written the moment it is known."""
 
+import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -14,12 +15,15 @@ from ..errors import RunFolderError
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS scores (
   source TEXT NOT NULL, arch TEXT NOT NULL, seed INTEGER NOT NULL,
-  val_accuracy REAL, val_loss REAL, test_accuracy REAL, test_loss REAL, sotl REAL,
+  val_accuracy REAL, val_loss REAL, val_auc REAL, test_accuracy REAL, test_loss REAL, sotl REAL,
   losses BLOB NOT NULL, seconds REAL NOT NULL, failed TEXT,
   PRIMARY KEY (source, arch, seed)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS candidates (
   arch TEXT PRIMARY KEY, parameters INTEGER NOT NULL, flops INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS zero_cost (
+  arch TEXT NOT NULL, indicator TEXT NOT NULL, value REAL, seconds REAL NOT NULL, PRIMARY KEY (arch, indicator)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS owner (spec TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS stages (name TEXT PRIMARY KEY, seconds REAL NOT NULL, peak_mib REAL NOT NULL) STRICT;
@@ -39,12 +43,23 @@ class Score:
     seed: int
     val_accuracy: float | None
     val_loss: float | None
+    val_auc: float | None  # mean of the validation accuracies on the way; None: validated only at the end
     test_accuracy: float | None
     test_loss: float | None
     sotl: float | None
     losses: np.ndarray
     seconds: float
     failed: str | None
+
+
+@dataclass(frozen=True)
+class ZeroCost:
+    """A zero-cost indicator of a candidate, higher is better; NaN where it cannot be had. ``seconds`` of one core."""
+
+    arch: str
+    indicator: str
+    value: float
+    seconds: float
 
 
 class Store:
@@ -81,11 +96,16 @@ class Store:
     def add(self, scores: Iterable[Score]) -> None:
         """Write the rows of one candidate on one source, all or none."""
         rows = [
-            (s.source, s.arch, s.seed, s.val_accuracy, s.val_loss, s.test_accuracy, s.test_loss, s.sotl,
+            (s.source, s.arch, s.seed, s.val_accuracy, s.val_loss, s.val_auc, s.test_accuracy, s.test_loss, s.sotl,
              np.asarray(s.losses, dtype="<f4").tobytes(), s.seconds, s.failed)
             for s in scores
         ]  # fmt: skip
-        self._write(f"INSERT OR REPLACE INTO scores VALUES ({', '.join('?' * 11)})", rows)
+        self._write(f"INSERT OR REPLACE INTO scores VALUES ({', '.join('?' * 12)})", rows)
+
+    def add_zero_cost(self, rows: Iterable[ZeroCost]) -> None:
+        """Write all indicators of one candidate, all or none."""
+        values = [(r.arch, r.indicator, None if math.isnan(r.value) else r.value, r.seconds) for r in rows]
+        self._write("INSERT OR REPLACE INTO zero_cost VALUES (?, ?, ?, ?)", values)
 
     def add_candidates(self, costs: Mapping[str, tuple[int, int]]) -> None:
         """Write parameters and FLOPs of candidates."""
@@ -108,11 +128,18 @@ class Store:
         return found
 
     def scores(self) -> pd.DataFrame:
-        """All rows, ``losses`` as arrays, sorted by source, architecture and seed."""
+        """All rows by source, architecture and seed; ``losses`` as arrays, ``sotl_late`` sums their second half."""
         frame = pd.read_sql_query("SELECT * FROM scores ORDER BY source, arch, seed", self._db)
         frame["losses"] = frame["losses"].map(lambda blob: np.frombuffer(blob, dtype="<f4"))
-        numbers = ["val_accuracy", "val_loss", "test_accuracy", "test_loss", "sotl", "seconds"]
-        return frame.astype(dict.fromkeys(numbers, "float64"))
+        numbers = ["val_accuracy", "val_loss", "val_auc", "test_accuracy", "test_loss", "sotl", "seconds"]
+        frame = frame.astype(dict.fromkeys(numbers, "float64"))
+        late = [float(losses[len(losses) // 2 :].sum(dtype="float64")) for losses in frame["losses"]]
+        return frame.assign(sotl_late=pd.Series(late, frame.index, "float64").where(frame["failed"].isna()))
+
+    def zero_cost(self) -> pd.DataFrame:
+        """Columns ``arch``, ``indicator``, ``value`` (NaN where it cannot be had) and ``seconds``, sorted."""
+        frame = pd.read_sql_query("SELECT * FROM zero_cost ORDER BY arch, indicator", self._db)
+        return frame.astype({"value": "float64", "seconds": "float64"})
 
     def candidates(self) -> pd.DataFrame:
         """Parameters and FLOPs, indexed by architecture."""

@@ -1,0 +1,138 @@
+"""The indicators: what they are called, which way they point, and how a run's rows become one column of each.
+
+A name is that of a number read off a training run (:data:`TRAINING`), of a zero-cost indicator or their ``vote``, or
+of a cost. Several joined by ``+`` mean their mean rank; with a training indicator among them every source has its own.
+"""
+
+import difflib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..errors import SpecError
+from ..search import zerocost
+from ..search.run import ZERO_COST
+from ..truth import WHOLE, TruthTable
+
+Key = tuple[str, str]
+"""A row of the ranking: (source, indicator)."""
+
+TRAINING = ("val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late")
+"""Indicators that a training run gives, in the order in which tables show them."""
+
+LOWER_IS_BETTER = frozenset({"val_loss", "sotl", "sotl_late"})
+COSTS = ("parameters", "flops")
+VOTE = "vote"
+VOTERS = ("synflow", "jacob_cov", "snip")
+"""Who votes, as in Abdelfattah et al. 2021, §4.2."""
+
+FIRST = ("proxy", "random", "early-stopping")
+"""Sources that tables show first, in this order; then other sets, zero-cost indicators, costs, and the whole data."""
+
+
+def table_order(source: str) -> tuple[int, str]:
+    """What to sort sources by, so that every table and figure shows them in one order."""
+    if source in FIRST:
+        return FIRST.index(source), source
+    return len(FIRST) + (source == ZERO_COST), source
+
+
+def resolve(name: str, source: str = "proxy") -> Key:
+    """The row of the ranking that an indicator's name means; ``source`` where it is read off a training run.
+
+    Raises:
+        SpecError: an unknown name.
+    """
+    known = (*TRAINING, *zerocost.INDICATORS, VOTE, *COSTS)
+    terms = [term.strip() for term in name.split("+")]
+    for term in terms:
+        if term not in known:
+            close = difflib.get_close_matches(term, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}, or several joined by +"
+            raise SpecError(f"there is no indicator {term!r}; {hint}")
+    if any(term in TRAINING for term in terms):
+        return source, "+".join(terms)
+    if len(terms) == 1 and terms[0] in COSTS:
+        return terms[0], terms[0]
+    return ZERO_COST, "+".join(terms)
+
+
+def columns(
+    scores: pd.DataFrame,
+    zero_cost: pd.DataFrame | None,
+    costs: pd.DataFrame,
+    truth: TruthTable | None,
+    combine: Sequence[str],
+) -> pd.DataFrame:
+    """One column a (source, indicator), one row a candidate in order of name; higher is better.
+
+    -inf: every seed failed, or the indicator cannot be had; NaN: not run.
+    """
+    archs = pd.Index(sorted(costs.index), name="arch")
+    found: dict[Key, pd.Series] = {}
+    sources = sorted((str(name) for name in dict.fromkeys(scores["source"]) if name != WHOLE), key=table_order)
+    for source in sources:
+        found |= _trained(source, scores[scores["source"] == source], archs)
+    if zero_cost is not None and len(zero_cost):
+        found |= _zero_cost(zero_cost, archs)
+    found |= {(name, name): costs[name].reindex(archs).astype("float64") for name in COSTS if name in costs}
+    for name in combine:
+        found |= _combined(name, sources, found)
+    found = dict(sorted(found.items(), key=lambda item: _place(item[0], sources)))
+    if truth is not None:
+        good = truth.rows[truth.rows["failed"].isna()]  # a table of one's own may lack an indicator here and there
+        whole = _trained(WHOLE, truth.rows, archs)
+        complete = [key for key in whole if good[key[1]].notna().all() and key[1] != truth.made.get("accuracy")]
+        found |= {key: whole[key] for key in complete}
+    frame = pd.DataFrame(found, index=archs)
+    frame.columns = pd.MultiIndex.from_tuples(list(found), names=["source", "indicator"])
+    return frame
+
+
+def _place(key: Key, sources: Sequence[str]) -> int:
+    """Sources first, each with all of its indicators, then zero-cost, then costs; sorting by it keeps their order."""
+    order = [*sources, ZERO_COST, *COSTS]
+    return order.index(key[0])
+
+
+def _trained(source: str, rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.Series]:
+    good = rows[rows["failed"].isna()]
+    found = {}
+    for name in TRAINING:
+        if name not in rows:
+            continue
+        numbers = good[name].astype("float64").replace([np.inf, -np.inf], np.nan)
+        if numbers.isna().all() and (len(good) or name == "val_auc"):  # not measured; runs that failed rank last
+            continue
+        mean = numbers.groupby(good["arch"]).mean().reindex(archs)
+        column = -mean if name in LOWER_IS_BETTER else mean
+        found[source, name] = column.mask(column.isna() & archs.isin(rows["arch"]), -math.inf)
+    return found
+
+
+def _zero_cost(rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.Series]:
+    measured = archs.isin(rows["arch"])
+    wide = rows.pivot(index="arch", columns="indicator", values="value").reindex(archs)
+    found = {(ZERO_COST, name): wide[name].mask(wide[name].isna() & measured, -math.inf) for name in _known(wide)}
+    if set(VOTERS) <= set(wide):
+        vote = zerocost.vote(pd.DataFrame({name: found[ZERO_COST, name][measured] for name in VOTERS}))
+        found[ZERO_COST, VOTE] = vote.reindex(archs)
+    return found
+
+
+def _known(wide: pd.DataFrame) -> list[str]:
+    return [name for name in zerocost.INDICATORS if name in wide]
+
+
+def _combined(name: str, sources: Sequence[str], found: dict[Key, pd.Series]) -> dict[Key, pd.Series]:
+    """The mean ranks of ``name``'s terms: a column for every source where one of them is read off training."""
+    result = {}
+    for source in sources:
+        key = resolve(name, source)
+        terms = [resolve(term, source) for term in key[1].split("+")]
+        if len(terms) > 1 and all(term in found for term in terms):
+            wide = pd.DataFrame({str(i): found[term] for i, term in enumerate(terms)})
+            result[key] = zerocost.mean_rank(wide).mask(wide.isna().any(axis=1))
+    return result
