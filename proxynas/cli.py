@@ -75,6 +75,14 @@ Set = Annotated[
         rich_help_panel="Distillation",
     ),
 ]
+Augment = Annotated[
+    str | None,
+    typer.Option(
+        help="While training on the set, such as crop+scale+rotate: one of color, crop, cutout, flip, scale, rotate a "
+        "batch.",
+        rich_help_panel="Training",
+    ),
+]
 Space = Annotated[
     str | None,
     typer.Option(help="A search space: see 'proxynas list', or the path of a TOML file.", rich_help_panel="Search"),
@@ -277,6 +285,8 @@ def distill(
     [bold]Example[/]
 
       proxynas distill --data digits --method gm --ipc 1 --set init=real --out digits-gm.safetensors
+
+      proxynas distill --data digits --method unroll --set synthetic=gtn-lrn --out digits-gtn.safetensors
     """
     from . import hardware, proxyset, settings
     from .console import ConsoleWatcher
@@ -333,6 +343,7 @@ def evaluate(
     space: Space = None,
     runs: Annotated[int, typer.Option(min=1, help="Networks to train.", rich_help_panel="Evaluation")] = 5,
     updates: Annotated[int, typer.Option(min=1, help="Optimiser updates of each.", rich_help_panel="Evaluation")] = 300,
+    augment: Augment = None,
     seed: Seed = None,
     device: Device = None,
 ) -> None:
@@ -366,6 +377,7 @@ def evaluate(
             runs=runs,
             updates=updates,
             seed=seed or 0,
+            augment=augment,
             on_done=bar.update,
         )
     for row in found:

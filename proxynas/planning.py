@@ -16,7 +16,7 @@ import torch
 
 from . import distill, flow, hardware, seeds, settings, sources, spaces, train
 from .datasets import Dataset
-from .distill import gm
+from .distill import students
 from .distill.loop import plan as plan_distillation
 from .errors import SpecError
 from .search.pool import cores
@@ -155,7 +155,7 @@ def _distill_part(
     reasons = []
     images = len(dataset.shape) == 3
     if images and spec.method == "gm" and not {"student", "real_batch"} & set(spec.settings) and spec.device == "cpu":
-        own = {"student": gm.default_student(dataset.shape, 32), "real_batch": 64, **spec.settings}
+        own = {"student": students.default_student(dataset.shape, 32), "real_batch": 64, **spec.settings}
         spec = replace(spec, settings=own)
         reasons.append(
             "GM with a student of 32 filters and 64 real images a class: widths do as well (Zhao 2021, Fig. 12)"

@@ -2,12 +2,16 @@
 
 The file's metadata is JSON: the recipe the set was made for, the preprocessing of its images (so that nobody has to
 guess), the class names and the provenance. A checksum over tensors and metadata makes a changed file known.
+
+A set may also carry the steps it was distilled for (tensors ``order`` and ``rates``) and the generator that made it
+(tensors under ``generator.``; the metadata's ``generator`` has its kind, its size k and its batch). Files without them
+are read as they always were.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from . import files, resources, settings, train
+from .curriculum import Curriculum
 from .datasets import Dataset, Preprocessing, Split
-from .errors import ProxyFileError
+from .errors import ProxyFileError, SpecError
+from .nets.generator import Distilled
 
 FORMAT = "proxynas-proxy-1"
+GENERATOR = "generator."
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,9 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
 
     ``x`` is float32 (n, C, H, W), or rows of a table (n, D), normalised by ``preprocessing``; ``y`` is int64 (n,), or
     float32 (n, K) where labels are soft. ``provenance`` has at least ``method``, ``ipc``, ``seed``, ``data``,
-    ``fingerprint``, ``seconds`` (wall), ``core_seconds`` and ``peak_mib`` of the distillation.
+    ``fingerprint``, ``seconds`` (wall), ``core_seconds`` and ``peak_mib`` of the distillation. ``curriculum`` and
+    ``generator`` are there where the method made them; :func:`proxynas.train.fit` takes the one, :meth:`generate` needs
+    the other.
     """
 
     x: Tensor
@@ -39,6 +48,8 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
     class_names: tuple[str, ...]
     recipe: train.Recipe = field(default_factory=train.Recipe)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    curriculum: Curriculum | None = None
+    generator: Distilled | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -53,7 +64,7 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
 
     @property
     def nbytes(self) -> int:
-        """Storage of images and labels, bytes."""
+        """Storage of images and labels, bytes; a generator, if there is one, is not counted."""
         return self.x.nbytes + self.y.nbytes
 
     def hard_labels(self) -> Tensor:
@@ -68,13 +79,13 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
     def score(
         self, net: nn.Module, val: Split | None = None, *, calibration: Tensor | None = None, seed: int = 0
     ) -> dict[str, float]:
-        """Train ``net`` on this set by its recipe, in place, and give back the indicators.
+        """Train ``net`` on this set by its recipe and its curriculum, in place, and give back the indicators.
 
         ``sotl`` is the sum of training losses (lower is better); with ``val`` there are also ``val_accuracy`` and
         ``val_loss``, after batch norms have seen the real images ``calibration`` (N, …), if given
         (:func:`proxynas.train.calibrate`). Those of a failed run are NaN.
         """
-        trained = train.fit([net], self.x, self.y, self.recipe, seed=seed)
+        trained = train.fit([net], self.x, self.y, self.recipe, seed=seed, curriculum=self.curriculum)
         found = {"sotl": trained.sotl().item()}
         if val is not None:
             if calibration is not None:
@@ -83,16 +94,34 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
             found |= {"val_accuracy": accuracy, "val_loss": loss}
         return found if trained.failed[0] is None else dict.fromkeys(found, float("nan"))
 
+    def generate(self, ipc: int, *, seed: int = 0) -> "ProxySet":
+        """A set of ``ipc`` new images a class, any number of them, from the distilled generator and fresh noise.
+
+        Raises:
+            SpecError: the set has no generator, or ``ipc`` is under 1.
+        """
+        if self.generator is None:
+            raise SpecError("the proxy set has no generator; distil one with --set synthetic=gtn-rnd or gtn-lrn")
+        if ipc < 1:
+            raise SpecError(f"ipc must be at least 1, but got {ipc}")
+        x = self.generator.images(tuple(self.x.shape[1:]), self.num_classes, ipc, seed).flatten(0, 1)
+        y = torch.arange(self.num_classes, device=x.device).repeat_interleave(ipc)
+        told = {**self.provenance, "ipc": ipc, "generated": {"ipc": ipc, "seed": seed}}
+        return replace(self, x=x, y=y, provenance=told, curriculum=None)
+
     def save(self, path: Path) -> None:
         """Write the file whole."""
-        tensors = {"x": self.x.detach().cpu().contiguous(), "y": self.y.detach().cpu().contiguous()}
-        described = {
+        tensors = {name: value.detach().cpu().contiguous() for name, value in _tensors(self).items()}
+        described: dict[str, Any] = {
             "format": FORMAT,
             "preprocessing": asdict(self.preprocessing),
             "class_names": list(self.class_names),
             "recipe": settings.to_dict(self.recipe),
             "provenance": dict(self.provenance),
         }
+        if self.generator is not None:
+            size = len(self.generator.network["fc1.bias"])
+            described["generator"] = {"kind": self.generator.kind, "k": size, "batch": self.generator.batch}
         text = json.dumps({"about": described, "checksum": _checksum(described, tensors)}, sort_keys=True)
         files.write_bytes(path, save(tensors, {"proxynas": text}))  # one key: the order of several is not fixed
 
@@ -111,7 +140,7 @@ def read(path: Path) -> ProxySet:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError) as error:
         raise ProxyFileError(f"{path} is not a readable .safetensors file ({error}); copy or distil it again") from None
-    if "proxynas" not in metadata or set(tensors) != {"x", "y"}:
+    if "proxynas" not in metadata or not {"x", "y"} <= set(tensors):
         raise ProxyFileError(f"{path} is a .safetensors file, but not a proxy set; expected one that proxynas wrote")
     try:
         told = json.loads(metadata["proxynas"])
@@ -131,7 +160,42 @@ def read(path: Path) -> ProxySet:
         tuple(described["class_names"]),
         settings.make(train.Recipe, described["recipe"], where=str(path)),
         described["provenance"],
+        Curriculum(tensors["order"], tensors.get("rates")) if "order" in tensors else None,
+        _generator(described, tensors),
     )
+
+
+def recipe_for(proxy: ProxySet, recipe: train.Recipe) -> train.Recipe:
+    """``recipe``, but where the set has learned learning rates with the momentum and decay that they go with."""
+    if proxy.curriculum is None or proxy.curriculum.rates is None:
+        return recipe
+    own = proxy.recipe
+    return replace(
+        recipe,
+        optimizer=own.optimizer,
+        momentum=own.momentum,
+        nesterov=own.nesterov,
+        weight_decay=own.weight_decay,
+    )
+
+
+def _tensors(proxy: ProxySet) -> dict[str, Tensor]:
+    """All tensors of a set by their names in the file."""
+    found = {"x": proxy.x, "y": proxy.y}
+    if proxy.curriculum is not None:
+        found["order"] = proxy.curriculum.order
+        if proxy.curriculum.rates is not None:
+            found["rates"] = proxy.curriculum.rates
+    if proxy.generator is not None:
+        found |= {f"{GENERATOR}{name}": value for name, value in proxy.generator.network.items()}
+    return found
+
+
+def _generator(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Distilled | None:
+    if "generator" not in described:
+        return None
+    network = {name.removeprefix(GENERATOR): value for name, value in tensors.items() if name.startswith(GENERATOR)}
+    return Distilled(network, described["generator"]["kind"], described["generator"]["batch"])
 
 
 def names() -> list[str]:

@@ -96,6 +96,7 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
     size, sources = len(proxyset.read(sets[PROXY])), {}
     for name in training_sources(spec):
         recipe = replace(spec.recipe(), batch_size=min(spec.batch_size, size))  # the same number of images an update
+        curriculum = None
         if name == EARLY:
             x, y = dataset.train.x, dataset.train.y
         else:
@@ -103,7 +104,10 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
             x, y = made.x.to(spec.device), made.y.to(spec.device)
             soft = "cross-entropy" if made.y.ndim == 1 else made.recipe.loss
             recipe = replace(recipe, loss=soft, batch_size=min(spec.batch_size, len(made)))
-        sources[name] = Source(name, x, y, recipe, calibration=calibration, val_points=spec.val_points)
+            recipe, curriculum = proxyset.recipe_for(made, recipe), made.curriculum
+        sources[name] = Source(
+            name, x, y, recipe, calibration=calibration, val_points=spec.val_points, curriculum=curriculum
+        )
     return Work(spaces.load(spec.space, spec.space_settings), dataset, sources, spec.seed, spec.device)
 
 

@@ -21,6 +21,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import seeds, settings
+from .augment import Strategy
+from .curriculum import Curriculum
+from .feed import Feed
 
 Loss = Literal["cross-entropy", "l1", "mse"]
 
@@ -31,6 +34,8 @@ class Recipe:
 
     ``schedule`` is what the learning rate does: nothing, a tenth from half of the updates on, or a cosine to zero.
     Labels may be hard (class indices) or soft (one row a class distribution, or logits for ``l1`` and ``mse``).
+    ``augment`` names operations joined by ``+`` (:mod:`proxynas.augment`); each batch is treated by one of them, with
+    parameters of their own for every image.
     """
 
     updates: Annotated[int, Field(ge=1)] = 100
@@ -42,6 +47,7 @@ class Recipe:
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["constant", "step", "cosine"] = "constant"
     loss: Loss = "cross-entropy"
+    augment: Strategy = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ def fit(
     seed: int = 0,
     replicas: Sequence[int] | None = None,
     fused: bool | None = None,
+    curriculum: Curriculum | None = None,
     watch: Callable[[int, nn.Module], None] = lambda place, net: None,
     watch_at: Collection[int] = (),
 ) -> Trained:
@@ -77,9 +84,12 @@ def fit(
         x: images (N, C, H, W) or rows (N, D), float.
         y: labels, int64 (N,) or float (N, K).
         recipe: optimiser, rate, updates, batch size, loss.
-        seed: of the data order; replica ``r`` uses the stream ``(seed, "order", replicas[r])``.
+        seed: of the data order and the augmentation; replica ``r`` uses the streams ``(seed, "order", replicas[r])``
+            and ``(seed, "augment", replicas[r])``.
         replicas: the replicas' numbers; by default 0, 1, 2, …
         fused: train them in one call, one after the other, or (``None``) as :func:`fusion_pays` says.
+        curriculum: the images of each update, and its learning rate; then ``recipe.batch_size`` is not used, and where
+            it has learning rates neither are the recipe's rate and schedule.
         watch: called with a replica's place in ``nets`` and the network when it has done one of ``watch_at`` updates;
             it may switch modes and touch batch-norm averages, nothing else.
         watch_at: numbers of updates.
@@ -88,12 +98,23 @@ def fit(
     """
     started = time.perf_counter()
     numbers = range(len(nets)) if replicas is None else replicas
-    orders = [batches(len(x), recipe, seeds.generator(seed, "order", r)) for r in numbers]
+    if curriculum is None:
+        orders = [batches(len(x), recipe, seeds.generator(seed, "order", r)) for r in numbers]
+    else:
+        curriculum.check(len(x))
+        orders = [curriculum.batches() for _ in numbers]
+    run = _Run(
+        recipe,
+        Feed(x, y, recipe.augment, tuple(seeds.generator(seed, "augment", r) for r in numbers)),
+        tuple(_rate(recipe, curriculum, update) for update in range(recipe.updates)),
+        watch,
+        watch_at,
+    )
     if fused is None:
         fused = fusion_pays(nets, x, recipe)
     for net in nets:
         net.train()
-    losses = (_fit_fused if fused else _fit_each)(nets, x, y, recipe, orders, watch, watch_at)
+    losses = (_fit_fused if fused else _fit_each)(nets, run, orders)
     bad = ~torch.isfinite(losses)
     failed = tuple(_reason(row) for row in bad)
     return Trained(list(nets), losses.masked_fill(bad.cumsum(1) > 0, math.nan), failed, time.perf_counter() - started)
@@ -196,45 +217,46 @@ FUSION_LIMIT = 20_000_000
 Read off ``make bench`` on two cores of an AMD EPYC (Zen 5)."""
 
 
-def _fit_each(
-    nets: Sequence[nn.Module],
-    x: Tensor,
-    y: Tensor,
-    recipe: Recipe,
-    orders: Sequence[Iterator[Tensor]],
-    watch: Callable[[int, nn.Module], None],
-    watch_at: Collection[int],
-) -> Tensor:
-    losses = torch.full((len(nets), recipe.updates), math.nan, dtype=torch.float64)
+@dataclass(frozen=True)
+class _Run:
+    """One call of :func:`fit`: ``rates`` is the learning rate of each update."""
+
+    recipe: Recipe
+    feed: Feed
+    rates: tuple[float, ...]
+    watch: Callable[[int, nn.Module], None]
+    watch_at: Collection[int]
+
+
+def _rate(recipe: Recipe, curriculum: Curriculum | None, update: int) -> float:
+    usual = rate_at(recipe, update)
+    return usual if curriculum is None else curriculum.rate(update, usual)
+
+
+def _fit_each(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[Tensor]]) -> Tensor:
+    losses = torch.full((len(nets), len(run.rates)), math.nan, dtype=torch.float64)
     for place, (net, order, row) in enumerate(zip(nets, orders, losses, strict=True)):
 
-        def step(batch: Tensor, net: nn.Module = net) -> Tensor:
-            return loss_of(net(x[batch]), y[batch], recipe.loss)[None]
+        def step(batch: Tensor, place: int = place, net: nn.Module = net) -> Tensor:
+            return loss_of(net(run.feed.images(batch, place)), run.feed.y[batch], run.recipe.loss)[None]
 
         def look(place: int = place, net: nn.Module = net) -> None:
-            watch(place, net)
+            run.watch(place, net)
             net.train()
 
-        _descend(list(net.parameters()), step, recipe, order, row[None], look, watch_at)
+        _descend(list(net.parameters()), step, run, order, row[None], look)
     return losses
 
 
-def _fit_fused(
-    nets: Sequence[nn.Module],
-    x: Tensor,
-    y: Tensor,
-    recipe: Recipe,
-    orders: Sequence[Iterator[Tensor]],
-    watch: Callable[[int, nn.Module], None],
-    watch_at: Collection[int],
-) -> Tensor:
+def _fit_fused(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[Tensor]]) -> Tensor:
     parameters, buffers = stack_module_state(list(nets))
 
     def one(p: dict[str, Tensor], b: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss_of(functional_call(nets[0], (p, b), (x,)), y, recipe.loss)
+        return loss_of(functional_call(nets[0], (p, b), (x,)), y, run.recipe.loss)
 
     def step(batch: Tensor) -> Tensor:  # batch (R, B) -> losses (R,)
-        result: Tensor = vmap(one, randomness="different")(parameters, buffers, x[batch], y[batch])
+        x, y = run.feed.stacked(batch), run.feed.y[batch]
+        result: Tensor = vmap(one, randomness="different")(parameters, buffers, x, y)
         return result
 
     def unstack() -> None:
@@ -245,12 +267,12 @@ def _fit_fused(
     def look() -> None:
         unstack()
         for place, net in enumerate(nets):
-            watch(place, net)
+            run.watch(place, net)
             net.train()
 
-    losses = torch.full((len(nets), recipe.updates), math.nan, dtype=torch.float64)
+    losses = torch.full((len(nets), len(run.rates)), math.nan, dtype=torch.float64)
     stacked = (torch.stack(rows) for rows in zip(*orders, strict=True))
-    _descend(list(parameters.values()), step, recipe, stacked, losses, look, watch_at)
+    _descend(list(parameters.values()), step, run, stacked, losses, look)
     unstack()
     return losses
 
@@ -258,24 +280,23 @@ def _fit_fused(
 def _descend(
     parameters: list[Tensor],
     step: Callable[[Tensor], Tensor],
-    recipe: Recipe,
+    run: _Run,
     order: Iterator[Tensor],
     losses: Tensor,
     look: Callable[[], None],
-    look_at: Collection[int],
 ) -> None:
-    """Run the recipe's updates, writing the loss before each into ``losses`` (R, updates)."""
-    optimizer = make_optimizer(parameters, recipe)
+    """Run the updates, writing the loss before each into ``losses`` (R, updates)."""
+    optimizer = make_optimizer(parameters, run.recipe)
     kept = []
-    for update, batch in zip(range(recipe.updates), order, strict=False):
+    for update, (rate, batch) in enumerate(zip(run.rates, order, strict=False)):
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(recipe, update)
+            group["lr"] = rate
         loss = step(batch)  # (R,)
         optimizer.zero_grad()
         loss.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         kept.append(loss.detach())
-        if update + 1 in look_at:
+        if update + 1 in run.watch_at:
             look()
         if (update + 1) % CHECK_EVERY == 0 and not torch.isfinite(kept[-1]).any():
             break

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from proxynas import cli, settings, truth
+from proxynas import cli, proxyset, settings, truth
 from proxynas.specs import SearchSpec
 
 
@@ -60,6 +60,10 @@ BAD = {
     "unknown flag": (["search", "--ipcs", "1"], "No such option"),
     "unknown command": (["serach"], "No such command"),
     "unknown setting": (["search", "--set", "lrr=1"], "settings of gm: unknown key 'lrr'; did you mean 'lr'"),
+    "unknown synthetic set": (["search", "--set", "synthetic=gan"], "synthetic: input should be 'pixels', 'gtn-lrn'"),
+    "settings that do not fit": (["search", "--method", "unroll", "--set", "ic=3"], "ic must divide ipc"),
+    "unknown augmentation": (["search", "--train", "augment=spin"], "there is no 'spin'"),
+    "unknown augmentation to evaluate": (["evaluate", "{proxy}", "--augment", "spin"], "there is no 'spin'"),
     "malformed setting": (["search", "--set", "lr"], "--set takes KEY=VALUE"),
     "no CUDA": (["search", "--device", "cuda:77"], "use --device cpu"),
     "no such device": (["search", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:N"),
@@ -320,3 +324,22 @@ def test_truth_of_others_becomes_a_table(
         assert code == 2
         assert message in err
     assert not (tmp_path / "b.csv").exists()
+
+
+@pytest.mark.parametrize("method", ["gm", "unroll", "ift"])
+def test_distil_a_generator_and_train_on_its_images(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.safetensors"
+    own = {"gm": ["--set", "outer=1"], "unroll": ["--set", "ic=2"], "ift": ["--set", "inner=2"]}[method]
+    arguments = ["distill", "--method", method, "--ipc", "2", "--steps", "1", "--set", "synthetic=gtn-lrn", *own]
+    code, _, err = run(monkeypatch, capsys, *arguments, "--set", "k=8", "--set", "real_batch=20", "--out", str(out))
+    assert code == 0, err
+    made = proxyset.read(out)
+    assert made.generator is not None
+    assert made.generator.batch == (1 if method == "unroll" else 2)
+    assert (made.curriculum is not None) == (method == "unroll")
+    evaluate = ["evaluate", str(out), "--arch", "D1-W32-relu-none-avgpooling", "--runs", "1", "--updates", "3"]
+    code, told, err = run(monkeypatch, capsys, *evaluate, "--augment", "crop+rotate")
+    assert code == 0, err
+    assert "D1-W32-relu-none-avgpooling" in told

@@ -220,3 +220,25 @@ def test_data_that_go_by_another_name(small_spec: SearchSpec, digits: Dataset, t
     with pytest.raises(TruthError, match="--truth-data if only the name differs"):
         flow.search(spec, tmp_path / "run")
     assert flow.search(replace(spec, truth_data="mine"), tmp_path / "run", workers=1).verdict.worth != "unverified"
+
+
+def test_a_set_with_learned_rates_is_searched_with_them(small_spec: SearchSpec, tmp_path: Path) -> None:
+    """The candidates' first losses on the proxy are those of its curriculum's batches, with its momentum."""
+    own = {"students": ["D1-W32-relu-none-avgpooling"], "real_batch": 10, "inner": 2, "ic": 2, "learn_rates": True}
+    spec = replace(
+        small_spec,
+        method="unroll",
+        ipc=2,
+        steps=1,
+        settings=own,
+        candidates=5,
+        seeds=1,
+        training={"augment": "crop+rotate"},
+    )
+    result = flow.search(spec, tmp_path / "run", workers=1)
+    assert result.report.is_file()
+    source = sources.prepare(spec, tmp_path / "run").sources["proxy"]
+    assert source.curriculum is not None
+    assert source.curriculum.rates is not None
+    assert (source.recipe.momentum, source.recipe.weight_decay) == (0.5, 0.0)
+    assert (source.recipe.updates, source.recipe.augment) == (spec.updates, "crop+rotate")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from proxynas import seeds, train
 from proxynas.datasets import Dataset
-from proxynas.distill import gm
+from proxynas.distill import gm, students
 from proxynas.distill.loop import Progress, distill, plan
 from proxynas.errors import DivergedError, RunFolderError, SpecError
 from proxynas.nets import convnet
@@ -71,9 +71,34 @@ def test_the_distance_by_hand() -> None:
     a = {"weight": torch.tensor([[[1.0, 2.0], [1.0, 0.0]]]), "bias": torch.tensor([[5.0, 5.0]])}
     b = {"weight": torch.tensor([[[2.0, 4.0], [-3.0, 0.0]]]), "bias": torch.tensor([[-5.0, 1.0]])}
     assert gm.distance(a, b, "rowwise-cosine").item() == pytest.approx(2.0, abs=1e-5)
+    two = {**a, "more": a["weight"]}, {**b, "more": b["weight"]}  # the mean over layers leaves the bias out
+    assert gm.distance(*two, "rowwise-cosine").item() == pytest.approx(4.0, abs=1e-5)
+    assert gm.distance(*two, "rowwise-cosine", "mean").item() == pytest.approx(2.0, abs=1e-5)
     assert gm.distance(a, b, "euclidean").item() == pytest.approx(1 + 4 + 16)
     cosine = (1 * 2 + 2 * 4 - 3) / math.sqrt(6) / math.sqrt(29)
     assert gm.distance(a, b, "cosine").item() == pytest.approx(1 - cosine, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rowwise-cosine", "cosine", "euclidean"])
+@pytest.mark.parametrize("own", [{"batch_classes": True}, {"batch_classes": False}, {"per_class": False}])
+def test_the_gradient_of_an_augmented_match_against_finite_differences(
+    kind: str, own: dict[str, object], digits: Dataset
+) -> None:
+    digits = replace(digits, train=replace(digits.train, x=digits.train.x.double()))
+    task, _ = plan(DistillSpec(settings={**SMALL, **own, "distance": kind, "augment": "rotate+scale"}), digits)
+    torch.set_default_dtype(torch.float64)
+    try:
+        net = students.student(task, SMALL["student"], "gm")
+        x = gm.init(task)["synthetic.x"].requires_grad_()
+        gm._match(task, net, x, 0, 0)
+        share = 1 if task.settings.per_class is False else 10  # told is that of a class
+        direction, h = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)), 1e-6
+        plus, minus = (gm._match(task, net, (x.detach() + s * h * direction).requires_grad_(), 0, 0) for s in (1, -1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert x.grad is not None
+    slope = share * (plus - minus) / (2 * h)
+    assert (x.grad * direction).sum().item() == pytest.approx(slope, rel=1e-5)
 
 
 def test_matching_a_class_to_itself_is_at_the_minimum() -> None:
@@ -94,7 +119,7 @@ def test_batched_and_one_by_one_steps_agree(digits: Dataset) -> None:
             state = gm.init(task)
             for k in range(2):
                 state, loss = gm.step(task, state, k)
-            results.append((state["x"], loss))
+            results.append((state["synthetic.x"], loss))
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-8, atol=1e-10)
@@ -106,7 +131,10 @@ def test_one_step_is_the_published_algorithm(digits: Dataset) -> None:
     task, _ = plan(DistillSpec(settings={**SMALL, "real_batch": 200}), digits)  # all the real images: nothing is drawn
     start = gm.init(task)
     state, _ = gm.step(task, start, 0)
-    net, x = gm._student(task, 0), start["x"].clone().requires_grad_()
+    net, x = (
+        students.student(task, task.settings.student, "gm", "student", 0),
+        start["synthetic.x"].clone().requires_grad_(),
+    )
     weights = [p for p in net.parameters() if p.ndim >= 2]
     total = torch.zeros(())
     for c in range(10):
@@ -117,7 +145,7 @@ def test_one_step_is_the_published_algorithm(digits: Dataset) -> None:
             total = total + (1 - F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1, eps=1e-6)).sum()
     total.backward()
     assert x.grad is not None
-    torch.testing.assert_close(state["x"], start["x"] - 0.1 * x.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state["synthetic.x"], start["synthetic.x"] - 0.1 * x.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_the_schedule_is_the_published_one() -> None:
@@ -129,13 +157,20 @@ def test_the_schedule_is_the_published_one() -> None:
 
 @pytest.mark.parametrize(("side", "depth"), [(8, 2), (16, 3), (28, 3), (32, 3), (64, 3), (4, 1)])
 def test_the_default_student_keeps_maps_of_four_or_more(side: int, depth: int) -> None:
-    assert gm.default_student((1, side, side)) == f"D{depth}-W{128 if side >= 16 else 32}-relu-instancenorm-avgpooling"
+    assert (
+        students.default_student((1, side, side))
+        == f"D{depth}-W{128 if side >= 16 else 32}-relu-instancenorm-avgpooling"
+    )
+
+
+def test_the_default_student_of_tables_is_an_mlp() -> None:
+    assert students.default_student((7,)) == "evaluation-nets:mlp"
 
 
 def test_batch_norm_takes_the_statistics_of_real_images_and_keeps_them(digits: Dataset) -> None:
     settings = {"student": "D1-W32-relu-batchnorm-none", "real_batch": 8, "outer": 2, "inner": 1}
     task, _ = plan(DistillSpec(ipc=2, settings=settings), digits)
-    net = gm._student(task, 0)
+    net = students.student(task, task.settings.student, "gm", "student", 0)
     gm._freeze_batch_norm(task, net, 0, 0)
     norm = next(module for module in net.modules() if isinstance(module, nn.BatchNorm2d))
     assert not norm.training
@@ -147,7 +182,7 @@ def test_batch_norm_takes_the_statistics_of_real_images_and_keeps_them(digits: D
     torch.testing.assert_close(mean, features.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     state, loss = gm.step(task, gm.init(task), 0)
     assert math.isfinite(loss)
-    assert state["x"].isfinite().all()
+    assert state["synthetic.x"].isfinite().all()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
@@ -28,6 +29,21 @@ def test_round_trip(made: ProxySet, tmp_path: Path) -> None:
     assert torch.equal(read.y, made.y)
     assert (read.recipe, read.preprocessing, read.class_names) == (made.recipe, made.preprocessing, made.class_names)
     assert read.provenance == json.loads(json.dumps(made.provenance))
+
+
+def test_a_file_from_before_augmentation_generators_and_curricula(made: ProxySet, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    made.save(path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["proxynas"])["about"]
+    del about["recipe"]["augment"]
+    tensors = {"x": made.x, "y": made.y}
+    told = {"about": about, "checksum": proxyset._checksum(about, tensors)}
+    save_file(tensors, path, {"proxynas": json.dumps(told)})
+    read = proxyset.read(path)
+    assert read.recipe == made.recipe
+    assert torch.equal(read.x, made.x)
+    assert (read.curriculum, read.generator) == (None, None)
 
 
 def test_soft_labels_and_any_preprocessing_survive(tmp_path: Path) -> None:

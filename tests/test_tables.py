@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from proxynas import cli, datasets, flow, proxyset, spaces, truth
 from proxynas.datasets import Dataset, Preprocessing
-from proxynas.distill import gm
+from proxynas.distill import students
 from proxynas.distill.loop import distill
 from proxynas.errors import DataError, SpaceError
 from proxynas.search.zerocost import INDICATORS, zero_cost
@@ -206,7 +206,7 @@ def assert_refused(
 
 def test_gm_on_a_table(moons: Dataset) -> None:
     """The distance falls, the set is rows, and it can be read back."""
-    assert gm.default_student(moons.shape) == "evaluation-nets:mlp"
+    assert students.default_student(moons.shape) == "evaluation-nets:mlp"
     made = distill(DistillSpec(data="moons", steps=40, settings={"real_batch": 64}), moons)
     assert made.x.shape == (2, 2)
     losses = made.provenance["losses"]

@@ -1,10 +1,12 @@
 """Distillation: real data to a proxy set. A method is one file here and one line in :data:`METHODS`."""
 
 from ..errors import SpecError
-from . import coreset, gm
+from . import coreset, gm, ift, unroll
 from .method import Method
 
-METHODS: dict[str, Method] = {method.name: method for method in (gm.METHOD, *coreset.METHODS)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (gm.METHOD, unroll.METHOD, ift.METHOD, *coreset.METHODS)
+}
 
 
 def find(name: str) -> Method:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def distill(
     task, steps = plan(spec, dataset)
     key = fingerprint(spec, dataset)
     started, started_core = time.perf_counter(), time.process_time()
-    state, progress = _restore(checkpoint, key) or (chosen.init(task), Progress())
+    state, progress = _restore(checkpoint, key, dataset.train.x.device) or (chosen.init(task), Progress())
     progress.steps = steps
     before, before_core = progress.seconds, progress.core_seconds
 
@@ -87,8 +87,16 @@ def distill(
             meter()
             _save(checkpoint, key, state, progress)
     x, y = chosen.finish(task, state)
+    extras = chosen.extras(task, state)
     return ProxySet(
-        x, y, dataset.preprocessing, dataset.class_names, recipe or train.Recipe(), _provenance(spec, task, progress)
+        x,
+        y,
+        dataset.preprocessing,
+        dataset.class_names,
+        replace(recipe or train.Recipe(), **extras.recipe),
+        _provenance(spec, task, progress),
+        extras.curriculum,
+        extras.generator,
     )
 
 
@@ -109,7 +117,9 @@ def plan(spec: DistillSpec, dataset: Dataset) -> tuple[Task, int]:
     if spec.seconds is not None and spec.steps is None and chosen.steps > 0:
         steps = 10**9  # the seconds alone decide
     own: object = settings.make(chosen.settings, spec.settings, where=f"settings of {spec.method}")
-    return Task(dataset, spec.ipc, own, spec.seed), steps
+    task = Task(dataset, spec.ipc, own, spec.seed)
+    chosen.check(task)
+    return task, steps
 
 
 def fingerprint(spec: DistillSpec, dataset: Dataset) -> str:
@@ -136,14 +146,14 @@ def _save(path: Path, key: str, state: State, progress: Progress) -> None:
     files.write_bytes(path, save(tensors, told))
 
 
-def _restore(path: Path | None, key: str) -> tuple[State, Progress] | None:
+def _restore(path: Path | None, key: str, device: torch.device) -> tuple[State, Progress] | None:
     if path is None or not path.exists():
         return None
     with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
         told = file.metadata() or {}
         if told.get("key") != key:
             raise RunFolderError(f"{path} is the checkpoint of another distillation; give another --out, or remove it")
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        state = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  # not a dict
         return state, Progress(**json.loads(told["progress"]))
     raise RunFolderError(f"{path} is not a readable checkpoint; remove it to start this distillation anew")
 

@@ -5,14 +5,16 @@ method resumes bit for bit as long as everything it remembers is in there. Rando
 ``seeds.generator(seed, …, k)`` and need no state.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..curriculum import Curriculum
 from ..datasets import Dataset
+from ..nets.generator import Distilled
 
 State = dict[str, Tensor]
 
@@ -28,12 +30,34 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Extras:
+    """What a proxy set has beside images and labels, where a method makes it.
+
+    ``recipe`` has the settings of :class:`proxynas.train.Recipe` that the curriculum's learning rates need.
+    """
+
+    curriculum: Curriculum | None = None
+    generator: Distilled | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def no_check(task: Task) -> None:
+    """Settings of single values are checked when they are made; this is for what those cannot see."""
+
+
+def no_extras(task: Task, state: State) -> Extras:
+    """Images and labels are all there is."""
+    return Extras()
+
+
+@dataclass(frozen=True)
 class Method:
     """A way to make a proxy set.
 
     ``init(task) -> state``; ``step(task, state, k) -> (state, loss)`` is step number ``k`` and does not change its
     argument; ``finish(task, state) -> (x, y)`` gives images (C·ipc, …), class by class, and labels. A method without
-    steps (a coreset) does all its work in ``init``.
+    steps (a coreset) does all its work in ``init``. ``check(task)`` raises a ``SpecError`` before anything is written
+    where settings do not fit each other or the data; ``extras(task, state)`` is what the set has beside images.
     """
 
     name: str
@@ -43,6 +67,8 @@ class Method:
     init: Callable[[Task], State]
     step: Callable[[Task, State, int], tuple[State, float]]
     finish: Callable[[Task, State], tuple[Tensor, Tensor]]
+    check: Callable[[Task], None] = no_check
+    extras: Callable[[Task, State], Extras] = no_extras
 
 
 def pack(optimizer: torch.optim.Optimizer, prefix: str) -> State:

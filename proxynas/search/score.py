@@ -7,6 +7,7 @@ from statistics import mean
 from torch import Tensor, nn
 
 from .. import seeds, train
+from ..curriculum import Curriculum
 from ..datasets import Dataset
 from ..spaces import SearchSpace
 from . import zerocost
@@ -27,6 +28,7 @@ class Source:
     test: bool = False  # on the test split as well
     calibration: Tensor | None = None  # real images (M, …) that batch-norm averages are taken from before scoring
     val_points: int = 1  # how often a run is validated, evenly; the last time at its end
+    curriculum: Curriculum | None = None  # the steps that a proxy set was distilled for
 
 
 def score(
@@ -53,7 +55,15 @@ def score(
 
     points = [source.recipe.updates * (i + 1) // source.val_points for i in range(source.val_points - 1)]
     trained = train.fit(
-        nets, source.x, source.y, source.recipe, seed=order_seed, replicas=replicas, watch=watch, watch_at=points
+        nets,
+        source.x,
+        source.y,
+        source.recipe,
+        seed=order_seed,
+        replicas=replicas,
+        curriculum=source.curriculum,
+        watch=watch,
+        watch_at=points,
     )
     evaluated = [_evaluate(net, dataset, source, curve) for net, curve in zip(trained.nets, curves, strict=True)]
     share = (clock() - started) / len(replicas)
