@@ -43,8 +43,14 @@ def source(name: str) -> str:
 def indicator(name: str) -> str:
     """An indicator in words."""
     if "+" in name:
-        return "mean rank of " + " and ".join(INDICATORS.get(term, term) for term in name.split("+"))
+        *first, last = (INDICATORS.get(term, term) for term in name.split("+"))
+        return f"the mean rank of {', '.join(first)} and {last}"
     return INDICATORS.get(name, name)
+
+
+def column(name: str) -> str:
+    """An indicator where a column or an axis has little room: in full where it is one, in few letters where several."""
+    return f"mean rank: {short(name)}" if "+" in name else indicator(name)
 
 
 def short(name: str) -> str:

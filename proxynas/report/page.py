@@ -49,7 +49,7 @@ def _context(inputs: "ReportInputs", judged: Verdict, drawn: Mapping[str, str]) 
         "figures": drawn,
         "headline": words.phrase(inputs.headline),
         "best": _best(inputs),
-        "indicator": words.indicator(inputs.headline[1]),
+        "indicator": words.column(inputs.headline[1]),
         "costs": _costs(inputs.ledger),
         "ledger": inputs.ledger,
         "seconds": words.seconds,
@@ -97,7 +97,7 @@ def _row(row: Mapping[Any, Any], key: Key, headline: Key) -> dict[str, Any]:
     ]
     return {
         "source": words.source(key[0]),
-        "indicator": words.indicator(key[1]) if key[0] != key[1] else "",
+        "indicator": words.column(key[1]) if key[0] != key[1] else "",
         "n": f"{row['n']:,}",
         "estimates": estimates,
         "regret": _points(row["regret"]),

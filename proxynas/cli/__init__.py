@@ -1,0 +1,87 @@
+"""The command line: parse, call the library, print. No logic of its own."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from .. import __version__
+from ..errors import ProxynasError
+from . import distill, search, truth
+
+# OpenMP threads that wait for each other spin. A thirtieth of the usual time makes distillation no slower on an idle
+# machine, and several times as fast on one where somebody else computes. PyTorch reads it when it is imported, which
+# only the commands do.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+app = typer.Typer(
+    name="proxynas",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Rank neural architectures on a distilled proxy set, and say how far the ranking can be trusted.\n\n"
+    "Start with [bold]proxynas search[/]: in about two minutes it distils the 8×8 digits into ten images, trains sixty "
+    "ConvNets on them and writes a report that compares the ranking with measured ground truth.",
+)
+
+
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"proxynas {__version__}")
+        raise typer.Exit
+
+
+def list_() -> None:
+    """Show the datasets, search spaces, truth tables, methods and proxy sets that are here."""
+    from .. import listing
+    from ..console import out as console
+
+    for table in listing.tables():
+        console.print(table)
+        console.print()
+
+
+app.callback(invoke_without_command=True)(_version)
+app.command()(search.search)
+app.command()(distill.distill)
+app.command()(distill.evaluate)
+measured = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
+measured.callback()(truth.truth)
+measured.command("import")(truth.truth_import)
+app.add_typer(measured, name="truth")
+app.command()(search.report)
+app.command("list")(list_)
+
+
+def main() -> None:
+    """The ``proxynas`` command. Exit code 2 and one line for what a user can mend, 130 for Ctrl-C."""
+    try:
+        status = app(standalone_mode=False) or 0
+    except ProxynasError as error:
+        _fail(str(error))
+        status = 2
+    except USAGE_ERROR as error:
+        _fail(f"{error.format_message()}; see --help")  # type: ignore[attr-defined]  # see USAGE_ERROR
+        status = 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    if status == 130:
+        _fail("stopped; the same command goes on from here", label="")
+    sys.exit(status)
+
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""What the parser raises for an unknown flag, command or a value of the wrong type."""
+
+
+def _fail(message: str, label: str = "error: ") -> None:
+    from ..console import err
+
+    err.print(f"[bold red]{label}[/]{escape(' '.join(message.split()))}")

@@ -1,0 +1,199 @@
+"""``proxynas search`` and ``proxynas report``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    Config,
+    Data,
+    DataRoot,
+    Device,
+    Download,
+    ImageSize,
+    Ipc,
+    Method,
+    Seed,
+    Set,
+    Space,
+    SpaceSet,
+    Steps,
+    Workers,
+    pairs,
+)
+
+
+def search(
+    data: Data = None,
+    data_root: DataRoot = None,
+    download: Download = None,
+    image_size: ImageSize = None,
+    space: Space = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            help="How many networks to sample; as many as the space has: all of it.", rich_help_panel="Search"
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Training runs per candidate and source.", rich_help_panel="Search")
+    ] = None,
+    updates: Annotated[
+        int | None, typer.Option(help="Optimiser updates of each training run.", rich_help_panel="Search")
+    ] = None,
+    indicator: Annotated[
+        str | None,
+        typer.Option(
+            help="What picks the best network: val_accuracy, val_loss, val_auc, sotl, sotl_late, synflow, naswot, "
+            "jacob_cov, snip, grad_norm, vote, parameters, flops, or several joined by + (mean rank); "
+            "auto takes what experiments/ found best.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    combine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A+B", help="Rank by the mean rank of these as well; repeatable.", rich_help_panel="Search"
+        ),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="random, early-stopping or zero-cost: compare with these only (all by default); repeatable.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    space_set: SpaceSet = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images an update, at most.", rich_help_panel="Search")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of candidates.", rich_help_panel="Search")] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="How candidates are trained, such as --train schedule=cosine; repeatable.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    val_size: Annotated[
+        int | None, typer.Option(help="Validation images that score a run.", rich_help_panel="Search")
+    ] = None,
+    val_points: Annotated[
+        int | None,
+        typer.Option(help="Validations during each run; 2 or more give val_auc.", rich_help_panel="Search"),
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            help="Real training images that batch norms see before a run is scored; 0: none.", rich_help_panel="Search"
+        ),
+    ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            help="A truth table (CSV); auto takes the one that ships or is installed for this space and data; none.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    truth_data: Annotated[
+        str | None,
+        typer.Option(
+            help="The truth's own name for the data, as in --data ./my-cifar --truth-data cifar10.",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            help="Use this proxy set (a file, or the name of a shipped one) instead of distilling.",
+            rich_help_panel="Distillation",
+        ),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A further proxy set to compare in the same run; repeatable.", rich_help_panel="Search"),
+    ] = None,
+    method: Method = None,
+    ipc: Ipc = None,
+    steps: Steps = None,
+    set_: Set = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Wall time to plan for, such as 90s, 10m or 1h: chooses what you leave out and says why.",
+            rich_help_panel="Run",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder; by default runs/<data>-<space>-<proxy>-<digits>.", rich_help_panel="Run"),
+    ] = None,
+    config: Config = None,
+    seed: Seed = None,
+    device: Device = None,
+    workers: Workers = None,
+) -> None:
+    """Distil a proxy set, train candidates on it, rank them, and report how far to trust the ranking.
+
+    The same command again goes on where it stopped and redoes nothing.
+
+    [bold]Examples[/]
+
+      proxynas search
+
+      proxynas search --data fashion-mnist --candidates 40 --budget 10m
+
+      proxynas search --data ./my-images --space ./my-space.toml --ipc 10 --out runs/mine
+    """
+    from .. import flow, planning, settings
+    from ..console import ConsoleWatcher
+    from ..console import out as console
+    from ..report.tables import ledger_table, ranking_table
+    from ..specs import SearchSpec
+
+    flags = {
+        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "space": space,
+        "candidates": candidates, "seeds": seeds, "updates": updates, "indicator": indicator, "truth": truth,
+        "proxy": proxy, "method": method, "ipc": ipc, "steps": steps, "settings": pairs(set_), "seed": seed,
+        "device": device, "combine": combine, "baselines": baseline, "batch_size": batch_size, "lr": lr,
+        "training": pairs(train, "--train"), "space_settings": pairs(space_set, "--space-set"), "also": also,
+        "val_size": val_size, "val_points": val_points, "calibrate": calibrate, "truth_data": truth_data,
+    }  # fmt: skip
+    watcher = ConsoleWatcher()
+    if budget is None:
+        spec = settings.load(SearchSpec, config, flags)
+        folder = out or flow.default_folder(spec)
+    else:
+        planned = planning.plan(budget, config, flags, out, workers=workers, watcher=watcher)
+        spec, folder = planned.spec, planned.folder
+        for reason in planned.reasons:
+            console.print(f"  {reason}", markup=False)
+    result = flow.search(spec, folder, workers=workers, watcher=watcher)
+    console.print()
+    console.print(ranking_table(result.ranking, result.headline))
+    console.print()
+    console.print(ledger_table(result.ledger))
+    console.print()
+    for sentence in result.verdict.sentences:
+        console.print(sentence, markup=False)
+    console.print(f"\nreport: {result.report}", markup=False, soft_wrap=True)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder of 'proxynas search'.")],
+    truth: Annotated[str | None, typer.Option(help="Another truth table: a CSV, auto or none.")] = None,
+    indicator: Annotated[str | None, typer.Option(help="Another indicator to pick the best network by.")] = None,
+) -> None:
+    """Write a run's report anew from what is stored, without training anything.
+
+    [bold]Example[/]
+
+      proxynas report runs/digits-convnet-grid-gm-ipc1-0123ab --indicator sotl
+    """
+    from .. import flow
+    from ..console import out as console
+    from ..report.tables import ranking_table
+
+    result = flow.rewrite(folder, truth_table=truth, indicator=indicator)
+    console.print(ranking_table(result.ranking, result.headline))
+    console.print(f"\nreport: {result.report}", markup=False, soft_wrap=True)
