@@ -84,7 +84,8 @@ def open_folder(spec: SearchSpec, folder: Path) -> None:
     if not path.exists():
         files.write_text(path, wanted)
         return
-    there, here = settings.read_toml(path), settings.to_dict(spec)
+    there = settings.to_dict(settings.make(SearchSpec, settings.read_toml(path), where=str(path)))
+    here = settings.to_dict(spec)
     keys = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
     if keys:
         key = keys[0]
@@ -104,7 +105,7 @@ def default_folder(spec: SearchSpec) -> Path:
 
 def candidates(spec: SearchSpec, space: SearchSpace) -> list[str]:
     """The sample of the space that is searched."""
-    return space.sample(spec.candidates, np.random.default_rng(seeds.derive(spec.seed, "candidates")))
+    return space.sample(spec.candidates, np.random.default_rng(seeds.derive(spec.seed, "candidates")), spec.distinct)
 
 
 def score_all(
@@ -173,7 +174,9 @@ def write_report(
     scores, costs, zero_cost = store.scores(), store.candidates(), store.zero_cost()
     headline, reason = choose_indicator(spec)
     combine = dict.fromkeys((*spec.combine, *((headline[1],) if "+" in headline[1] else ())))
-    ranking = rank.rank(scores, costs, table, zero_cost=zero_cost, combine=list(combine), seed=spec.seed)
+    kind = spaces.load(spec.space).kind
+    kinds = None if kind is None else {arch: kind(arch) for arch in costs.index}
+    ranking = rank.rank(scores, costs, table, zero_cost=zero_cost, combine=list(combine), kinds=kinds, seed=spec.seed)
     paid = {**proxy.provenance, "reused": spec.proxy is not None}
     ledger = rank.ledger(
         scores,

@@ -7,6 +7,7 @@
     [axes]
     depth = [1, 2, 3]
     width = [32, 64]
+    kind = "mypackage.nets:kind"          # optional: a function of an architecture, equal for isomorphic ones
     [fixed]                               # optional: passed to the factory as they are
     stem = 16
 
@@ -50,6 +51,7 @@ class SpaceFile:
     arch: str
     axes: dict[str, list[Value]]
     description: str = ""
+    kind: str | None = None
     fixed: dict[str, Value] = field(default_factory=dict)
 
 
@@ -63,6 +65,7 @@ class SearchSpace:
     arch: str
     axes: dict[str, tuple[Value, ...]]
     fixed: dict[str, Value]
+    kind: Callable[[str], str] | None = None  # equal for isomorphic architectures; None: all are different
 
     def __len__(self) -> int:
         return math.prod(len(values) for values in self.axes.values())
@@ -81,10 +84,21 @@ class SearchSpace:
             values[name] = axis[place]
         return self.arch.format(**values)
 
-    def sample(self, n: int, rng: np.random.Generator) -> list[str]:
-        """``n`` different architectures, uniformly, in random order; all of them when ``n`` is the size or more."""
+    def sample(self, n: int, rng: np.random.Generator, distinct: bool = False) -> list[str]:
+        """``n`` different architectures, uniformly, in random order; all of them when ``n`` is the size or more.
+
+        With ``distinct`` no two are isomorphic: a kind is drawn as often as it has architectures, and counts once.
+        """
         if n < 1:
             raise SpecError(f"the number of candidates must be at least 1, but got {n}")
+        if distinct and self.kind is not None:
+            first: dict[str, str] = {}
+            for index in rng.permutation(len(self)):
+                arch = self.at(int(index))
+                first.setdefault(self.kind(arch), arch)
+                if len(first) == n:
+                    break
+            return list(first.values())
         return [self.at(int(i)) for i in rng.choice(len(self), size=min(n, len(self)), replace=False)]
 
     def describe(self, arch: str) -> dict[str, Value]:
@@ -189,7 +203,13 @@ def load(name: str, fixed: Mapping[str, Any] | None = None) -> SearchSpace:
     _check(file, path)
     axes = {axis: tuple(values) for axis, values in file.axes.items()}
     return SearchSpace(
-        file.name, file.description, _factory(file.factory, path), file.arch, axes, _replaced(file, fixed or {})
+        file.name,
+        file.description,
+        _function(file.factory, path),
+        file.arch,
+        axes,
+        _replaced(file, fixed or {}),
+        None if file.kind is None else _function(file.kind, path),
     )
 
 
@@ -214,7 +234,7 @@ def _check(file: SpaceFile, path: Path) -> None:
             raise SpecError(f"{path}: axes.{axis} must list at least one value and no value twice, but got {values}")
 
 
-def _factory(reference: str, path: Path) -> Factory:
+def _function(reference: str, path: Path) -> Callable[..., Any]:
     module_name, _, attribute = reference.partition(":")
     try:
         if module_name.endswith(".py"):
@@ -225,10 +245,10 @@ def _factory(reference: str, path: Path) -> Factory:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(module_name)
-        factory: Factory = getattr(module, attribute)
+        function: Callable[..., Any] = getattr(module, attribute)
     except Exception as error:
         raise SpaceError(
-            f"{path}: cannot import the factory {reference!r} ({type(error).__name__}: {error}); "
+            f"{path}: cannot import {reference!r} ({type(error).__name__}: {error}); "
             'write "package.module:function", or "file.py:function" for a file beside the TOML'
         ) from None
-    return factory
+    return function

@@ -73,7 +73,8 @@ class SearchSpec(DataSpec):
     Candidates are trained by SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021); ``training`` changes any field of
     :class:`~proxynas.train.Recipe`. They are scored on ``val_size`` validation images, ``val_points`` times a run,
     after their batch norms have seen ``calibrate`` real training images (0: none). ``space_settings`` replaces fixed
-    settings of the space, ``combine`` ranks by mean ranks as well (``"sotl+synflow"``).
+    settings of the space, ``distinct`` samples no two isomorphic candidates, ``combine`` ranks by mean ranks as well
+    (``"sotl+synflow"``).
 
     ``truth`` is a table's path, ``auto`` (the one that ships or is installed for this space and data, if there is one)
     or ``none``; ``truth_data`` is what its data are called, where that is not the name of ours.
@@ -89,6 +90,7 @@ class SearchSpec(DataSpec):
     also: tuple[str, ...] = ()
     baselines: tuple[Baseline, ...] = ("random", "early-stopping", "zero-cost")
     candidates: Positive = 60
+    distinct: bool = False
     seeds: Positive = 2
     updates: Positive = 100
     batch_size: Positive = 256

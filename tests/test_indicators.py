@@ -77,3 +77,13 @@ def test_a_zero_cost_indicator_that_cannot_be_had_ranks_last_and_excludes_nobody
     assert (ranking.rows["n"] == 6).all()
     assert ("whole-data", "val_accuracy") not in ranking.keys()  # noqa: SIM118  # it is the truth itself
     assert ranking.row(("parameters", "parameters"))["rho_best"] == pytest.approx(1)
+
+
+def test_isomorphic_candidates_count_once() -> None:
+    rows = pd.DataFrame({"arch": ARCHS, "test_accuracy": np.linspace(0.5, 0.9, 6)}).reindex(columns=list(COLUMNS))
+    costs = COSTS.assign(parameters=[1, 2, 3, 4, 0, 0])  # wrong for e and f only, which are of d's kind
+    kinds = dict(zip(ARCHS, "abcddd", strict=True))
+    found = rank.rank(scores(np.random.default_rng(0), "proxy"), costs, TruthTable(rows, {}), kinds=kinds)
+    row = found.row(("parameters", "parameters"))
+    assert row["rho"] < 0.5
+    assert (row["rho_distinct"], row["n_distinct"]) == (pytest.approx(1), 4)

@@ -250,3 +250,11 @@ def test_sizes_under_one_are_a_space_error(wrong: dict[str, int]) -> None:
         nasbench201.make(CIFAR, 10, **nasbench201.operations(NONE), **wrong)
     with pytest.raises(SpaceError, match="must be at least 1"):
         nasbench201.cost(NONE, **wrong)
+
+
+def test_a_sample_without_isomorphic_cells() -> None:
+    space = spaces.load("nasbench201")
+    assert space.kind is not None
+    drawn = space.sample(3_000, np.random.default_rng(0), distinct=True)
+    assert len(drawn) == len({space.kind(arch) for arch in drawn}) == 3_000
+    assert len({space.kind(arch) for arch in space.sample(3_000, np.random.default_rng(0))}) < 3_000

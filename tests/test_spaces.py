@@ -81,17 +81,17 @@ BAD = {
     "no such module": (
         'name="x"\nfactory="nowhere:make"\narch="D{d}"\n[axes]\nd=[1]\n',
         SpaceError,
-        "cannot import the factory",
+        "cannot import",
     ),
     "no such function": (
         'name="x"\nfactory="math:make"\narch="D{d}"\n[axes]\nd=[1]\n',
         SpaceError,
-        "cannot import the factory",
+        "cannot import",
     ),
     "no such file": (
         'name="x"\nfactory="no.py:make"\narch="D{d}"\n[axes]\nd=[1]\n',
         SpaceError,
-        "cannot import the factory",
+        "cannot import",
     ),
 }
 

@@ -51,6 +51,10 @@ def search(
             rich_help_panel="Search",
         ),
     ] = None,
+    distinct: Annotated[
+        bool | None,
+        typer.Option("--distinct", help="Sample no two isomorphic networks.", rich_help_panel="Search"),
+    ] = None,
     combine: Annotated[
         list[str] | None,
         typer.Option(
@@ -158,6 +162,7 @@ def search(
         "device": device, "combine": combine, "baselines": baseline, "batch_size": batch_size, "lr": lr,
         "training": pairs(train, "--train"), "space_settings": pairs(space_set, "--space-set"), "also": also,
         "val_size": val_size, "val_points": val_points, "calibrate": calibrate, "truth_data": truth_data,
+        "distinct": distinct,
     }  # fmt: skip
     watcher = ConsoleWatcher()
     if budget is None:

@@ -1,7 +1,7 @@
 """Ranking candidates by every indicator, and how far each ranking can be trusted."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ class Ranking:
     tau, tau_low, tau_high        Kendall's τ-b likewise
     rho_top10, …_low, …_high      ρ among the ``top`` candidates that this indicator ranks best (Zhao et al. 2021)
     rho_best                      ρ among the tenth of the candidates (three at least) whose truth is best
+    rho_distinct, n_distinct      ρ over one candidate (the first by name) of each kind of isomorphic ones, and how many
     regret                        best truth among the n minus the truth of its winner among them, in [0, 1];
                                   where several candidates tie for winner, minus the mean of their truths
     winner                        the architecture ranked first of all candidates (ties: the first by name), NaN: none
@@ -88,6 +89,7 @@ def rank(
     *,
     zero_cost: pd.DataFrame | None = None,
     combine: Sequence[str] = (),
+    kinds: Mapping[str, str] | None = None,
     seed: int = 0,
     resamples: int = 1000,
     top: int = 10,
@@ -100,6 +102,7 @@ def rank(
         truth: what the candidates really reach, or ``None``: then only the rankings' agreement is known.
         zero_cost: the store's zero-cost indicators (:meth:`~proxynas.search.store.Store.zero_cost`).
         combine: names joined by ``+``, ranked by their mean rank as well.
+        kinds: of each architecture; isomorphic ones are of one kind.
         seed: of the bootstrap and of how ties at the border of the top are broken.
         resamples: bootstrap resamples; one set of them serves all rows.
         top: how many of the best-ranked candidates ``rho_top10`` looks at.
@@ -118,9 +121,10 @@ def rank(
     for key in values.columns:
         row, rho_draws[key] = _compare(values.loc[known, key].to_numpy(), y, draws, top)
         rows.append({"source": key[0], "indicator": key[1], **row, **_winner(values[key], accuracy)})
+        rows[-1] |= _distinct(values.loc[known, key], accuracy, kinds)
         rows[-1]["n"] = int(len(known) if accuracy is not None else values[key].notna().sum())
     return Ranking(
-        rows=pd.DataFrame(rows, columns=["source", "indicator", "n", *STATISTICS, "winner", "winner_truth"]),
+        rows=pd.DataFrame(rows, columns=["source", "indicator", "n", *STATISTICS, *DISTINCT, "winner", "winner_truth"]),
         values=values,
         truth=accuracy,
         agreement=values.rank().corr(method="spearman"),
@@ -160,6 +164,19 @@ def _compare(x: Floats, y: Floats, draws: Ints, top: int) -> tuple[dict[str, flo
         low, high = correlation.interval(resampled) if math.isfinite(estimate) else (math.nan, math.nan)
         row |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
     return row, rho_draws
+
+
+DISTINCT = ("rho_distinct", "n_distinct")
+
+
+def _distinct(column: pd.Series, truth: pd.Series | None, kinds: Mapping[str, str] | None) -> dict[str, float]:
+    """ρ over one candidate of each kind; NaN where all are different anyway or nothing is known."""
+    if truth is None or kinds is None or len(column) < 3:
+        return dict.fromkeys(DISTINCT, math.nan)
+    ordered = column.sort_index()
+    ordered = ordered[~ordered.index.map(kinds).duplicated()]
+    rho = correlation.spearman(ordered.to_numpy(), truth[ordered.index].to_numpy()) if len(ordered) > 2 else math.nan
+    return dict(zip(DISTINCT, (rho, len(ordered)), strict=True))
 
 
 def _truth(truth: TruthTable | None, archs: pd.Index) -> pd.Series | None:

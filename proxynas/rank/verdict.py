@@ -97,7 +97,11 @@ def _trust(ranking: Ranking, headline: Key) -> str:
         why = "it takes three candidates, and values that differ"
         return f"{over} the rank correlation of {words.phrase(headline)} is not defined: {why}."
     interval = words.span(row["rho_low"], row["rho_high"])
-    return f"{over} {words.phrase(headline)} ranks them with ρ = {words.number(row['rho'])} (95 % interval {interval})."
+    text = f"{over} {words.phrase(headline)} ranks them with ρ = {words.number(row['rho'])} (95 % interval {interval})."
+    if row["n_distinct"] < row["n"]:
+        rho = words.number(row["rho_distinct"])
+        text += f" Over the {row['n_distinct']:.0f} that are not isomorphic to one another it is {rho}."
+    return text
 
 
 def _rivals(ranking: Ranking, headline: Key) -> list[Key]:
