@@ -11,6 +11,7 @@ from . import datasets, settings, train
 from .datasets import Dataset
 
 Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
 Baseline = Literal["random", "early-stopping", "zero-cost"]
 
 
@@ -41,7 +42,7 @@ class DistillSpec(DataSpec):
     steps: Annotated[int, Field(ge=0)] | None = None  # None: the method's own default
     seconds: Annotated[float, Field(gt=0)] | None = None
     settings: dict[str, Any] = Field(default_factory=dict)  # the method's own
-    seed: int = 0
+    seed: NotNegative = 0
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -55,7 +56,7 @@ class TruthSpec(DataSpec):
     epochs: Positive = 12
     batch_size: Positive = 25
     lr: Annotated[float, Field(gt=0)] = 0.01
-    seed: int = 0
+    seed: NotNegative = 0
 
     def recipe(self, n: int) -> train.Recipe:
         """SGD with momentum 0.9, weight decay 5e-4 and a cosine to zero, for ``epochs`` passes over ``n`` images."""
@@ -98,12 +99,12 @@ class SearchSpec(DataSpec):
     training: dict[str, Any] = Field(default_factory=dict)
     val_size: Positive = 1000
     val_points: Positive = 1
-    calibrate: Annotated[int, Field(ge=0)] = 256
+    calibrate: NotNegative = 256
     combine: tuple[str, ...] = ()
     truth: str = "auto"
     truth_data: str | None = None
     indicator: str = "auto"
-    seed: int = 0
+    seed: NotNegative = 0
 
     def recipe(self) -> train.Recipe:
         """How a candidate is trained on a proxy set.

