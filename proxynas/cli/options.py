@@ -57,7 +57,7 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="A setting of the method, such as --set init=real; repeatable. An unknown one is answered with all there are.",
+        help="A setting of the method, such as --set init=real; repeatable. An unknown one lists them all.",
         rich_help_panel="Distillation",
     ),
 ]

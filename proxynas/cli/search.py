@@ -95,14 +95,14 @@ def search(
     calibrate: Annotated[
         int | None,
         typer.Option(
-            help="Real training images that batch norms see before a run is scored; 256 by default, 0: none.",
+            help="Real training images that batch norms see before scoring; 256 by default, 0: none.",
             rich_help_panel="Search",
         ),
     ] = None,
     truth: Annotated[
         str | None,
         typer.Option(
-            help="A truth table (CSV), none, or auto (default): the one that ships or is installed for this space and data.",
+            help="A truth table (CSV), none, or auto (default): the one that ships or is installed.",
             rich_help_panel="Search",
         ),
     ] = None,
