@@ -51,7 +51,9 @@ def cut(net: nn.Module, classes: int) -> Student:
     """
     layers = [(name, module) for name, module in net.named_modules() if name and isinstance(module, nn.Linear)]
     if not layers or layers[-1][1].out_features != classes:
-        raise SpecError(f"the student must end in a linear layer with {classes} outputs, but {type(net).__name__} does not")
+        raise SpecError(
+            f"the student must end in a linear layer with {classes} outputs, but {type(net).__name__} does not"
+        )
     name, layer = layers[-1]
     net.set_submodule(name, nn.Identity())
     buffers = dict(net.named_buffers())
@@ -89,7 +91,7 @@ class Linearised:
 
     def nodes(self, u: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the unchanged body, and θ_B · ∂f/∂θ_B of eq. 4."""
-        features, moved = jvp(lambda p: self.student.body(p, x), (self.student.parameters,), (u,))
+        features, moved = _along(self.student, self.student.parameters, u, x)
         return features, moved @ self.student.last.T
 
     def moving(self, u: Parameters, v: Parameters, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -115,7 +117,7 @@ class Standard:
 
     def moving(self, u: Parameters, v: Parameters, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features move along ``v``."""
-        features, moved = jvp(lambda p: self.student.body(p, x), (u,), (v,))
+        features, moved = _along(self.student, u, v, x)
         offset = features.new_zeros(len(x), len(self.student.last))
         return features, offset, moved, offset
 
@@ -181,9 +183,7 @@ class Inner:
         slope = self.slope(leaves, v, x, y, keep)
         return dict(zip(leaves, torch.autograd.grad(slope, list(leaves.values())), strict=True))
 
-    def predict(
-        self, u: Parameters, x: Tensor, y: Tensor, inputs: Tensor, keep: Tensor | None = None
-    ) -> Tensor:
+    def predict(self, u: Parameters, x: Tensor, y: Tensor, inputs: Tensor, keep: Tensor | None = None) -> Tensor:
         """Outputs (B, K) for ``inputs`` (B, …) of the student with ``u``, whose last layer is trained on x and y."""
         body = _body(u)
         seen = through(lambda x: self.dynamics.nodes(body, x), x, keep) if self.reparameterise else (x, x)
@@ -200,16 +200,16 @@ def ridge(features: Tensor, y: Tensor, l2: float) -> Tensor:
     """
     wide = features.double()
     kernel = wide @ wide.T + l2 * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)  # (n, n)
-    dual = torch.linalg.solve_ex(kernel, y.double())[0]  # (n, K); what is not finite shows in the loss
+    dual: Tensor = torch.linalg.solve_ex(kernel, y.double())[0]  # (n, K); what is not finite shows in the loss
     return (dual.T @ wide).to(features.dtype)
 
 
 def through(nodes: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, keep: Tensor | None) -> tuple[Tensor, ...]:
-    """§3.6: nodes (n, …) of all images, differentiable through the images ``keep`` (k,) alone, n/k times as strongly."""
+    """§3.6: nodes (n, …) of all images, differentiable through those of ``keep`` (k,) alone, n/k times as strongly."""
     if keep is None:
         return nodes(x)
     with torch.no_grad():
-        pieces = [nodes(piece) for piece in x.split(len(keep))]
+        pieces = [nodes(piece) for piece in torch.split(x, len(keep))]
     found = []
     for place, part in enumerate(nodes(x[keep])):
         whole = torch.cat([piece[place] for piece in pieces])
@@ -226,6 +226,12 @@ def dot(a: Parameters, b: Parameters) -> Tensor:
 def leaves_of(parameters: Parameters) -> Parameters:
     """The same values, to be differentiated in."""
     return {name: value.detach().requires_grad_() for name, value in parameters.items()}
+
+
+def _along(student: Student, at: Parameters, v: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (B, H) with the parameters ``at``, and their derivative along ``v``."""
+    features, moved = jvp(lambda p: student.body(p, x), (at,), (v,))[:2]
+    return features, moved
 
 
 def _body(u: Parameters) -> Parameters:
