@@ -1,7 +1,7 @@
 """``proxynas distill`` and ``proxynas evaluate``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -113,14 +113,23 @@ def evaluate(
     ] = None,
     space: Space = None,
     runs: Annotated[int, typer.Option(min=1, help="Networks to train.", rich_help_panel="Evaluation")] = 5,
-    updates: Annotated[int, typer.Option(min=1, help="Optimiser updates of each.", rich_help_panel="Evaluation")] = 300,
+    updates: Annotated[
+        int | None,
+        typer.Option(min=1, help="Optimiser updates of each; as published by default.", rich_help_panel="Evaluation"),
+    ] = None,
+    protocol: Annotated[
+        Literal["zhao", "loo"],
+        typer.Option(help="Whose recipe: Zhao 2021's, or Loo 2023's (for rcig).", rich_help_panel="Evaluation"),
+    ] = "zhao",
     augment: Augment = None,
     seed: Seed = None,
     device: Device = None,
 ) -> None:
     """Train networks from scratch on a proxy set and print their accuracy on the real test split, mean ± sd.
 
-    The recipe is Zhao 2021's: SGD 0.01, momentum 0.9, weight decay 5e-4, a tenth of the rate from half-way on.
+    The recipe is Zhao 2021's: 300 updates of SGD 0.01, momentum 0.9, weight decay 5e-4, a tenth of the rate from
+    half-way on. With --protocol loo it is Loo 2023's: 1000 (ten images) or 2000 updates of Adam 1e-4 on squared errors,
+    after 500 of warm-up a cosine, on the network of that paper.
 
     [bold]Example[/]
 
@@ -149,6 +158,7 @@ def evaluate(
             updates=updates,
             seed=seed or 0,
             augment=augment,
+            protocol=protocol,
             on_done=bar.update,
         )
     for row in found:
