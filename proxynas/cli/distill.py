@@ -22,6 +22,7 @@ from .options import (
     Set,
     Space,
     Steps,
+    Zca,
     pairs,
 )
 
@@ -38,6 +39,7 @@ def distill(
     data_root: DataRoot = None,
     download: Download = None,
     image_size: ImageSize = None,
+    zca: Zca = None,
     method: Method = None,
     ipc: Ipc = None,
     steps: Steps = None,
@@ -67,8 +69,8 @@ def distill(
     from ..specs import DistillSpec
 
     flags = {
-        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "method": method,
-        "ipc": ipc, "steps": steps, "seconds": seconds, "settings": pairs(set_), "seed": seed,
+        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
+        "method": method, "ipc": ipc, "steps": steps, "seconds": seconds, "settings": pairs(set_), "seed": seed,
         "device": None if device is None else hardware.check(device),
     }  # fmt: skip
     spec = settings.load(DistillSpec, config, flags)
@@ -103,6 +105,7 @@ def evaluate(
     data_root: DataRoot = None,
     download: Download = None,
     image_size: ImageSize = None,
+    zca: Zca = None,
     arch: Annotated[
         list[str] | None,
         typer.Option(
@@ -140,7 +143,7 @@ def evaluate(
     from ..console import out as console
     from ..specs import DataSpec
 
-    flags = {"data": data, "data_root": data_root, "download": download, "image_size": image_size}
+    flags = {"data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca}
     spec = settings.load(DataSpec, None, {**flags, "device": hardware.check(device or "cpu")})
     watcher = ConsoleWatcher()
     dataset = spec.dataset(watcher.loading)

@@ -103,11 +103,8 @@ def init(task: Task) -> State:
     """Real images or noise, centred labels, τ = 1, a pool of fresh students, and both rates."""
     own: RCIG = task.settings
     dataset, generator = task.dataset, seeds.generator(task.seed, "rcig", "init")
-    if own.init == "real":
-        x = real_images(dataset, task.ipc, generator).flatten(0, 1)
-    else:
-        x = torch.randn(dataset.num_classes * task.ipc, *dataset.shape, generator=generator)
-    x = x.to(dataset.train.x)
+    x = real_images(dataset, task.ipc, generator).flatten(0, 1)
+    x = x if own.init == "real" else torch.randn(x.shape, generator=generator).to(x)
     y = implicit.centred(class_labels(dataset.num_classes, task.ipc, x.device), dataset.num_classes).to(x)
     state = {f"{name}.value": value for name, value in {"x": x, "y": y, "tau": x.new_zeros(())}.items()}
     for name in ("x", "y", "tau"):
@@ -191,11 +188,10 @@ def _moved(task: Task, state: State, found: Hypergradient) -> State:
     rates = (own.lr, own.lr if own.learn_labels else 0.0, own.tau_lr)
     moved: State = {}
     for name, g, rate in zip(("x", "y", "tau"), gradients, rates, strict=True):
-        before = {key: state[f"{name}.{key}"] for key in ("value", "m", "s", "t")}
-        moved |= {f"{name}.{key}": value for key, value in implicit.adabelief(before, g, rate).items()}
+        after = implicit.adabelief({key: state[f"{name}.{key}"] for key in ("value", "m", "s", "t")}, g, rate)
+        moved |= {f"{name}.{key}": value for key, value in after.items()}
     for name in ("x", "y"):
-        mean = own.average * state[f"average.{name}"] + (1 - own.average) * moved[f"{name}.value"]
-        moved[f"average.{name}"] = mean
+        moved[f"average.{name}"] = torch.lerp(moved[f"{name}.value"], state[f"average.{name}"], own.average)
     return moved
 
 
