@@ -22,7 +22,7 @@ from proxynas.distill.loop import distill, plan
 from proxynas.distill.method import State, Task
 from proxynas.distill.students import Parameters
 from proxynas.errors import DivergedError, SpecError
-from proxynas.nets import doubling
+from proxynas.nets import doubling, published
 from proxynas.specs import DistillSpec
 
 N, CLASSES, L2 = 6, 3, 0.02
@@ -95,7 +95,7 @@ def test_the_linearised_output_is_the_first_order_taylor_expansion() -> None:
     change = {name: u[LAST if name == "classifier.weight" else name] for name in start if name != "classifier.bias"}
     change["classifier.bias"] = torch.zeros(CLASSES)
     (x, y), (inputs, _) = data()
-    found = inner.predict(u, x, y, inputs)
+    found = inner.outputs(u, inner.trained(u, x, y), inputs)
     errors = []
     for size in (1e-2, 1e-3):  # f(θ₀ + εu) = f(θ₀) + ε f_lin(u) + O(ε²)
         moved, still = (functional_call(net, p, (inputs,)) for p in (plus(start, change, size), start))
@@ -159,8 +159,12 @@ def test_the_best_last_layer_is_what_plain_training_ends_at() -> None:
 
 
 def hessian(inner: Inner, u: Parameters, x: Tensor, y: Tensor) -> Tensor:
-    unit = torch.eye(len(flat(u)))
-    return torch.stack([flat(inner.product(u, shaped(row, u), x, y)) for row in unit])
+    """Reverse mode twice, which no product here is."""
+    leaves = linearised.leaves_of(u)
+    found = torch.autograd.grad(inner.loss(leaves, x, y), list(leaves.values()), create_graph=True)
+    g = torch.cat([part.flatten() for part in found])
+    rows = torch.autograd.grad(g, list(leaves.values()), torch.eye(len(g)), is_grads_batched=True)
+    return torch.cat([part.flatten(1) for part in rows], 1)
 
 
 def converged(inner: Inner, x: Tensor, y: Tensor, start: Parameters) -> Parameters:
@@ -194,7 +198,7 @@ def test_the_hypergradient_against_solving_the_inner_problem_again(
     def outer(size: float, dx: Tensor, dy: Tensor, dtau: float) -> float:
         moved = x + size * dx, y + size * dy
         u = converged(inner, *moved, best)
-        outputs = inner.predict(u, *moved, real[0])
+        outputs = inner.outputs(u, inner.trained(u, *moved), real[0])
         return implicit.outer_loss(outputs, real[1], tau + size * dtau, kind).item()
 
     for dx, dy, dtau in (
@@ -208,6 +212,33 @@ def test_the_hypergradient_against_solving_the_inner_problem_again(
     if not reparameterise:
         assert not direct[0].any()  # the outer loss does not see the set
         assert not direct[1].any()
+
+
+@pytest.mark.parametrize(("dynamics", "reparameterise"), KINDS, ids=NAMES)
+def test_real_images_in_chunks(dynamics: type, reparameterise: bool) -> None:
+    inner, (synthetic, real), tau = problem(dynamics, reparameterise), data(), torch.tensor(0.3)
+    u = plus(inner.start(), like(inner.start(), 5), 0.3)
+    whole, parts = (
+        implicit.outer_gradients(inner, u, synthetic, tau, real, "platt", None, chunk) for chunk in (None, 4)
+    )
+    assert parts[0] == pytest.approx(whole[0], rel=1e-12)
+    close(flat(parts[1]), flat(whole[1]), 1e-12)
+    for a, b in zip(parts[2], whole[2], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", published.NETWORKS)
+def test_any_network_that_ends_in_a_linear_layer_can_be_cut(name: str) -> None:
+    with seeds.seeded(0):
+        net = published.make((3, 32, 32), CLASSES, net=name)
+    x, last = some(4, 3, 32, 32), [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    wanted = net(x)
+    student = linearised.cut(net, CLASSES)
+    assert not student.mixes
+    features = student.body(student.parameters, x)
+    torch.testing.assert_close(features @ student.last.T + last.bias, wanted)
+    _, offset = Linearised(student).nodes(like(student.parameters, 1), x)
+    assert offset.isfinite().all()
 
 
 def test_both_loops_end_at_the_exact_hypergradient() -> None:
@@ -543,6 +574,7 @@ def test_batch_norm_uses_the_batch_and_keeps_its_averages(digits: Dataset) -> No
     state, loss = rcig.step(task, rcig.init(task), 0)
     assert math.isfinite(loss)
     assert not any("running" in name for name in state)
+    assert studentpool.member(task, rcig._arch(task), state, 0).student.mixes
 
 
 def test_a_gradient_that_is_not_finite_is_said(digits: Dataset) -> None:

@@ -53,13 +53,15 @@ def hypergradient(
     steps: tuple[int, int],
     rates: tuple[float, float],
     draw: Draw = lambda: None,
+    chunk: int | None = None,
 ) -> Hypergradient:
     """The gradient in the synthetic set x (n, …), y (n, K) of the loss on ``real`` data of a student trained on it.
 
-    ``steps`` and ``rates`` are those of the inner problem and of the inverse Hessian.
+    ``steps`` and ``rates`` are those of the inner problem and of the inverse Hessian; real images are taken ``chunk``
+    at a time, or all at once.
     """
     u, inner_losses = solve(inner, synthetic, steps[0], rates[0], draw)
-    loss, g, direct = outer_gradients(inner, u, synthetic, log_tau, real, kind, draw())
+    loss, g, direct = outer_gradients(inner, u, synthetic, log_tau, real, kind, draw(), chunk)
     if steps[1] == 0:
         return Hypergradient(loss, direct, _nothing(synthetic), inner_losses, [])
     v, inverse_losses = inverse(inner, u, g, synthetic, steps[1], rates[1], draw)
@@ -94,13 +96,26 @@ def outer_gradients(
     real: Pair,
     kind: Outer,
     keep: Tensor | None = None,
+    chunk: int | None = None,
 ) -> tuple[float, Parameters, tuple[Tensor, Tensor, Tensor]]:
-    """The outer loss (eq. 6), g = ∂L_o/∂u, and the direct gradient in x, y and log τ, all in one backward pass."""
+    """The outer loss (eq. 6), g = ∂L_o/∂u, and the direct gradient in x, y and log τ.
+
+    Both come down to the gradients of real images, ``chunk`` at a time, in the last layer, which then go on through
+    the synthetic ones. Without ``reparameterise`` the outer loss does not see the set, and they end there.
+    """
     leaves = leaves_of(u)
     x, y, tau = (value.detach().requires_grad_() for value in (*synthetic, log_tau))
-    loss = outer_loss(inner.predict(leaves, x, y, real[0], keep), real[1], tau, kind)
-    found = torch.autograd.grad(loss, [x, y, tau, *leaves.values()], materialize_grads=True)  # CIG: x, y are not in it
-    return loss.item(), dict(zip(leaves, found[3:], strict=True)), (found[0], found[1], found[2])
+    last = inner.trained(leaves, x, y, keep)
+    fixed, size, total = last.detach().requires_grad_(), len(real[0]), 0.0
+    sums = [torch.zeros_like(value) for value in (fixed, tau, *leaves.values())]
+    for inputs, labels in zip(*(torch.split(part, chunk or size) for part in real), strict=True):
+        loss = outer_loss(inner.outputs(leaves, fixed, inputs), labels, tau, kind) * (len(inputs) / size)
+        found = torch.autograd.grad(loss, [fixed, tau, *leaves.values()], materialize_grads=True)
+        sums = [a + b for a, b in zip(sums, found, strict=True)]
+        total += loss.item()
+    found = torch.autograd.grad(last, [x, y, *leaves.values()], sums[0], materialize_grads=True)
+    g = {name: a + b for name, a, b in zip(leaves, sums[2:], found[2:], strict=True)}
+    return total, g, (found[0], found[1], sums[1])
 
 
 def implicit_gradient(inner: Inner, u: Parameters, v: Parameters, synthetic: Pair, keep: Tensor | None = None) -> Pair:

@@ -24,6 +24,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import SpecError
 from .students import Parameters
@@ -34,11 +35,15 @@ LAST = "last-layer"
 
 @dataclass(frozen=True)
 class Student:
-    """A network without its last layer: ``body`` gives features (B, H) of parameters and images, ``last`` is (K, H)."""
+    """A network without its last layer: ``body`` gives features (B, H) of parameters and images, ``last`` is (K, H).
+
+    ``mixes``: it has batch norm, so the features of an image depend on the others.
+    """
 
     body: Callable[[Parameters, Tensor], Tensor]
     parameters: Parameters
     last: Tensor
+    mixes: bool = False
 
 
 def cut(net: nn.Module, classes: int) -> Student:
@@ -63,7 +68,8 @@ def cut(net: nn.Module, classes: int) -> Student:
         features: Tensor = functional_call(net, (parameters, own), (x,))
         return features
 
-    return Student(body, {name: p.detach() for name, p in net.named_parameters()}, layer.weight.detach())
+    mixes = any(isinstance(module, _BatchNorm) for module in net.modules())
+    return Student(body, {name: p.detach() for name, p in net.named_parameters()}, layer.weight.detach(), mixes)
 
 
 class Dynamics(Protocol):
@@ -183,12 +189,16 @@ class Inner:
         slope = self.slope(leaves, v, x, y, keep)
         return dict(zip(leaves, torch.autograd.grad(slope, list(leaves.values())), strict=True))
 
-    def predict(self, u: Parameters, x: Tensor, y: Tensor, inputs: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Outputs (B, K) for ``inputs`` (B, …) of the student with ``u``, whose last layer is trained on x and y."""
-        body = _body(u)
-        seen = through(lambda x: self.dynamics.nodes(body, x), x, keep) if self.reparameterise else (x, x)
-        last = self.last(u, (seen[0], seen[1]), y)
-        features, offset = self.dynamics.nodes(body, inputs)
+    def trained(self, u: Parameters, x: Tensor, y: Tensor, keep: Tensor | None = None) -> Tensor:
+        """The last layer (K, H) that goes with ``u``, differentiable in ``u``, ``x`` and ``y``."""
+        if not self.reparameterise:
+            return u[LAST]
+        features, offset = through(lambda x: self.dynamics.nodes(u, x), x, keep)
+        return self.last(u, (features, offset), y)
+
+    def outputs(self, u: Parameters, last: Tensor, inputs: Tensor) -> Tensor:
+        """Outputs (B, K) for ``inputs`` (B, …) of the student with the parameters ``u`` and the last layer ``last``."""
+        features, offset = self.dynamics.nodes(_body(u), inputs)
         return features @ last.T + offset
 
 

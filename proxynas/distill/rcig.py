@@ -33,7 +33,6 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import seeds, settings
 from ..errors import DivergedError, SpecError
@@ -45,6 +44,8 @@ MANY = 1000
 """Images above which gradients go through a part of them, and colour images are not mirrored."""
 WATCH = 50
 """Steps between two looks at the inner rate."""
+CHUNK = 128
+"""Real images that a CPU takes at a time."""
 START = (1e-5, 5e-5)
 """What the search for both rates starts from."""
 
@@ -91,8 +92,8 @@ def check(task: Task) -> None:
         raise SpecError("flip = true mirrors images, but the data are tables; leave it out")
     students.check(task, [_arch(task)])
     net = students.student(task, _arch(task), "rcig", "check")
-    linearised.cut(net, task.dataset.num_classes)
-    if _part(task) is not None and any(isinstance(module, _BatchNorm) for module in net.modules()):
+    student = linearised.cut(net, task.dataset.num_classes)
+    if student.mixes and _part(task) is not None:
         raise SpecError(
             f"batch norm mixes the images of a batch, so gradients cannot go through a part of them; take a student "
             f"without it, or subset = {_rows(task)} or more"
@@ -132,6 +133,7 @@ def step(task: Task, state: State, k: int) -> tuple[State, float]:
         steps=(own.n_inner, own.n_hinv),
         rates=(state["rates"][0].item(), state["rates"][1].item()),
         draw=partial(_draw, task, seeds.generator(task.seed, "rcig", "subset", k)),
+        chunk=None if taken.student.mixes or state["x.value"].device.type != "cpu" else CHUNK,
     )
     if not math.isfinite(found.loss):
         return state, found.loss  # the loop says that it diverged

@@ -5,7 +5,7 @@ is drawn anew. A student that was never trained follows from the seed, so the st
 parameters ``student.<i>.<name>``, what Adam remembers of them, and the ``pool.age`` and ``pool.birth`` of all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def member(task: Task, arch: str, state: State, index: int) -> Member:
     if state["pool.age"][index] == 0:
         return Member(index, student)
     own = {name: state[f"student.{index}.{name}"] for name in student.parameters}
-    return Member(index, Student(student.body, own, state[f"student.{index}.{LAST}"]))
+    return Member(index, replace(student, parameters=own, last=state[f"student.{index}.{LAST}"]))
 
 
 def train(state: State, taken: Member, x: Tensor, y: Tensor, *, steps: int, lr: float, life: int) -> State:
