@@ -66,7 +66,7 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
 
     @property
     def nbytes(self) -> int:
-        """Storage of images and labels, bytes; a generator, if there is one, is not counted."""
+        """Storage of images and labels, bytes; a generator or a whitening, if there is one, is not counted."""
         return self.x.nbytes + self.y.nbytes
 
     def hard_labels(self) -> Tensor:
