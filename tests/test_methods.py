@@ -18,6 +18,15 @@ GM = {"student": STUDENT, "real_batch": 16, "outer": 2, "inner": 2}
 UNROLL = {"students": [STUDENT], "real_batch": 60, "inner": 4}
 IFT = {"student": STUDENT, "real_batch": 60, "inner": 5, "terms": 3}
 GTN = {"k": 8}
+FOUND = {
+    "student": "doubling-convnet:D1-W8-none-softplus",
+    "real_batch": 60,
+    "n_inner": 3,
+    "n_hinv": 3,
+    "pool": 2,
+    "lr": 0.03,
+}
+RCIG = {**FOUND, "inner_lr": 0.003, "hinv_lr": 0.003}
 
 TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     "gm-pixels": ("gm", GM),
@@ -33,6 +42,12 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     "ift-pixels-one-student": ("ift", {**IFT, "restart": 0}),
     "ift-gtn-lrn": ("ift", {**IFT, **GTN, "synthetic": "gtn-lrn", "restart": 2}),
     "ift-gtn-rnd": ("ift", {**IFT, **GTN, "synthetic": "gtn-rnd"}),
+    "rcig": ("rcig", {**FOUND, "life": 2}),
+    "rcig-flip-subset": ("rcig", {**RCIG, "flip": True, "subset": 4}),
+    "rig": ("rcig", {**RCIG, "linearise": False}),
+    "cig": ("rcig", {**RCIG, "reparameterise": False}),
+    "vig": ("rcig", {**RCIG, "linearise": False, "reparameterise": False}),
+    "frepo": ("rcig", {**RCIG, "n_inner": 0, "n_hinv": 0, "outer": "mse"}),
     "random": ("random", {}),
     "herding": ("herding", {"width": 8, "updates": 10}),
     "kcenter": ("kcenter", {"width": 8, "updates": 10}),

@@ -25,6 +25,13 @@ Download = Annotated[
 ImageSize = Annotated[
     int | None, typer.Option(help="Resize every image to N×N; not for tables.", rich_help_panel="Data")
 ]
+Zca = Annotated[
+    float | None,
+    typer.Option(
+        help="Whiten images (ZCA) with this strength, such as 0.1; evaluate and search need it too.",
+        rich_help_panel="Data",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu (default), cuda, cuda:N, or auto.", rich_help_panel="Run")]
 Seed = Annotated[int | None, typer.Option(help="Of every random choice; 0 by default.", rich_help_panel="Run")]
 Config = Annotated[

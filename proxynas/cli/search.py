@@ -20,6 +20,7 @@ from .options import (
     SpaceSet,
     Steps,
     Workers,
+    Zca,
     pairs,
 )
 
@@ -29,6 +30,7 @@ def search(
     data_root: DataRoot = None,
     download: Download = None,
     image_size: ImageSize = None,
+    zca: Zca = None,
     space: Space = None,
     candidates: Annotated[
         int | None,
@@ -163,7 +165,8 @@ def search(
     from ..specs import SearchSpec
 
     flags = {
-        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "space": space,
+        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
+        "space": space,
         "candidates": candidates, "seeds": seeds, "updates": updates, "indicator": indicator, "truth": truth,
         "proxy": proxy, "method": method, "ipc": ipc, "steps": steps, "settings": pairs(set_), "seed": seed,
         "device": device, "combine": combine, "baselines": baseline, "batch_size": batch_size, "lr": lr,

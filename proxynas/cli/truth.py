@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import SpecError
-from .options import Config, Data, DataRoot, Device, Download, ImageSize, Seed, Space, Workers
+from .options import Config, Data, DataRoot, Device, Download, ImageSize, Seed, Space, Workers, Zca
 
 
 def truth(
@@ -19,6 +19,7 @@ def truth(
     data_root: DataRoot = None,
     download: Download = None,
     image_size: ImageSize = None,
+    zca: Zca = None,
     space: Space = None,
     candidates: Annotated[
         int | None,
@@ -66,7 +67,8 @@ def truth(
     from ..specs import TruthSpec
 
     flags = {
-        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "space": space,
+        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
+        "space": space,
         "candidates": candidates, "seeds": seeds, "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed,
         "device": None if device is None else hardware.check(device),
     }  # fmt: skip
