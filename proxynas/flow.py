@@ -22,7 +22,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__, files, hardware, proxyset, rank, report, seeds, settings, spaces, truth, truth_import
+from . import (
+    __version__,
+    distill,
+    files,
+    hardware,
+    proxyset,
+    rank,
+    report,
+    seeds,
+    settings,
+    spaces,
+    truth,
+    truth_import,
+)
 from .datasets import Dataset
 from .errors import RunFolderError, SpecError, TruthError
 from .proxyset import ProxySet
@@ -55,7 +68,7 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
         ProxynasError: any of its kinds, see :mod:`proxynas.errors`; what was done before stays in the folder.
     """
     watcher = watcher or Watcher()
-    spec = replace(spec, device=hardware.check(spec.device))
+    spec = replace(spec, device=hardware.check(spec.device), steps=_steps(spec))
     choose_indicator(spec)
     space = spaces.load(spec.space, spec.space_settings)
     dataset = spec.dataset(watcher.loading)
@@ -73,6 +86,15 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
         return write_report(spec, dataset, proxy, store, table, folder)
     finally:
         store.close()
+
+
+SEARCH_STEPS = 400
+"""Distillation steps of a search that does not say how many: fewer than published, so that a first look is quick."""
+
+
+def _steps(spec: SearchSpec) -> int | None:
+    usual = distill.find(spec.method).steps
+    return spec.steps if spec.steps is not None or spec.proxy is not None or not usual else min(usual, SEARCH_STEPS)
 
 
 def open_folder(spec: SearchSpec, folder: Path) -> None:

@@ -304,7 +304,13 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     import time
 
     command = [sys.executable, "-m", "proxynas", "search", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "spec.toml").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -57,7 +57,10 @@ Ipc = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(help="Distillation steps; the method's own number by default.", rich_help_panel="Distillation"),
+    typer.Option(
+        help="Distillation steps; the method's own number by default, in a search 400 at most.",
+        rich_help_panel="Distillation",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
