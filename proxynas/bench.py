@@ -39,10 +39,17 @@ class Row:
 
 
 def compare(
-    what: str, naive: Callable[[], object], fast: Callable[[], object], default_fast: bool, repeats: int
+    what: str,
+    naive: Callable[[], object],
+    fast: Callable[[], object],
+    default_fast: bool,
+    repeats: int,
+    *,
+    warm_up: bool = True,
 ) -> Row:
     """Time both in turn, after one warm-up each."""
-    naive(), fast()
+    if warm_up:
+        naive(), fast()
     pairs = [(_seconds(naive), _seconds(fast)) for _ in range(repeats)]
     return Row(what, median(a for a, _ in pairs), [a / b for a, b in pairs], default_fast)
 
@@ -92,12 +99,16 @@ def fusing(device: str, repeats: int) -> list[Row]:
 
 def working(repeats: int) -> list[Row]:
     """Searching: two worker processes of one thread each, against one; starting them is included."""
-    tasks = ["D2-W64-relu-instancenorm-avgpooling"] * 24
+    tasks = ["D2-W64-relu-instancenorm-avgpooling"] * 60
 
     def go(workers: int) -> None:
         list(map_unordered(_train_one, tasks, _prepare, (), workers))
 
-    return [compare("24 training runs, two workers", lambda: go(1), lambda: go(2), True, max(2, repeats // 3))]
+    return [
+        compare(
+            "60 training runs, two workers", lambda: go(1), lambda: go(2), True, max(2, repeats // 3), warm_up=False
+        )
+    ]
 
 
 def main() -> None:
