@@ -82,7 +82,9 @@ def distill(
         console.print(f"{out} is there already, made by the same settings", markup=False, soft_wrap=True)
     else:
         checkpoint = out.with_suffix(".checkpoint")
-        made = loop.distill(spec, dataset, checkpoint=checkpoint, on_step=watcher.distilling)
+        made = loop.distill(
+            spec, dataset, checkpoint=checkpoint, on_step=watcher.distilling, on_shared=watcher.preparing
+        )
         watcher.ended()
         made.save(out)
         checkpoint.unlink(missing_ok=True)
