@@ -137,14 +137,9 @@ class Pool:
         return net.to(self.dataset.train.x)
 
     def _get(self, i: int) -> tuple[Expert, dict[str, Tensor]]:
-        found = _read(self.path(i))
-        if found is None:
-            self._train(i)
-            found = _read(self.path(i))
-            assert found is not None
-        return found
+        return _read(self.path(i)) or self._train(i)
 
-    def _train(self, i: int) -> None:
+    def _train(self, i: int) -> tuple[Expert, dict[str, Tensor]]:
         started, started_core = time.perf_counter(), time.process_time()
         data, net = self.dataset, self._new(i)
         recipe = self.training.recipe(len(data.train))
@@ -183,6 +178,7 @@ class Pool:
             hardware.describe(device),
         )
         _write(self.path(i), told, kept)
+        return told, kept
 
 
 def _points(updates: int, n: int) -> list[int]:
