@@ -75,7 +75,10 @@ OTHERS = {
     "data": (lambda s: replace(s, provenance={**s.provenance, "fingerprint": "g"}), "data is f and g"),
     "preprocessing": (lambda s: replace(s, preprocessing=Preprocessing((0.4,), (2.0,))), "preprocessing is"),
     "hard labels": (hard, "kind of labels is soft, for l1 and hard"),
-    "other soft labels": (lambda s: replace(s, recipe=Recipe(loss="mse")), "kind of labels is soft, for l1 and soft, for mse"),
+    "other soft labels": (
+        lambda s: replace(s, recipe=Recipe(loss="mse")),
+        "kind of labels is soft, for l1 and soft, for mse",
+    ),
     "shape": (lambda s: replace(s, x=s.x[..., :2]), "image shape is"),
     "classes": (lambda s: replace(s, class_names=("a", "c")), "classes is"),
 }

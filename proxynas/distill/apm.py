@@ -1,4 +1,4 @@
-"""APM: "Dataset Distillation via Adversarial Prediction Matching" (2023), Algorithm 1.
+"""APM: Chen et al., "Dataset Distillation via Adversarial Prediction Matching" (2023), Algorithm 1.
 
 In every round a fresh student is trained on a batch of synthetic images to predict what an expert, a network trained on
 the real data, predicts on them (L1 between logits). Then the images move to where the expert and K checkpoints of the
@@ -266,7 +266,7 @@ def _restored(task: Task, state: State, place: int) -> nn.Module:
 
 METHOD = Method(
     "apm",
-    "adversarial prediction matching: soft labels of experts",
+    "adversarial prediction matching (Chen 2023), with soft labels",
     APM,
     2500,
     init,
