@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proxynas import datasets, planning, proxyset, seeds, testing, train
+from proxynas import datasets, flow, planning, proxyset, seeds, sources, testing, train
 from proxynas.datasets import Dataset, Split
 from proxynas.distill import apm, experts, students
 from proxynas.distill.experts import Pool, Training
@@ -20,7 +20,7 @@ from proxynas.distill.method import Task, class_labels
 from proxynas.errors import DivergedError, SpecError
 from proxynas.nets import convnet
 from proxynas.rank import ledger
-from proxynas.specs import DistillSpec
+from proxynas.specs import DistillSpec, SearchSpec
 
 STUDENT = "D1-W32-relu-instancenorm-avgpooling"
 SMALL: dict[str, Any] = {"student": STUDENT, "epochs": 6, "checkpoints": 3, "experts": 2, "expert_epochs": 3}
@@ -367,6 +367,25 @@ def test_what_experts_cost_is_counted_also_where_they_were_found(toy: Dataset, m
     paid = ledger(pd.DataFrame([("proxy", "a", 0, 1.0)], columns=columns), {}, None, distill=told, device="cpu",
                   proxy_bytes=1, real_bytes=1)  # fmt: skip
     assert (paid.distill_s, paid.distill_core_s) == (told["seconds"], told["core_seconds"])
+
+
+def test_a_search_trains_on_soft_labels_and_pays_for_experts(
+    small_spec: SearchSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spec = replace(
+        small_spec, method="apm", ipc=2, steps=1, settings=SMALL, candidates=2, seeds=1, baselines=("random",)
+    )
+    with monkeypatch.context() as patch:
+        slow(patch, 100.0, 150.0)
+        apm.prepare(plan(spec.distillation(), spec.dataset())[0], lambda done, total: None)
+    found = flow.search(spec, tmp_path / "run", workers=1)
+    assert 200 < found.ledger.distill_s < 230
+    assert 300 < found.ledger.distill_core_s < 330
+    assert found.ledger.total_s > 200
+    work = sources.prepare(spec, tmp_path / "run")
+    assert work.sources["proxy"].recipe.loss == "l1"
+    assert work.sources["random"].recipe.loss == "cross-entropy"
+    assert len(work.sources["proxy"].x) == len(work.sources["random"].x) == 20
 
 
 def test_a_resumed_distillation_pays_for_its_experts_once(

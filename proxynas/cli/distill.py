@@ -43,7 +43,10 @@ def distill(
     steps: Steps = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="Stop after this many seconds, over all starts.", rich_help_panel="Distillation"),
+        typer.Option(
+            help="Stop after this many seconds, over all starts; those of experts count.",
+            rich_help_panel="Distillation",
+        ),
     ] = None,
     set_: Set = None,
     config: Config = None,
