@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proxynas import datasets, flow, planning, proxyset, seeds, sources, testing, train
+from proxynas import datasets, planning, proxyset, seeds, sources, testing, train
 from proxynas.datasets import Dataset, Split
 from proxynas.distill import apm, experts, students
 from proxynas.distill.experts import Pool, Training
 from proxynas.distill.loop import Progress, distill, plan
 from proxynas.distill.method import Task, class_labels
-from proxynas.errors import DivergedError, SpecError
+from proxynas.errors import DivergedError, RunFolderError, SpecError
 from proxynas.nets import convnet
 from proxynas.rank import ledger
 from proxynas.specs import DistillSpec, SearchSpec
+from proxynas.watcher import Watcher
 
 STUDENT = "D1-W32-relu-instancenorm-avgpooling"
 SMALL: dict[str, Any] = {"student": STUDENT, "epochs": 6, "checkpoints": 3, "experts": 2, "expert_epochs": 3}
@@ -369,23 +370,22 @@ def test_what_experts_cost_is_counted_also_where_they_were_found(toy: Dataset, m
     assert (paid.distill_s, paid.distill_core_s) == (told["seconds"], told["core_seconds"])
 
 
-def test_a_search_trains_on_soft_labels_and_pays_for_experts(
-    small_spec: SearchSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    spec = replace(
-        small_spec, method="apm", ipc=2, steps=1, settings=SMALL, candidates=2, seeds=1, baselines=("random",)
-    )
-    with monkeypatch.context() as patch:
-        slow(patch, 100.0, 150.0)
-        apm.prepare(plan(spec.distillation(), spec.dataset())[0], lambda done, total: None)
-    found = flow.search(spec, tmp_path / "run", workers=1)
-    assert 200 < found.ledger.distill_s < 230
-    assert 300 < found.ledger.distill_core_s < 330
-    assert found.ledger.total_s > 200
-    work = sources.prepare(spec, tmp_path / "run")
-    assert work.sources["proxy"].recipe.loss == "l1"
-    assert work.sources["random"].recipe.loss == "cross-entropy"
-    assert len(work.sources["proxy"].x) == len(work.sources["random"].x) == 20
+def test_a_search_trains_candidates_on_soft_labels(small_spec: SearchSpec, tmp_path: Path) -> None:
+    spec, watcher = replace(small_spec, method="apm", ipc=2, steps=1, settings=SMALL), Watched()
+    proxy = sources.get_proxy(spec, spec.dataset(), tmp_path, watcher)
+    assert watcher.told == [(1, 2), (2, 2)]
+    found = sources.prepare(spec, tmp_path).sources
+    assert torch.equal(found["proxy"].y, proxy.y)
+    assert (found["proxy"].recipe.loss, found["random"].recipe.loss) == ("l1", "cross-entropy")
+    assert len(found["proxy"].x) == len(found["random"].x) == 20
+
+
+class Watched(Watcher):
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int]] = []
+
+    def preparing(self, done: int, total: int) -> None:
+        self.told.append((done, total))
 
 
 def test_a_resumed_distillation_pays_for_its_experts_once(
@@ -406,6 +406,8 @@ def test_a_resumed_distillation_pays_for_its_experts_once(
     checkpoint = tmp_path / "a.checkpoint"
     with pytest.raises(StoppedError):
         distill(spec, toy, checkpoint=checkpoint, on_step=stop)
+    with pytest.raises(RunFolderError, match="of another distillation"):  # said before any expert is trained
+        distill(replace(spec, settings={**SMALL, "experts": 99}), toy, checkpoint=checkpoint)
     made = distill(spec, toy, checkpoint=checkpoint)
     assert torch.equal(made.x, whole.x)
     assert torch.equal(made.y, whole.y)

@@ -63,9 +63,10 @@ def distill(
     chosen = find(spec.method)
     task, steps = plan(spec, dataset)
     key = fingerprint(spec, dataset)
+    restored = _restore(checkpoint, key, dataset.train.x.device)  # first: what is shared may take hours
     shared = _shared(chosen, task, spec, on_shared)
     started, started_core = time.perf_counter(), time.process_time()
-    state, progress = _restore(checkpoint, key, dataset.train.x.device) or (chosen.init(task), _begun(shared))
+    state, progress = restored or (chosen.init(task), _begun(shared))
     progress.steps = steps
     before, before_core = progress.seconds, progress.core_seconds
 
