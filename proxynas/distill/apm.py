@@ -52,7 +52,7 @@ SMALLEST = 1e-12
 
 @checked(frozen=True, config=settings.CONFIG)
 class APM:
-    """Settings of adversarial prediction matching; the defaults are the published ones, but for the number of experts."""
+    """Settings of adversarial prediction matching; the defaults are published, but for the number of experts."""
 
     batch: Positive = 500  # B, synthetic images a round
     epochs: Positive = 250  # E, of a student
