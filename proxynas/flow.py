@@ -22,7 +22,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__, files, hardware, proxyset, rank, report, seeds, settings, spaces, truth, truth_import
+from . import (
+    __version__,
+    distill,
+    files,
+    hardware,
+    proxyset,
+    rank,
+    report,
+    seeds,
+    settings,
+    spaces,
+    truth,
+    truth_import,
+)
 from .datasets import Dataset
 from .errors import RunFolderError, SpecError, TruthError
 from .proxyset import ProxySet
@@ -55,7 +68,7 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
         ProxynasError: any of its kinds, see :mod:`proxynas.errors`; what was done before stays in the folder.
     """
     watcher = watcher or Watcher()
-    spec = replace(spec, device=hardware.check(spec.device))
+    spec = replace(spec, device=hardware.check(spec.device), steps=_steps(spec))
     choose_indicator(spec)
     space = spaces.load(spec.space, spec.space_settings)
     dataset = spec.dataset(watcher.loading)
@@ -68,10 +81,20 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     proxy = get_proxy(spec, dataset, folder, watcher)
     store = Store(folder / "run.sqlite")
     try:
+        store.claim(f"data {dataset.fingerprint}, space {space.fingerprint}")
         score_all(spec, space, dataset, archs, store, folder, workers, watcher)
         return write_report(spec, dataset, proxy, store, table, folder)
     finally:
         store.close()
+
+
+SEARCH_STEPS = 400
+"""Distillation steps of a search that does not say how many: fewer than published, so that a first look is quick."""
+
+
+def _steps(spec: SearchSpec) -> int | None:
+    usual = distill.find(spec.method).steps
+    return spec.steps if spec.steps is not None or spec.proxy is not None or not usual else min(usual, SEARCH_STEPS)
 
 
 def open_folder(spec: SearchSpec, folder: Path) -> None:
@@ -156,6 +179,11 @@ def find_truth(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> TruthT
     data = spec.truth_data or dataset.name
     if spec.truth == "auto":
         table = truth.find(space.name, data) or truth_import.find(space.name, data)
+        if table is None and spec.truth_data is not None:
+            raise TruthError(
+                f"there is no truth of {space.name!r} on {data!r} here, which truth_data asks for; 'proxynas list' "
+                "shows what there is"
+            )
     else:
         table = truth.read(Path(spec.truth))
     if table is not None:
@@ -219,16 +247,23 @@ def choose_indicator(spec: SearchSpec) -> tuple[tuple[str, str], str]:
         SpecError: an unknown indicator.
     """
     for name in spec.combine:
-        indicators.resolve(name)
+        if "+" not in name:
+            raise SpecError(f"combine takes two indicators or more, joined by +, but got {name!r}")
+        _check_indicator(spec, name)
     if spec.indicator == "auto":
         name = DEFAULT_INDICATOR if ZERO_COST in spec.baselines else WITHOUT_ZERO_COST
         return indicators.resolve(name), DEFAULT_REASON
-    key = indicators.resolve(spec.indicator)
-    if "val_auc" in key[1].split("+") and spec.val_points < 2:
+    return _check_indicator(spec, spec.indicator), "asked for with --indicator"
+
+
+def _check_indicator(spec: SearchSpec, name: str) -> tuple[str, str]:
+    key = indicators.resolve(name)
+    terms = key[1].split("+")
+    if "val_auc" in terms and spec.val_points < 2:
         raise SpecError(f"the indicator val_auc takes val_points of 2 or more, but got {spec.val_points}")
-    if key[0] == ZERO_COST and ZERO_COST not in spec.baselines:
-        raise SpecError(f"the indicator {spec.indicator} takes {ZERO_COST!r} among the baselines; add it")
-    return key, "asked for with --indicator"
+    if ZERO_COST not in spec.baselines and any(indicators.resolve(term)[0] == ZERO_COST for term in terms):
+        raise SpecError(f"the indicator {name} takes {ZERO_COST!r} among the baselines; add it")
+    return key
 
 
 @contextmanager
@@ -278,6 +313,8 @@ def rewrite(folder: Path, *, truth_table: str | None = None, indicator: str | No
         if store.scores().empty:
             raise RunFolderError(f"{folder} has no scores yet; start its search again")
         table = find_truth(spec, dataset, spaces.load(spec.space, spec.space_settings))
-        return write_report(spec, dataset, proxyset.read(folder / f"{PROXY}.safetensors"), store, table, folder)
+        proxy = proxyset.read(folder / f"{PROXY}.safetensors")
+        proxyset.check(proxy, dataset)
+        return write_report(spec, dataset, proxy, store, table, folder)
     finally:
         store.close()

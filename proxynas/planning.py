@@ -209,9 +209,10 @@ def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) ->
 
 def _run_seconds(spec: SearchSpec, dataset: Dataset, flops: float, speed: float) -> float:
     """One training run: forward and backward are three forward passes, validation is one, calls cost something too."""
-    batch = min(spec.batch_size, spec.ipc * dataset.num_classes)
-    passes = 3 * spec.updates * batch + spec.val_points * (min(spec.val_size, len(dataset.val)) + spec.calibrate)
-    return passes * flops / speed + spec.updates * CALL_SECONDS
+    recipe = spec.recipe()
+    batch = min(recipe.batch_size, spec.ipc * dataset.num_classes)
+    passes = 3 * recipe.updates * batch + spec.val_points * (min(spec.val_size, len(dataset.val)) + spec.calibrate)
+    return passes * flops / speed + recipe.updates * CALL_SECONDS
 
 
 CALL_SECONDS = 0.0015

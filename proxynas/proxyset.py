@@ -3,7 +3,8 @@
 The file's metadata is JSON: the recipe the set was made for, the preprocessing of its images (so that nobody has to
 guess), the class names and the provenance. A checksum over tensors and metadata makes a changed file known.
 
-A set may also carry the steps it was distilled for (tensors ``order`` and ``rates``) and the generator that made it
+A set may also carry the steps it was distilled for (tensors ``order`` and ``rates``), the whitening of its images
+(``zca.mean`` and ``zca.matrix``; the metadata's preprocessing has its strength) and the generator that made it
 (tensors under ``generator.``; the metadata's ``generator`` has its kind, its size k and its batch). Files without them
 are read as they always were.
 """
@@ -11,7 +12,7 @@ are read as they always were.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.utils.data import Dataset as TorchDataset
 from . import files, merging, resources, settings, train
 from .curriculum import Curriculum
 from .datasets import Dataset, Preprocessing, Split
+from .datasets.zca import Whitening
 from .errors import ProxyFileError, SpecError
 from .nets.generator import Distilled
 
@@ -64,7 +66,7 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
 
     @property
     def nbytes(self) -> int:
-        """Storage of images and labels, bytes; a generator, if there is one, is not counted."""
+        """Storage of images and labels, bytes; a generator or a whitening, if there is one, is not counted."""
         return self.x.nbytes + self.y.nbytes
 
     def hard_labels(self) -> Tensor:
@@ -114,7 +116,7 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         tensors = {name: value.detach().cpu().contiguous() for name, value in _tensors(self).items()}
         described: dict[str, Any] = {
             "format": FORMAT,
-            "preprocessing": asdict(self.preprocessing),
+            "preprocessing": _described(self.preprocessing),
             "class_names": list(self.class_names),
             "recipe": settings.to_dict(self.recipe),
             "provenance": dict(self.provenance),
@@ -156,7 +158,7 @@ def read(path: Path) -> ProxySet:
     return ProxySet(
         tensors["x"],
         tensors["y"],
-        Preprocessing(**{key: tuple(value) for key, value in described["preprocessing"].items()}),
+        _preprocessing(described["preprocessing"], tensors),
         tuple(described["class_names"]),
         settings.make(train.Recipe, described["recipe"], where=str(path)),
         described["provenance"],
@@ -206,7 +208,7 @@ def _facts(proxy: ProxySet) -> dict[str, Any]:
         "image shape": tuple(proxy.x.shape[1:]),
         "classes": proxy.class_names,
         "data": proxy.provenance.get("fingerprint"),
-        "preprocessing": proxy.preprocessing,
+        "preprocessing": _described(proxy.preprocessing),
         "kind of labels": f"soft, for {proxy.recipe.loss}" if soft else "hard",
         "recipe": proxy.recipe if learned else None,  # learned rates go with its momentum and decay
     }
@@ -219,9 +221,21 @@ def _tensors(proxy: ProxySet) -> dict[str, Tensor]:
         found["order"] = proxy.curriculum.order
         if proxy.curriculum.rates is not None:
             found["rates"] = proxy.curriculum.rates
+    if proxy.preprocessing.zca is not None:
+        found |= {"zca.mean": proxy.preprocessing.zca.mean, "zca.matrix": proxy.preprocessing.zca.matrix}
     if proxy.generator is not None:
         found |= {f"{GENERATOR}{name}": value for name, value in proxy.generator.network.items()}
     return found
+
+
+def _described(preprocessing: Preprocessing) -> dict[str, Any]:
+    told: dict[str, Any] = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
+    return told if preprocessing.zca is None else {**told, "zca": preprocessing.zca.strength}
+
+
+def _preprocessing(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
+    zca = Whitening(told["zca"], tensors["zca.mean"], tensors["zca.matrix"]) if "zca" in told else None
+    return Preprocessing(tuple(told["mean"]), tuple(told["std"]), zca)
 
 
 def _generator(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Distilled | None:
@@ -246,7 +260,7 @@ def check(proxy: ProxySet, dataset: Dataset) -> None:
     """Refuse a proxy set that was made from other data.
 
     Raises:
-        ProxyFileError: image shape, classes or the data's fingerprint differ.
+        ProxyFileError: image shape, classes, the data's fingerprint or its whitening differ.
     """
     wanted = {"image shape": dataset.shape, "classes": dataset.class_names, "data": dataset.fingerprint}
     found = {"image shape": tuple(proxy.x.shape[1:]), "classes": proxy.class_names}
@@ -257,6 +271,16 @@ def check(proxy: ProxySet, dataset: Dataset) -> None:
                 f"the proxy set was made for {key} {found[key]!r}, but {dataset.name} has {value!r}; "
                 "give the data that it was distilled from, or distil this data"
             )
+    made, here = (None if p.zca is None else p.zca.strength for p in (proxy.preprocessing, dataset.preprocessing))
+    if made != here:
+        raise ProxyFileError(
+            f"the proxy set was made for images {_whitened(made)}, but the data are images {_whitened(here)}; "
+            + ("leave --zca out" if made is None else f"give --zca {made:g}")
+        )
+
+
+def _whitened(strength: float | None) -> str:
+    return "that are not whitened" if strength is None else f"whitened by --zca {strength:g}"
 
 
 def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -20,8 +20,8 @@ from .errors import SpecError
 
 T = TypeVar("T")
 
-CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=False, validate_default=True)
-"""Shared by every settings class: unknown keys are errors and defaults are checked like anything else."""
+CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=False, validate_default=True, allow_inf_nan=False)
+"""Shared by every settings class: unknown keys and infinite numbers are errors; defaults are checked like the rest."""
 
 
 def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -34,7 +34,8 @@ def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
+            keys = f"known keys: {', '.join(sorted(known))}" if known else "it has none"
+            hint = f"did you mean {close[0]!r}?" if close else keys
             raise SpecError(f"{_at(where)}unknown key {key!r}; {hint}")
     try:
         return TypeAdapter(cls).validate_python(dict(values))
@@ -90,5 +91,6 @@ def _one_line(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "settings"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    message = first["msg"][0].lower() + first["msg"][1:]
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
     return f"{_at(where)}{key}: {message}, but got {first['input']!r}{more}"

@@ -27,6 +27,7 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
     if path.exists():
         watcher.say("proxy set: found in the run folder")
         proxy = proxyset.read(path)
+        proxyset.check(proxy, dataset)
     elif spec.proxy is not None:
         proxy = proxyset.read(proxyset.locate(spec.proxy))
         proxy.save(path)
@@ -86,10 +87,14 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
         proxyset.check(proxyset.read(proxyset.locate(spec.proxy)), dataset)
     else:
         plan(spec.distillation(), dataset)
+    recipe = spec.recipe()
+    if recipe.augment and len(dataset.shape) != 3:
+        raise SpecError(f"augment is for images, but {dataset.name} is a table; leave it out")
+    if spec.val_points > recipe.updates:
+        raise SpecError(f"val_points must be at most the {recipe.updates} updates, but got {spec.val_points}")
     also_names(spec)
     for given in spec.also:
         proxyset.check(proxyset.read(proxyset.locate(given)), dataset)
-    spec.recipe()
 
 
 def prepare(spec: SearchSpec, folder: Path) -> Work:
@@ -100,9 +105,10 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
     calibration = dataset.train.x[: spec.calibrate] if spec.calibrate else None
     sets = {PROXY: folder / f"{PROXY}.safetensors", RANDOM: folder / f"{RANDOM}.safetensors"}
     sets |= {name: folder / "also" / f"{name}.safetensors" for name in also_names(spec)}
+    whole = spec.recipe()
     size, sources = len(proxyset.read(sets[PROXY])), {}
     for name in training_sources(spec):
-        recipe = replace(spec.recipe(), batch_size=min(spec.batch_size, size))  # the same number of images an update
+        recipe = replace(whole, batch_size=min(whole.batch_size, size))  # the same number of images an update
         curriculum = None
         if name == EARLY:
             x, y = dataset.train.x, dataset.train.y
@@ -110,7 +116,7 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
             made = proxyset.read(sets[name])
             x, y = made.x.to(spec.device), made.y.to(spec.device)
             soft = "cross-entropy" if made.y.ndim == 1 else made.recipe.loss
-            recipe = replace(recipe, loss=soft, batch_size=min(spec.batch_size, len(made)))
+            recipe = replace(recipe, loss=soft, batch_size=min(whole.batch_size, len(made)))
             recipe, curriculum = proxyset.recipe_for(made, recipe), made.curriculum
         sources[name] = Source(
             name, x, y, recipe, calibration=calibration, val_points=spec.val_points, curriculum=curriculum

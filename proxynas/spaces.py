@@ -15,8 +15,10 @@ The factory is called as ``make(shape, classes, depth=…, width=…, stem=…)`
 """
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
+import json
 import math
 import re
 import string
@@ -138,6 +140,12 @@ class SearchSpace:
         net = self.build(arch, shape, classes)
         flops = forward_flops(net, torch.zeros(1, *shape))
         return sum(p.numel() for p in net.parameters() if p.requires_grad), flops
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the grid and the fixed settings: the same for the same architectures, built the same way."""
+        described = json.dumps([self.name, self.arch, {k: list(v) for k, v in self.axes.items()}, self.fixed])
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:

@@ -11,24 +11,35 @@ from . import datasets, settings, train
 from .datasets import Dataset
 
 Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
 Baseline = Literal["random", "early-stopping", "zero-cost"]
 
 
 @checked(frozen=True, config=settings.CONFIG)
 class DataSpec:
-    """Which real data: a name, a folder of images or a CSV table, where it is, and how it is decoded."""
+    """Which real data: a name, a folder of images or a CSV table, where it is, and how it is decoded.
+
+    ``zca`` whitens images with that strength (0.1 as published for colour images).
+    """
 
     data: str = "digits"
     data_root: str | None = None
     download: bool = False
     image_size: Positive | None = None
+    zca: Annotated[float, Field(gt=0)] | None = None
     device: str = "cpu"
 
     def dataset(self, progress: Callable[[int, int], None] | None = None) -> Dataset:
         """Load the data; see :func:`proxynas.datasets.load`."""
         root = None if self.data_root is None else Path(self.data_root)
         return datasets.load(
-            self.data, root, download=self.download, image_size=self.image_size, device=self.device, progress=progress
+            self.data,
+            root,
+            download=self.download,
+            image_size=self.image_size,
+            whiten=self.zca,
+            device=self.device,
+            progress=progress,
         )
 
 
@@ -41,7 +52,7 @@ class DistillSpec(DataSpec):
     steps: Annotated[int, Field(ge=0)] | None = None  # None: the method's own default
     seconds: Annotated[float, Field(gt=0)] | None = None
     settings: dict[str, Any] = Field(default_factory=dict)  # the method's own
-    seed: int = 0
+    seed: NotNegative = 0
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -55,7 +66,7 @@ class TruthSpec(DataSpec):
     epochs: Positive = 12
     batch_size: Positive = 25
     lr: Annotated[float, Field(gt=0)] = 0.01
-    seed: int = 0
+    seed: NotNegative = 0
 
     def recipe(self, n: int) -> train.Recipe:
         """SGD with momentum 0.9, weight decay 5e-4 and a cosine to zero, for ``epochs`` passes over ``n`` images."""
@@ -68,7 +79,8 @@ class SearchSpec(DataSpec):
     """``proxynas search``: the proxy set, the candidates and how they are trained.
 
     ``proxy`` is a proxy-set file or the name of a shipped one; without it a set is distilled by ``method`` with
-    ``settings``, for ``steps`` steps. ``also`` are further sets, compared in the same run.
+    ``settings``, for ``steps`` steps (by default 400, or the method's own number if that is smaller). ``also`` are
+    further sets, compared in the same run.
 
     Candidates are trained by SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021); ``training`` changes any field of
     :class:`~proxynas.train.Recipe`. They are scored on ``val_size`` validation images, ``val_points`` times a run,
@@ -98,12 +110,12 @@ class SearchSpec(DataSpec):
     training: dict[str, Any] = Field(default_factory=dict)
     val_size: Positive = 1000
     val_points: Positive = 1
-    calibrate: Annotated[int, Field(ge=0)] = 256
+    calibrate: NotNegative = 256
     combine: tuple[str, ...] = ()
     truth: str = "auto"
     truth_data: str | None = None
     indicator: str = "auto"
-    seed: int = 0
+    seed: NotNegative = 0
 
     def recipe(self) -> train.Recipe:
         """How a candidate is trained on a proxy set.
@@ -121,6 +133,7 @@ class SearchSpec(DataSpec):
             data_root=self.data_root,
             download=self.download,
             image_size=self.image_size,
+            zca=self.zca,
             device=self.device,
             method=self.method,
             ipc=self.ipc,

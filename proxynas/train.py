@@ -32,7 +32,8 @@ Loss = Literal["cross-entropy", "l1", "mse"]
 class Recipe:
     """How a network is trained: ``updates`` steps on batches of ``batch_size`` images.
 
-    ``schedule`` is what the learning rate does: nothing, a tenth from half of the updates on, or a cosine to zero.
+    ``schedule`` is what the learning rate does: nothing, a tenth from half of the updates on, or a cosine to zero. In
+    the first ``warmup`` updates it rises linearly, and the schedule is that of what is left.
     Labels may be hard (class indices) or soft (one row a class distribution, or logits for ``l1`` and ``mse``).
     ``augment`` names operations joined by ``+`` (:mod:`proxynas.augment`); each batch is treated by one of them, with
     parameters of their own for every image.
@@ -46,8 +47,13 @@ class Recipe:
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["constant", "step", "cosine"] = "constant"
+    warmup: Annotated[int, Field(ge=0)] = 0
     loss: Loss = "cross-entropy"
     augment: Strategy = ""
+
+    def __post_init__(self) -> None:
+        if self.nesterov and (self.momentum == 0 or self.optimizer != "sgd"):
+            raise ValueError("nesterov takes sgd with a momentum above 0; leave it out, or set both")
 
 
 @dataclass(frozen=True)
@@ -183,9 +189,12 @@ def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.
 
 def rate_at(recipe: Recipe, update: int) -> float:
     """The learning rate of update number ``update`` (from 0)."""
+    if update < recipe.warmup:
+        return recipe.lr * (update + 1) / recipe.warmup
+    update, updates = update - recipe.warmup, recipe.updates - recipe.warmup
     if recipe.schedule == "cosine":
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * update / recipe.updates))
-    return recipe.lr * (0.1 if recipe.schedule == "step" and 2 * update >= recipe.updates else 1.0)
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * update / updates))
+    return recipe.lr * (0.1 if recipe.schedule == "step" and 2 * update >= updates else 1.0)
 
 
 def fusion_pays(nets: Sequence[nn.Module], x: Tensor, recipe: Recipe) -> bool:

@@ -19,7 +19,7 @@ import torch
 
 from . import __version__, files, hardware, resources, seeds, settings, spaces
 from .datasets import Dataset
-from .errors import TruthError
+from .errors import RunFolderError, TruthError
 from .search.pool import cores
 from .search.run import Work, pending, run
 from .search.score import Source
@@ -91,12 +91,32 @@ def read(path: Path) -> TruthTable:
     missing = {"arch", column} - set(rows.columns)
     if missing:
         raise TruthError(f"{path} lacks the column {sorted(missing)[0]!r}; it has {', '.join(map(str, rows.columns))}")
-    accuracy = pd.to_numeric(rows[column], errors="coerce")
+    rows = rows.assign(**{name: _numbers(rows, name, path) for name in NUMBERS if name in rows})
+    accuracy = rows[column]
     if not accuracy.dropna().between(0, 1).all() or accuracy.isna().all():
         raise TruthError(
             f"{path}: {column} must be between 0 and 1, but goes from {accuracy.min()} to {accuracy.max()}"
         )
-    return TruthTable(rows.assign(**{column: accuracy}).reindex(columns=list(COLUMNS)), made)
+    rows = rows.reindex(columns=list(COLUMNS))
+    empty = rows[column].isna() & rows["failed"].isna()
+    if empty.any():
+        raise TruthError(
+            f"{path}: row {int(empty.to_numpy().argmax()) + 1} has no {column}; fill it in, leave the row out, or say "
+            "in the column 'failed' why its training failed (that counts as 0)"
+        )
+    return TruthTable(rows, made)
+
+
+NUMBERS = ("seed", "val_accuracy", "val_loss", "test_accuracy", "test_loss", "sotl", "seconds")
+
+
+def _numbers(rows: pd.DataFrame, name: str, path: Path) -> pd.Series:
+    numbers = pd.to_numeric(rows[name], errors="coerce")
+    wrong = numbers.isna() & rows[name].notna()
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        raise TruthError(f"{path}: {name} must be a number, but row {row + 1} has {rows[name].iloc[row]!r}; mend it")
+    return numbers
 
 
 def find(space: str, data: str) -> TruthTable | None:
@@ -133,10 +153,16 @@ def measure(
     what it has; the same call again goes on from there. ``on_done`` is told (runs done, runs in all, the run).
 
     Raises:
-        RunFolderError: the store beside ``out`` belongs to another measurement.
+        RunFolderError: the store beside ``out`` belongs to another measurement, or ``out`` is not a table of it.
+        SpaceError: the space does not fit the data.
     """
     space, dataset = spaces.load(spec.space, spec.space_settings), spec.dataset()
     archs, replicas = candidates(spec, space), range(spec.seeds)
+    space.build(archs[0], dataset.shape, dataset.num_classes)
+    if out.suffix != ".csv":
+        raise RunFolderError(f"--out must be a .csv file, but got '{out}'")
+    if out.exists() and not out.with_suffix(".sqlite").exists():
+        raise RunFolderError(f"{out} exists already and is not of this measurement; give another --out, or remove it")
     store = Store(out.with_suffix(".sqlite"))
     try:
         store.claim(json.dumps({**settings.to_dict(spec), "fingerprint": dataset.fingerprint}, sort_keys=True))

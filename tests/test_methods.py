@@ -19,6 +19,15 @@ UNROLL = {"students": [STUDENT], "real_batch": 60, "inner": 4}
 IFT = {"student": STUDENT, "real_batch": 60, "inner": 5, "terms": 3}
 APM = {"student": STUDENT, "epochs": 20, "checkpoints": 2, "experts": 2, "expert_epochs": 30}
 GTN = {"k": 8}
+FOUND = {
+    "student": "doubling-convnet:D1-W8-none-softplus",
+    "real_batch": 60,
+    "n_inner": 3,
+    "n_hinv": 3,
+    "pool": 2,
+    "lr": 0.03,
+}
+RCIG = {**FOUND, "inner_lr": 0.003, "hinv_lr": 0.003}
 
 TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     "gm-pixels": ("gm", GM),
@@ -36,6 +45,12 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     "ift-gtn-rnd": ("ift", {**IFT, **GTN, "synthetic": "gtn-rnd"}),
     "apm": ("apm", APM),
     "apm-segments-reused-batches": ("apm", {**APM, "segment": 2, "reuse": 2, "batch": 4, "log": False, "lr": 0.1}),
+    "rcig": ("rcig", {**FOUND, "life": 2}),
+    "rcig-flip-subset": ("rcig", {**RCIG, "flip": True, "subset": 4}),
+    "rig": ("rcig", {**RCIG, "linearise": False}),
+    "cig": ("rcig", {**RCIG, "reparameterise": False}),
+    "vig": ("rcig", {**RCIG, "linearise": False, "reparameterise": False}),
+    "frepo": ("rcig", {**RCIG, "n_inner": 0, "n_hinv": 0, "outer": "mse"}),
     "random": ("random", {}),
     "herding": ("herding", {"width": 8, "updates": 10}),
     "kcenter": ("kcenter", {"width": 8, "updates": 10}),

@@ -57,6 +57,25 @@ def test_soft_labels_and_any_preprocessing_survive(tmp_path: Path) -> None:
     assert read.preprocessing == soft.preprocessing
 
 
+def test_whitening_survives_and_must_fit(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path))
+    spec = DistillSpec(method="random", ipc=2, zca=0.1)
+    white = spec.dataset()
+    distill(spec, white).save(tmp_path / "a.safetensors")
+    read = proxyset.read(tmp_path / "a.safetensors")
+    assert read.preprocessing == white.preprocessing
+    usual = distill(DistillSpec(method="random", ipc=2), digits)
+    assert read.preprocessing != usual.preprocessing
+    torch.testing.assert_close(read.images(), usual.images(), rtol=0, atol=1e-4)  # the same images, whitened
+    proxyset.check(read, white)
+    with pytest.raises(
+        ProxyFileError, match=r"whitened by --zca 0\.1, but the data are images that are not whitened; give --zca 0\.1"
+    ):
+        proxyset.check(read, digits)
+    with pytest.raises(ProxyFileError, match="leave --zca out"):
+        proxyset.check(usual, white)
+
+
 def test_it_is_a_torch_dataset(made: ProxySet) -> None:
     x, y = next(iter(DataLoader(made, batch_size=20)))
     assert torch.equal(x, made.x)

@@ -60,8 +60,12 @@ def test_a_store_belongs_to_one_spec(tmp_path: Path) -> None:
 
 def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.sqlite").write_text("this is no database, and long enough to look at" * 30)
-    with pytest.raises(RunFolderError, match="cannot open the run store"):
+    with pytest.raises(RunFolderError, match="is damaged"):
         Store(tmp_path / "run.sqlite")
+    with sqlite3.connect(tmp_path / "other.sqlite") as database:
+        database.execute("CREATE TABLE scores (something TEXT)")
+    with pytest.raises(RunFolderError, match="is a database, but not a run store"):
+        Store(tmp_path / "other.sqlite")
 
 
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:

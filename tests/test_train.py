@@ -123,6 +123,10 @@ def test_rates() -> None:
     assert train.rate_at(Recipe(lr=1.0, updates=10, schedule="step"), 4) == 1.0
     assert train.rate_at(Recipe(lr=1.0, updates=10, schedule="step"), 5) == pytest.approx(0.1)
     assert train.rate_at(Recipe(lr=1.0, updates=10, schedule="cosine"), 5) == pytest.approx(0.5)
+    warm = Recipe(lr=1.0, updates=14, schedule="cosine", warmup=4)
+    assert [train.rate_at(warm, update) for update in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert train.rate_at(warm, 9) == pytest.approx(0.5)
+    assert train.rate_at(Recipe(lr=1.0, updates=14, schedule="step", warmup=4), 9) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("fused", [True, False])

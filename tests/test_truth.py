@@ -46,8 +46,8 @@ def test_the_shipped_table_is_whole(digits: Dataset) -> None:
 
 
 def test_a_table_of_ones_own_needs_two_columns(tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("arch,test_accuracy\na,0.5\na,0.7\nb,\n")
-    assert truth.read(tmp_path / "mine.csv").accuracy().to_dict() == {"a": pytest.approx(0.6), "b": 0.0}
+    (tmp_path / "mine.csv").write_text("arch,test_accuracy,failed\na,0.5,\na,0.7,\nc,,it exploded\n")
+    assert truth.read(tmp_path / "mine.csv").accuracy().to_dict() == {"a": pytest.approx(0.6), "c": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,9 @@ def test_a_table_of_ones_own_needs_two_columns(tmp_path: Path) -> None:
     [
         ("arch,accuracy\na,0.5\n", "lacks the column 'test_accuracy'"),
         ("arch,test_accuracy\na,93.5\n", "must be between 0 and 1"),
-        ("arch,test_accuracy\na,good\n", "must be between 0 and 1"),
+        ("arch,test_accuracy\na,good\n", "test_accuracy must be a number, but row 1 has 'good'"),
+        ("arch,test_accuracy\na,0.5\nb,\n", "row 2 has no test_accuracy"),
+        ("arch,test_accuracy,seconds\na,0.5,12s\n", "seconds must be a number, but row 1 has '12s'"),
         ("", "is not a truth table"),
         ("# = broken\narch,test_accuracy\na,0.5\n", "is not a truth table"),
     ],

@@ -153,7 +153,7 @@ def test_file_is_read_only_when_trusted(tmp_path: Path) -> None:
 
 def test_file_that_is_not_it_is_said(tmp_path: Path) -> None:
     how: Any = {"data": "cifar10", "split": "test", "epochs": 200, "seeds": None, "trust": True}
-    with pytest.raises(TruthError, match=r"cannot read .*No such file"):
+    with pytest.raises(TruthError, match="there is no file"):
         truth_import.from_nasbench201_file(tmp_path / "none.pth", **how)
     whole = tmp_path / "whole.pth"
     torch.save(stored(), whole)

@@ -70,6 +70,8 @@ def main() -> None:
     except USAGE_ERROR as error:
         _fail(f"{error.format_message()}; see --help")  # type: ignore[attr-defined]  # see USAGE_ERROR
         status = 2
+    except KeyboardInterrupt:  # most are the parser's; this one came while it was leaving
+        status = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1

@@ -1,7 +1,7 @@
 """``proxynas distill``, ``proxynas merge`` and ``proxynas evaluate``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -22,6 +22,7 @@ from .options import (
     Set,
     Space,
     Steps,
+    Zca,
     pairs,
 )
 
@@ -38,6 +39,7 @@ def distill(
     data_root: DataRoot = None,
     download: Download = None,
     image_size: ImageSize = None,
+    zca: Zca = None,
     method: Method = None,
     ipc: Ipc = None,
     steps: Steps = None,
@@ -70,21 +72,23 @@ def distill(
     from ..specs import DistillSpec
 
     flags = {
-        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "method": method,
-        "ipc": ipc, "steps": steps, "seconds": seconds, "settings": pairs(set_), "seed": seed,
+        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
+        "method": method, "ipc": ipc, "steps": steps, "seconds": seconds, "settings": pairs(set_), "seed": seed,
         "device": None if device is None else hardware.check(device),
     }  # fmt: skip
     spec = settings.load(DistillSpec, config, flags)
     watcher = ConsoleWatcher()
     dataset = spec.dataset(watcher.loading)
     watcher.ended()
+    if out.is_dir():
+        raise SpecError(f"--out must be a file, but {out} is a folder")
     if out.exists():
         made = proxyset.read(out)
         if made.provenance.get("spec") != loop.fingerprint(spec, dataset):
             raise SpecError(f"{out} holds another proxy set; give another --out, or remove it")
         console.print(f"{out} is there already, made by the same settings", markup=False, soft_wrap=True)
     else:
-        checkpoint = out.with_suffix(".checkpoint")
+        checkpoint = out.with_name(out.name + ".checkpoint")
         made = loop.distill(
             spec, dataset, checkpoint=checkpoint, on_step=watcher.distilling, on_shared=watcher.preparing
         )
@@ -135,6 +139,7 @@ def evaluate(
     data_root: DataRoot = None,
     download: Download = None,
     image_size: ImageSize = None,
+    zca: Zca = None,
     arch: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,14 +150,23 @@ def evaluate(
     ] = None,
     space: Space = None,
     runs: Annotated[int, typer.Option(min=1, help="Networks to train.", rich_help_panel="Evaluation")] = 5,
-    updates: Annotated[int, typer.Option(min=1, help="Optimiser updates of each.", rich_help_panel="Evaluation")] = 300,
+    updates: Annotated[
+        int | None,
+        typer.Option(min=1, help="Optimiser updates of each; as published by default.", rich_help_panel="Evaluation"),
+    ] = None,
+    protocol: Annotated[
+        Literal["zhao", "loo"],
+        typer.Option(help="Whose recipe: Zhao 2021's, or Loo 2023's (for rcig).", rich_help_panel="Evaluation"),
+    ] = "zhao",
     augment: Augment = None,
     seed: Seed = None,
     device: Device = None,
 ) -> None:
     """Train networks from scratch on a proxy set and print their accuracy on the real test split, mean ± sd.
 
-    The recipe is Zhao 2021's: SGD 0.01, momentum 0.9, weight decay 5e-4, a tenth of the rate from half-way on.
+    The recipe is Zhao 2021's: 300 updates of SGD 0.01, momentum 0.9, weight decay 5e-4, a tenth of the rate from
+    half-way on. With --protocol loo it is Loo 2023's: 1000 (ten images) or 2000 updates of Adam 1e-4 on squared errors,
+    after 500 of warm-up a cosine, on the network of that paper.
 
     [bold]Example[/]
 
@@ -163,7 +177,7 @@ def evaluate(
     from ..console import out as console
     from ..specs import DataSpec
 
-    flags = {"data": data, "data_root": data_root, "download": download, "image_size": image_size}
+    flags = {"data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca}
     spec = settings.load(DataSpec, None, {**flags, "device": hardware.check(device or "cpu")})
     watcher = ConsoleWatcher()
     dataset = spec.dataset(watcher.loading)
@@ -181,6 +195,7 @@ def evaluate(
             updates=updates,
             seed=seed or 0,
             augment=augment,
+            protocol=protocol,
             on_done=bar.update,
         )
     for row in found:

@@ -16,11 +16,22 @@ Data = Annotated[
         rich_help_panel="Data",
     ),
 ]
-DataRoot = Annotated[str | None, typer.Option(help="Where torchvision's datasets are.", rich_help_panel="Data")]
+DataRoot = Annotated[
+    str | None, typer.Option(help="Where torchvision's datasets are (mnist to cifar100).", rich_help_panel="Data")
+]
 Download = Annotated[
     bool | None, typer.Option("--download", help="Fetch the dataset if it is not there.", rich_help_panel="Data")
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Resize every image to N×N.", rich_help_panel="Data")]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Resize every image to N×N; not for tables.", rich_help_panel="Data")
+]
+Zca = Annotated[
+    float | None,
+    typer.Option(
+        help="Whiten images (ZCA) with this strength, such as 0.1; evaluate and search need it too.",
+        rich_help_panel="Data",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu (default), cuda, cuda:N, or auto.", rich_help_panel="Run")]
 Seed = Annotated[int | None, typer.Option(help="Of every random choice; 0 by default.", rich_help_panel="Run")]
 Config = Annotated[
@@ -28,7 +39,9 @@ Config = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="A TOML file whose keys are these flags (dashes as underscores); flags win.",
+        help="A TOML file whose keys are the flags that describe a run, with underscores; flags win. --set is "
+        "[settings], --train [training], --space-set [space_settings], --baseline the list baselines. A run folder's "
+        "spec.toml is one.",
         rich_help_panel="Run",
     ),
 ]
@@ -36,19 +49,25 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes, one thread each; one a core by default.", rich_help_panel="Run")
 ]
 Method = Annotated[
-    str | None, typer.Option(help="How the proxy set is made: see 'proxynas list'.", rich_help_panel="Distillation")
+    str | None,
+    typer.Option(help="How the proxy set is made, gm by default: see 'proxynas list'.", rich_help_panel="Distillation"),
 ]
-Ipc = Annotated[int | None, typer.Option(help="Images per class in the proxy set.", rich_help_panel="Distillation")]
+Ipc = Annotated[
+    int | None, typer.Option(help="Images per class in the proxy set; 1 by default.", rich_help_panel="Distillation")
+]
 Steps = Annotated[
     int | None,
-    typer.Option(help="Distillation steps; the method's own number by default.", rich_help_panel="Distillation"),
+    typer.Option(
+        help="Distillation steps; the method's own number by default, in a search 400 at most.",
+        rich_help_panel="Distillation",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="A setting of the method, such as --set init=real; repeatable.",
+        help="A setting of the method, such as --set init=real; repeatable. An unknown one lists them all.",
         rich_help_panel="Distillation",
     ),
 ]

@@ -20,6 +20,7 @@ from .options import (
     SpaceSet,
     Steps,
     Workers,
+    Zca,
     pairs,
 )
 
@@ -29,18 +30,21 @@ def search(
     data_root: DataRoot = None,
     download: Download = None,
     image_size: ImageSize = None,
+    zca: Zca = None,
     space: Space = None,
     candidates: Annotated[
         int | None,
         typer.Option(
-            help="How many networks to sample; as many as the space has: all of it.", rich_help_panel="Search"
+            help="How many networks to sample, 60 by default; as many as the space has: all of it.",
+            rich_help_panel="Search",
         ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Training runs per candidate and source.", rich_help_panel="Search")
+        int | None, typer.Option(help="Training runs per candidate and source; 2 by default.", rich_help_panel="Search")
     ] = None,
     updates: Annotated[
-        int | None, typer.Option(help="Optimiser updates of each training run.", rich_help_panel="Search")
+        int | None,
+        typer.Option(help="Optimiser updates of each training run; 100 by default.", rich_help_panel="Search"),
     ] = None,
     indicator: Annotated[
         str | None,
@@ -69,8 +73,12 @@ def search(
         ),
     ] = None,
     space_set: SpaceSet = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images an update, at most.", rich_help_panel="Search")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of candidates.", rich_help_panel="Search")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images an update, at most; 256 by default.", rich_help_panel="Search")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of candidates; 0.01 by default.", rich_help_panel="Search")
+    ] = None,
     train: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,7 +88,7 @@ def search(
         ),
     ] = None,
     val_size: Annotated[
-        int | None, typer.Option(help="Validation images that score a run.", rich_help_panel="Search")
+        int | None, typer.Option(help="Validation images that score a run; 1,000 by default.", rich_help_panel="Search")
     ] = None,
     val_points: Annotated[
         int | None,
@@ -89,13 +97,14 @@ def search(
     calibrate: Annotated[
         int | None,
         typer.Option(
-            help="Real training images that batch norms see before a run is scored; 0: none.", rich_help_panel="Search"
+            help="Real training images that batch norms see before scoring; 256 by default, 0: none.",
+            rich_help_panel="Search",
         ),
     ] = None,
     truth: Annotated[
         str | None,
         typer.Option(
-            help="A truth table (CSV); auto takes the one that ships or is installed for this space and data; none.",
+            help="A truth table (CSV), none, or auto (default): the one that ships or is installed.",
             rich_help_panel="Search",
         ),
     ] = None,
@@ -156,7 +165,8 @@ def search(
     from ..specs import SearchSpec
 
     flags = {
-        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "space": space,
+        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
+        "space": space,
         "candidates": candidates, "seeds": seeds, "updates": updates, "indicator": indicator, "truth": truth,
         "proxy": proxy, "method": method, "ipc": ipc, "steps": steps, "settings": pairs(set_), "seed": seed,
         "device": device, "combine": combine, "baselines": baseline, "batch_size": batch_size, "lr": lr,

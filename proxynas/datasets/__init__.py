@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from proxynas.datasets import digits, folder, moons, table, vision
+from proxynas.datasets import digits, folder, moons, table, vision, zca
 from proxynas.datasets.base import Dataset, Images, Preprocessing, Split, Stored, assemble
 from proxynas.datasets.pixels import resize
 from proxynas.errors import DataError
@@ -46,6 +46,7 @@ def load(
     download: bool = False,
     val_fraction: float | None = None,
     image_size: int | None = None,
+    whiten: float | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
@@ -56,8 +57,9 @@ def load(
     that ends in ".csv" (see `proxynas.datasets.table`; float32 (N, D)). `root` is where torchvision's datasets are, or
     the folder that a path is relative to. `download` fetches what is not there. `val_fraction` is the share of what is
     outside the test split that validates; without it a tenth, 297 of the digits, or 300 of the moons. `image_size`
-    crops about the centre to a square and resizes. `progress(done, total)` is called while the images of a folder are
-    decoded.
+    crops about the centre to a square and resizes. `whiten` is the strength of ZCA whitening
+    (`proxynas.datasets.zca`); the fingerprint, that of what was stored, does not know of it. `progress(done, total)` is
+    called while the images of a folder are decoded.
 
     The same files and arguments give the same dataset, always. Raises DataError for whatever is missing, damaged or out
     of range.
@@ -67,14 +69,24 @@ def load(
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size must be at least 1, but got {image_size}")
     if name == "moons" or str(name).lower().endswith(".csv"):
-        return _table(name, root, val_fraction, image_size).to(device)
+        return _whitened(_table(name, root, val_fraction, image_size), whiten).to(device)
     if name == "digits":
         stored = _resized(digits.read(val_fraction), image_size)
     elif isinstance(name, str) and name in vision.SOURCES:
         stored = _resized(vision.read(name, root, download, val_fraction), image_size)
     else:
         stored = folder.read(_folder(name, root), val_fraction, image_size, progress)
-    return assemble(stored).to(device)
+    return _whitened(assemble(stored), whiten).to(device)
+
+
+def _whitened(dataset: Dataset, strength: float | None) -> Dataset:
+    if strength is None:
+        return dataset
+    whitening = zca.fitted(dataset.train.x, strength, dataset.fingerprint)
+    train, val, test = (Split(whitening.apply(part.x), part.y) for part in (dataset.train, dataset.val, dataset.test))
+    return replace(
+        dataset, train=train, val=val, test=test, preprocessing=replace(dataset.preprocessing, zca=whitening)
+    )
 
 
 def _table(name: str | Path, root: Path | None, val_fraction: float | None, image_size: int | None) -> Dataset:

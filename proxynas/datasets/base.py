@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from proxynas.datasets.zca import Whitening
 from proxynas.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -32,20 +33,24 @@ class Split:
 class Preprocessing:
     """Normalisation per channel: subtract `mean`, divide by `std`, both of the train split with pixels in [0, 1].
 
-    The columns of a table are normalised alike, in their own units.
+    The columns of a table are normalised alike, in their own units. Images may be whitened after that
+    (:mod:`proxynas.datasets.zca`).
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    zca: Whitening | None = None
 
     def apply(self, x: Tensor) -> Tensor:
         """Normalise `x`, pixels in [0, 1] of shape (N, C, H, W) or rows (N, D)."""
         mean, std = self._broadcast(x)
-        return x.sub(mean).div_(std)
+        x = x.sub(mean).div_(std)
+        return x if self.zca is None else self.zca.apply(x)
 
     def invert(self, x: Tensor) -> Tensor:
         """Turn normalised `x` back into pixels (N, C, H, W), not clamped to [0, 1], or into rows (N, D)."""
         mean, std = self._broadcast(x)
+        x = x if self.zca is None else self.zca.invert(x)
         return x.mul(std).add_(mean)
 
     def _broadcast(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from .. import __version__, files, hardware, settings, train
 from ..datasets import Dataset
-from ..errors import DivergedError, RunFolderError, SpecError
+from ..errors import DivergedError, ProxynasError, RunFolderError, SpecError
 from ..proxyset import ProxySet
 from ..specs import DistillSpec
 from . import find
@@ -87,11 +87,15 @@ def distill(
             if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
                 _save(checkpoint, key, state, progress)
                 saved = time.perf_counter()
-    finally:
-        if checkpoint is not None:
-            meter()
-            _save(checkpoint, key, state, progress)
+    except ProxynasError:  # the same settings would fail again: there is nothing to go on from
+        raise
+    except BaseException:
+        _keep(checkpoint, key, state, progress, meter)
+        raise
+    _keep(checkpoint, key, state, progress, meter)
     x, y = chosen.finish(task, state)
+    if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
+        raise DivergedError(f"{chosen.name} made a set with infinite values; lower its learning rate (--set lr=…)")
     extras = chosen.extras(task, state)
     return ProxySet(
         x,
@@ -162,6 +166,12 @@ def _step(chosen: Method, task: Task, state: State, k: int) -> tuple[State, floa
             f"{chosen.name} diverged at step {k}: its loss is {loss}; lower its learning rate (--set lr=…)"
         )
     return state, loss
+
+
+def _keep(path: Path | None, key: str, state: State, progress: Progress, meter: Callable[[], None]) -> None:
+    if path is not None:
+        meter()
+        _save(path, key, state, progress)
 
 
 def _save(path: Path, key: str, state: State, progress: Progress) -> None:

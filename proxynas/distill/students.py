@@ -32,13 +32,14 @@ def default_student(shape: tuple[int, ...], width: int | None = None) -> str:
 
 
 def check(task: Task, archs: Sequence[str]) -> None:
-    """Refuse students that no space has.
+    """Refuse students that no space has, or that cannot be built for these data.
 
     Raises:
-        SpaceError: unknown space or architecture.
+        SpaceError: unknown space or architecture, or one for other shapes.
     """
     for arch in archs:
-        spaces.resolve(arch)
+        space, name = spaces.resolve(arch)
+        space.build(name, task.dataset.shape, task.dataset.num_classes)
 
 
 def student(task: Task, arch: str, *stream: object) -> nn.Module:

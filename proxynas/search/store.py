@@ -2,8 +2,8 @@
 
 import math
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,11 +70,24 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=30)
+            with self._reading():
+                tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and "owner" not in tables:
+                raise RunFolderError(f"{path} is a database, but not a run store; give another --out, or remove it")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.executescript(SCHEMA)
         except (sqlite3.Error, OSError) as error:
             raise RunFolderError(
                 f"cannot open the run store {path}: {error}; give a folder that can be written and has room"
+            ) from None
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, pd.errors.DatabaseError) as error:
+            raise RunFolderError(
+                f"the run store {self.path} is damaged ({error}); put a copy back, or remove it and score anew"
             ) from None
 
     def close(self) -> None:
@@ -87,7 +100,8 @@ class Store:
         Raises:
             RunFolderError: they belong to other settings.
         """
-        found = self._db.execute("SELECT spec FROM owner").fetchone()
+        with self._reading():
+            found = self._db.execute("SELECT spec FROM owner").fetchone()
         if found is None:
             self._write("INSERT INTO owner VALUES (?)", [(spec,)])
         elif found[0] != spec:
@@ -123,13 +137,15 @@ class Store:
     def done(self) -> dict[tuple[str, str], set[int]]:
         """The seeds already scored for each (source, arch)."""
         found: dict[tuple[str, str], set[int]] = {}
-        for source, arch, seed in self._db.execute("SELECT source, arch, seed FROM scores"):
-            found.setdefault((source, arch), set()).add(seed)
+        with self._reading():
+            for source, arch, seed in self._db.execute("SELECT source, arch, seed FROM scores"):
+                found.setdefault((source, arch), set()).add(seed)
         return found
 
     def scores(self) -> pd.DataFrame:
         """All rows by source, architecture and seed; ``losses`` as arrays, ``sotl_late`` sums their second half."""
-        frame = pd.read_sql_query("SELECT * FROM scores ORDER BY source, arch, seed", self._db)
+        with self._reading():
+            frame = pd.read_sql_query("SELECT * FROM scores ORDER BY source, arch, seed", self._db)
         frame["losses"] = frame["losses"].map(lambda blob: np.frombuffer(blob, dtype="<f4"))
         numbers = ["val_accuracy", "val_loss", "val_auc", "test_accuracy", "test_loss", "sotl", "seconds"]
         frame = frame.astype(dict.fromkeys(numbers, "float64"))
@@ -138,16 +154,19 @@ class Store:
 
     def zero_cost(self) -> pd.DataFrame:
         """Columns ``arch``, ``indicator``, ``value`` (NaN where it cannot be had) and ``seconds``, sorted."""
-        frame = pd.read_sql_query("SELECT * FROM zero_cost ORDER BY arch, indicator", self._db)
+        with self._reading():
+            frame = pd.read_sql_query("SELECT * FROM zero_cost ORDER BY arch, indicator", self._db)
         return frame.astype({"value": "float64", "seconds": "float64"})
 
     def candidates(self) -> pd.DataFrame:
         """Parameters and FLOPs, indexed by architecture."""
-        return pd.read_sql_query("SELECT * FROM candidates ORDER BY arch", self._db, index_col="arch")
+        with self._reading():
+            return pd.read_sql_query("SELECT * FROM candidates ORDER BY arch", self._db, index_col="arch")
 
     def stages(self) -> dict[str, dict[str, float]]:
         """Wall seconds and peak memory (MiB) of each stage."""
-        rows = self._db.execute("SELECT name, seconds, peak_mib FROM stages")
+        with self._reading():
+            rows = self._db.execute("SELECT name, seconds, peak_mib FROM stages").fetchall()
         return {name: {"seconds": seconds, "peak_mib": peak} for name, seconds, peak in rows}
 
     def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
