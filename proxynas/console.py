@@ -89,6 +89,12 @@ class ConsoleWatcher(Watcher):
         """Images decoded."""
         self._on("decoding images").update(done, total)
 
+    def preparing(self, done: int, total: int) -> None:
+        """Experts trained or found."""
+        self._on("experts").update(done, total)
+        if done == total:
+            self.ended()
+
     def distilling(self, progress: Distilling) -> None:
         """Distillation steps."""
         self._on("distilling").update(progress.step, progress.steps, f"loss {progress.loss:.3g}")

@@ -163,6 +163,11 @@ def _distill_part(
     method = distill.find(spec.method)
     if method.steps == 0 or "steps" in given:
         return spec, reasons
+    if method.prepare is not None:
+        raise SpecError(
+            f"--budget does not plan what {spec.method} trains beforehand; give --steps, or make the set with "
+            "'proxynas distill' and give it as --proxy"
+        )
     task, _ = plan_distillation(spec.distillation(), dataset)
     state = method.init(task)
     state, _ = method.step(task, state, 0)  # warm up

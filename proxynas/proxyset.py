@@ -11,7 +11,7 @@ are read as they always were.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
-from . import files, resources, settings, train
+from . import files, merging, resources, settings, train
 from .curriculum import Curriculum
 from .datasets import Dataset, Preprocessing, Split
 from .datasets.zca import Whitening
@@ -179,6 +179,39 @@ def recipe_for(proxy: ProxySet, recipe: train.Recipe) -> train.Recipe:
         nesterov=own.nesterov,
         weight_decay=own.weight_decay,
     )
+
+
+def merge(sets: Sequence[ProxySet], names: Sequence[str] | None = None) -> ProxySet:
+    """One set out of several that were distilled apart (APM, §4.3): their images and labels, one set after the other.
+
+    The recipe is the first set's. ``names`` is what the sets are called in errors. A generator is not kept: a merged
+    set has images of several. See :mod:`proxynas.merging` for provenance and steps.
+
+    Raises:
+        ProxyFileError: the sets are of different data, preprocessing or kind of labels, or there are fewer than two.
+    """
+    if len(sets) < 2:
+        raise ProxyFileError(f"merging takes two sets or more, but got {len(sets)}")
+    called = names or [f"set {place + 1}" for place in range(len(sets))]
+    merging.agree(called, [_facts(part) for part in sets])
+    x, y = torch.cat([part.x for part in sets]), torch.cat([part.y for part in sets])
+    first, ipc = sets[0], len(x) // sets[0].num_classes
+    told = merging.provenance([part.provenance for part in sets], ipc)
+    steps = merging.curriculum([part.curriculum for part in sets], [len(part) for part in sets])
+    return replace(first, x=x, y=y, provenance=told, curriculum=steps, generator=None)
+
+
+def _facts(proxy: ProxySet) -> dict[str, Any]:
+    """What sets must agree in to be merged."""
+    soft, learned = proxy.y.ndim == 2, proxy.curriculum is not None and proxy.curriculum.rates is not None
+    return {
+        "image shape": tuple(proxy.x.shape[1:]),
+        "classes": proxy.class_names,
+        "data": proxy.provenance.get("fingerprint"),
+        "preprocessing": _described(proxy.preprocessing),
+        "kind of labels": f"soft, for {proxy.recipe.loss}" if soft else "hard",
+        "recipe": proxy.recipe if learned else None,  # learned rates go with its momentum and decay
+    }
 
 
 def _tensors(proxy: ProxySet) -> dict[str, Tensor]:

@@ -35,7 +35,14 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         unit = "image" if len(dataset.shape) == 3 else "row"
         watcher.say(f"distilling: {spec.method}, {spec.ipc} {unit}(s) a class")
         checkpoint = folder / "distill.checkpoint"
-        proxy = distill(spec.distillation(), dataset, spec.recipe(), checkpoint=checkpoint, on_step=watcher.distilling)
+        proxy = distill(
+            spec.distillation(),
+            dataset,
+            spec.recipe(),
+            checkpoint=checkpoint,
+            on_step=watcher.distilling,
+            on_shared=watcher.preparing,
+        )
         proxy.save(path)
         watcher.ended()
     if not (folder / "random.safetensors").exists():

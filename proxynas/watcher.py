@@ -13,6 +13,9 @@ class Watcher:
     def loading(self, done: int, total: int) -> None:
         """Images decoded so far."""
 
+    def preparing(self, done: int, total: int) -> None:
+        """Experts trained or found so far."""
+
     def distilling(self, progress: Progress) -> None:
         """A distillation step is done."""
 

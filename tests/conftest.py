@@ -25,6 +25,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that a test makes stays in the user's cache, or comes from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROXYNAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 SMALL_SPACE = """
 name = "small"
 description = "eight small ConvNets"

@@ -83,6 +83,9 @@ BAD = {
     "no such truth": (["search", "--truth", "nothing.csv"], "cannot read the truth table"),
     "no such config": (["search", "-c", "nothing.toml"], "cannot read nothing.toml"),
     "not a run folder": (["report", "{out}"], "is not a run folder"),
+    "merge of one": (["merge", "{proxy}", "--out", "{out}"], "takes two sets or more, but got 1"),
+    "merge of nothing": (["merge", "{proxy}", "nothing.safetensors", "--out", "{out}"], "there is no proxy-set file"),
+    "merge onto a file": (["merge", "{proxy}", "{proxy}", "--out", "{proxy}"], "is there already"),
     "no such folder of images": (["search", "--data", "./nothing-here"], "nothing-here"),
 }
 
@@ -277,7 +280,7 @@ def test_truth_from_the_command_line_resumes(
     assert "runs of other settings" in err
 
 
-@pytest.mark.parametrize("command", ["search", "distill", "evaluate", "truth", "report", "list"])
+@pytest.mark.parametrize("command", ["search", "distill", "merge", "evaluate", "truth", "report", "list"])
 def test_help_teaches(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(monkeypatch, capsys, command, "--help")
     assert code == 0
@@ -365,3 +368,29 @@ def test_distil_a_generator_and_train_on_its_images(
     code, told, err = run(monkeypatch, capsys, *evaluate, "--augment", "crop+rotate")
     assert code == 0, err
     assert "D1-W32-relu-none-avgpooling" in told
+
+
+def test_sets_distilled_apart_become_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = ("epochs=4", "checkpoints=2", "experts=1", "expert_epochs=1", "student=D1-W32-relu-none-avgpooling")
+    flags = [part for setting in own for part in ("--set", setting)]
+    sets = [str(tmp_path / f"{seed}.safetensors") for seed in (0, 1)]
+    for seed, out in enumerate(sets):
+        arguments = ["distill", "--method", "apm", "--steps", "2", *flags, "--seed", str(seed), "--out", out]
+        code, printed, _ = run(monkeypatch, capsys, *arguments)
+        assert code == 0
+        assert "10 images (apm, 1 a class, 2 steps)" in printed
+    both, random = tmp_path / "both.safetensors", tmp_path / "random.safetensors"
+    code, printed, _ = run(monkeypatch, capsys, "merge", *sets, "--out", str(both))
+    assert code == 0
+    assert "20 images of 2 sets" in printed
+    made = proxyset.read(both)
+    assert [leaf["seed"] for leaf in made.provenance["merged"]] == [0, 1]
+    code, printed, _ = run(monkeypatch, capsys, "evaluate", str(both), "--runs", "1", "--updates", "2")
+    assert code == 0
+    run(monkeypatch, capsys, "distill", "--method", "random", "--out", str(random))
+    code, _, err = run(monkeypatch, capsys, "merge", sets[0], str(random), "--out", str(tmp_path / "bad.safetensors"))
+    assert code == 2
+    assert "kind of labels is soft, for l1 and hard" in err
+    assert err.count("\n") == 1

@@ -17,6 +17,7 @@ STUDENT = "D1-W32-relu-instancenorm-avgpooling"
 GM = {"student": STUDENT, "real_batch": 16, "outer": 2, "inner": 2}
 UNROLL = {"students": [STUDENT], "real_batch": 60, "inner": 4}
 IFT = {"student": STUDENT, "real_batch": 60, "inner": 5, "terms": 3}
+APM = {"student": STUDENT, "epochs": 20, "checkpoints": 2, "experts": 2, "expert_epochs": 30}
 GTN = {"k": 8}
 FOUND = {
     "student": "doubling-convnet:D1-W8-none-softplus",
@@ -42,6 +43,8 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     "ift-pixels-one-student": ("ift", {**IFT, "restart": 0}),
     "ift-gtn-lrn": ("ift", {**IFT, **GTN, "synthetic": "gtn-lrn", "restart": 2}),
     "ift-gtn-rnd": ("ift", {**IFT, **GTN, "synthetic": "gtn-rnd"}),
+    "apm": ("apm", APM),
+    "apm-segments-reused-batches": ("apm", {**APM, "segment": 2, "reuse": 2, "batch": 4, "log": False, "lr": 0.1}),
     "rcig": ("rcig", {**FOUND, "life": 2}),
     "rcig-flip-subset": ("rcig", {**RCIG, "flip": True, "subset": 4}),
     "rig": ("rcig", {**RCIG, "linearise": False}),

@@ -50,6 +50,7 @@ def list_() -> None:
 app.callback(invoke_without_command=True)(_version)
 app.command()(search.search)
 app.command()(distill.distill)
+app.command()(distill.merge)
 app.command()(distill.evaluate)
 measured = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 measured.callback()(truth.truth)

@@ -1,4 +1,4 @@
-"""``proxynas distill`` and ``proxynas evaluate``."""
+"""``proxynas distill``, ``proxynas merge`` and ``proxynas evaluate``."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,7 +45,10 @@ def distill(
     steps: Steps = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="Stop after this many seconds, over all starts.", rich_help_panel="Distillation"),
+        typer.Option(
+            help="Stop after this many seconds, over all starts; those of experts count.",
+            rich_help_panel="Distillation",
+        ),
     ] = None,
     set_: Set = None,
     config: Config = None,
@@ -86,7 +89,9 @@ def distill(
         console.print(f"{out} is there already, made by the same settings", markup=False, soft_wrap=True)
     else:
         checkpoint = out.with_name(out.name + ".checkpoint")
-        made = loop.distill(spec, dataset, checkpoint=checkpoint, on_step=watcher.distilling)
+        made = loop.distill(
+            spec, dataset, checkpoint=checkpoint, on_step=watcher.distilling, on_shared=watcher.preparing
+        )
         watcher.ended()
         made.save(out)
         checkpoint.unlink(missing_ok=True)
@@ -96,6 +101,33 @@ def distill(
         f"{out}: {len(made)} {unit} ({told['method']}, {told['ipc']} a class, {told['steps']} steps), "
         f"{told['seconds']:.1f} s, peak {told['peak_mib']:.0f} MiB"
         + (f", loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses else ""),
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def merge(
+    sets: Annotated[list[str], typer.Argument(help="Proxy-set files, or names of shipped sets; two or more.")],
+    out: Annotated[Path, typer.Option(help="The proxy-set file to write (.safetensors).", rich_help_panel="Run")],
+) -> None:
+    """Make one proxy set of several that were distilled apart, from the same data, with seeds of their own.
+
+    Images and labels come in the order of the files; seconds are added up, experts that all used counted once.
+
+    [bold]Example[/]
+
+      proxynas merge digits-0.safetensors digits-1.safetensors --out digits-both.safetensors
+    """
+    from .. import proxyset
+    from ..console import out as console
+
+    if out.exists():
+        raise SpecError(f"{out} is there already; give another --out, or remove it")
+    made = proxyset.merge([proxyset.read(proxyset.locate(name)) for name in sets], sets)
+    made.save(out)
+    told, unit = made.provenance, "images" if made.x.ndim == 4 else "rows"
+    console.print(
+        f"{out}: {len(made)} {unit} of {len(told['merged'])} sets, {told['seconds']:.1f} s to distil",
         markup=False,
         soft_wrap=True,
     )

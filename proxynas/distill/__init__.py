@@ -1,11 +1,11 @@
 """Distillation: real data to a proxy set. A method is one file here and one line in :data:`METHODS`."""
 
 from ..errors import SpecError
-from . import coreset, gm, ift, rcig, unroll
+from . import apm, coreset, gm, ift, rcig, unroll
 from .method import Method
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (gm.METHOD, unroll.METHOD, ift.METHOD, rcig.METHOD, *coreset.METHODS)
+    method.name: method for method in (gm.METHOD, unroll.METHOD, ift.METHOD, rcig.METHOD, apm.METHOD, *coreset.METHODS)
 }
 
 

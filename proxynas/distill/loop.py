@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..errors import DivergedError, ProxynasError, RunFolderError, SpecError
 from ..proxyset import ProxySet
 from ..specs import DistillSpec
 from . import find
-from .method import Method, State, Task
+from .method import Method, Shared, State, Task
 
 CHECKPOINT_SECONDS = 10.0
 
@@ -45,23 +45,28 @@ def distill(
     *,
     checkpoint: Path | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
+    on_shared: Callable[[int, int], None] = lambda done, total: None,
 ) -> ProxySet:
     """Make a proxy set.
 
     With ``checkpoint`` (a file) the state is saved every ten seconds and when the loop is left for any reason; the same
     call again goes on from there, and with a budget in steps ends at the very same set. The file is removed by nobody:
-    a finished one makes the call return at once.
+    a finished one makes the call return at once. What distillations share (experts) is made first, or found; its
+    seconds count either way. ``on_shared(done, total)`` is told how far that is.
 
     Raises:
-        SpecError: unknown method or setting, an ipc that the smallest class cannot hold, steps for a coreset.
+        SpecError: unknown method or setting, an ipc that the smallest class cannot hold, steps for a coreset, fewer
+            seconds than what is shared has cost.
         RunFolderError: the checkpoint is of another distillation.
         DivergedError: the loss stopped being finite.
     """
     chosen = find(spec.method)
     task, steps = plan(spec, dataset)
     key = fingerprint(spec, dataset)
+    restored = _restore(checkpoint, key, dataset.train.x.device)  # first: what is shared may take hours
+    shared = _shared(chosen, task, spec, on_shared)
     started, started_core = time.perf_counter(), time.process_time()
-    state, progress = _restore(checkpoint, key, dataset.train.x.device) or (chosen.init(task), Progress())
+    state, progress = restored or (chosen.init(task), _begun(shared))
     progress.steps = steps
     before, before_core = progress.seconds, progress.core_seconds
 
@@ -98,7 +103,7 @@ def distill(
         dataset.preprocessing,
         dataset.class_names,
         replace(recipe or train.Recipe(), **extras.recipe),
-        _provenance(spec, task, progress),
+        _provenance(spec, task, progress, shared),
         extras.curriculum,
         extras.generator,
     )
@@ -121,7 +126,7 @@ def plan(spec: DistillSpec, dataset: Dataset) -> tuple[Task, int]:
     if spec.seconds is not None and spec.steps is None and chosen.steps > 0:
         steps = 10**9  # the seconds alone decide
     own: object = settings.make(chosen.settings, spec.settings, where=f"settings of {spec.method}")
-    task = Task(dataset, spec.ipc, own, spec.seed)
+    task = Task(dataset, spec.ipc, own, spec.seed, steps if steps < 10**9 else None)
     chosen.check(task)
     return task, steps
 
@@ -133,6 +138,25 @@ def fingerprint(spec: DistillSpec, dataset: Dataset) -> str:
         described.pop(key, None)
     text = json.dumps({**described, "fingerprint": dataset.fingerprint}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _shared(chosen: Method, task: Task, spec: DistillSpec, on_done: Callable[[int, int], None]) -> Shared | None:
+    if chosen.prepare is None:
+        return None
+    found = chosen.prepare(task, on_done)
+    if spec.seconds is not None and found.seconds >= spec.seconds:
+        raise SpecError(
+            f"seconds is {spec.seconds:g}, but the {found.what} of {chosen.name} alone took {found.seconds:.1f}; "
+            f"give more seconds, or fewer {found.what}"
+        )
+    return found
+
+
+def _begun(shared: Shared | None) -> Progress:
+    """A new distillation: it has cost what it shares with others."""
+    if shared is None:
+        return Progress()
+    return Progress(seconds=shared.seconds, core_seconds=shared.core_seconds, peak_mib=shared.peak_mib)
 
 
 def _step(chosen: Method, task: Task, state: State, k: int) -> tuple[State, float]:
@@ -168,9 +192,9 @@ def _restore(path: Path | None, key: str, device: torch.device) -> tuple[State, 
     raise RunFolderError(f"{path} is not a readable checkpoint; remove it to start this distillation anew")
 
 
-def _provenance(spec: DistillSpec, task: Task, progress: Progress) -> dict[str, Any]:
+def _provenance(spec: DistillSpec, task: Task, progress: Progress, shared: Shared | None) -> dict[str, Any]:
     every = max(1, len(progress.losses) // 100)
-    return {
+    told = {
         "method": spec.method,
         "ipc": spec.ipc,
         "seed": spec.seed,
@@ -187,3 +211,10 @@ def _provenance(spec: DistillSpec, task: Task, progress: Progress) -> dict[str, 
         "spec": fingerprint(spec, task.dataset),
         "versions": {"proxynas": __version__, "torch": torch.__version__},
     }
+    if shared is not None:  # its seconds are among the seconds above
+        told["shared"] = {
+            **asdict(shared),
+            "seconds": round(shared.seconds, 3),
+            "core_seconds": round(shared.core_seconds, 3),
+        }
+    return told

@@ -21,12 +21,31 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Task:
-    """One distillation: the data, how many images a class, the method's settings and the seed."""
+    """One distillation: the data, how many images a class, the method's settings and the seed.
+
+    ``steps`` is how many steps are meant; ``None``: as many as the seconds allow.
+    """
 
     dataset: Dataset
     ipc: int
     settings: Any
     seed: int
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What distillations share and what it cost when it was made, which every one of them counts as its own.
+
+    ``key`` names it: sets that are merged count it once. ``about`` is further told in the provenance.
+    """
+
+    what: str
+    key: str
+    seconds: float  # wall
+    core_seconds: float
+    peak_mib: float
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,8 @@ class Method:
     argument; ``finish(task, state) -> (x, y)`` gives images (C·ipc, …), class by class, and labels. A method without
     steps (a coreset) does all its work in ``init``. ``check(task)`` raises a ``SpecError`` before anything is written
     where settings do not fit each other or the data; ``extras(task, state)`` is what the set has beside images.
+    ``prepare(task, on_done)`` makes, or finds, what distillations share, tells ``on_done(done, total)`` on the way, and
+    says what it cost, which is counted even where it was found.
     """
 
     name: str
@@ -69,6 +90,7 @@ class Method:
     finish: Callable[[Task, State], tuple[Tensor, Tensor]]
     check: Callable[[Task], None] = no_check
     extras: Callable[[Task, State], Extras] = no_extras
+    prepare: Callable[[Task, Callable[[int, int], None]], Shared] | None = None
 
 
 def pack(optimizer: torch.optim.Optimizer, prefix: str) -> State:
