@@ -11,9 +11,8 @@ from .. import __version__
 from ..errors import ProxynasError
 from . import distill, search, truth
 
-# OpenMP threads that wait for each other spin. A thirtieth of the usual time makes distillation no slower on an idle
-# machine, and several times as fast on one where somebody else computes. PyTorch reads it when it is imported, which
-# only the commands do.
+# OpenMP threads that wait for each other spin, and starve each other where somebody else computes too. They spin less
+# here; on an idle machine that can cost some time. PyTorch reads it when it is imported, which only the commands do.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 app = typer.Typer(
