@@ -13,7 +13,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,13 +33,12 @@ from . import (
     seeds,
     settings,
     spaces,
-    truth,
-    truth_import,
 )
 from .datasets import Dataset
-from .errors import RunFolderError, SpecError, TruthError
+from .errors import RunFolderError
+from .headline import choose_indicator
+from .measured import find_tables, find_truth
 from .proxyset import ProxySet
-from .rank import indicators
 from .search.pool import cores
 from .search.run import ZERO_COST, pending, run, runs
 from .search.store import Score, Store, ZeroCost
@@ -69,11 +68,11 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     """
     watcher = watcher or Watcher()
     spec = replace(spec, device=hardware.check(spec.device), steps=_steps(spec))
-    choose_indicator(spec)
     space = spaces.load(spec.space, spec.space_settings)
+    choose_indicator(spec, space)
     dataset = spec.dataset(watcher.loading)
     watcher.ended()
-    table = find_truth(spec, dataset, space)
+    table, tables = find_truth(spec, dataset, space), find_tables(spec, dataset, space)
     check_proxy(spec, dataset)
     archs = candidates(spec, space)
     space.build(archs[0], dataset.shape, dataset.num_classes)  # a space of images refuses tables here
@@ -83,7 +82,7 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     try:
         store.claim(f"data {dataset.fingerprint}, space {space.fingerprint}")
         score_all(spec, space, dataset, archs, store, folder, workers, watcher)
-        return write_report(spec, dataset, proxy, store, table, folder)
+        return write_report(spec, dataset, proxy, store, table, tables, folder)
     finally:
         store.close()
 
@@ -168,43 +167,31 @@ def score_all(
     watcher.ended()
 
 
-def find_truth(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> TruthTable | None:
-    """The truth table the spec asks for, checked against the data and the space.
-
-    Raises:
-        TruthError: there is no such table, or it is of other data.
-    """
-    if spec.truth == "none":
-        return None
-    data = spec.truth_data or dataset.name
-    if spec.truth == "auto":
-        table = truth.find(space.name, data) or truth_import.find(space.name, data)
-        if table is None and spec.truth_data is not None:
-            raise TruthError(
-                f"there is no truth of {space.name!r} on {data!r} here, which truth_data asks for; 'proxynas list' "
-                "shows what there is"
-            )
-    else:
-        table = truth.read(Path(spec.truth))
-    if table is not None:
-        table.check(dataset, space.name, data)
-        if not any(arch in space for arch in table.rows["arch"]):
-            raise TruthError(
-                f"the truth table {spec.truth} has no architecture of the space {space.name!r}; give its own"
-            )
-    return table
-
-
 def write_report(
-    spec: SearchSpec, dataset: Dataset, proxy: ProxySet, store: Store, table: TruthTable | None, folder: Path
+    spec: SearchSpec,
+    dataset: Dataset,
+    proxy: ProxySet,
+    store: Store,
+    table: TruthTable | None,
+    tables: Mapping[str, TruthTable],
+    folder: Path,
 ) -> Result:
     """Rank, add up, judge, and write the report."""
     scores, costs, zero_cost = store.scores(), store.candidates(), store.zero_cost()
-    headline, reason = choose_indicator(spec)
+    space = spaces.load(spec.space, spec.space_settings)
+    headline, reason = choose_indicator(spec, space)
     combine = dict.fromkeys((*spec.combine, *((headline[1],) if "+" in headline[1] else ())))
-    kind = spaces.load(spec.space).kind
-    kinds = None if kind is None else {arch: kind(arch) for arch in costs.index}
-    ranking = rank.rank(scores, costs, table, zero_cost=zero_cost, combine=list(combine), kinds=kinds, seed=spec.seed)
+    kinds = None if space.kind is None else {arch: space.kind(arch) for arch in costs.index}
+    ranking = rank.rank(
+        scores,
+        costs,
+        table,
+        zero_cost=zero_cost,
+        combine=list(combine),
+        tables=tables,
+        kinds=kinds,
+        seed=spec.seed,
+    )
     paid = {**proxy.provenance, "reused": spec.proxy is not None}
     ledger = rank.ledger(
         scores,
@@ -233,37 +220,6 @@ def write_report(
     )
     path = report.write(folder, inputs)
     return Result(path, ranking, ledger, rank.verdict(ranking, ledger, headline, reason), headline)
-
-
-DEFAULT_INDICATOR = "sotl+val_loss+vote"
-DEFAULT_REASON = "the default: best of the combinations tried on a development sample, experiments/README.md"
-WITHOUT_ZERO_COST = "sotl+val_loss"
-
-
-def choose_indicator(spec: SearchSpec) -> tuple[tuple[str, str], str]:
-    """The (source, indicator) that picks the best network, and why.
-
-    Raises:
-        SpecError: an unknown indicator.
-    """
-    for name in spec.combine:
-        if "+" not in name:
-            raise SpecError(f"combine takes two indicators or more, joined by +, but got {name!r}")
-        _check_indicator(spec, name)
-    if spec.indicator == "auto":
-        name = DEFAULT_INDICATOR if ZERO_COST in spec.baselines else WITHOUT_ZERO_COST
-        return indicators.resolve(name), DEFAULT_REASON
-    return _check_indicator(spec, spec.indicator), "asked for with --indicator"
-
-
-def _check_indicator(spec: SearchSpec, name: str) -> tuple[str, str]:
-    key = indicators.resolve(name)
-    terms = key[1].split("+")
-    if "val_auc" in terms and spec.val_points < 2:
-        raise SpecError(f"the indicator val_auc takes val_points of 2 or more, but got {spec.val_points}")
-    if ZERO_COST not in spec.baselines and any(indicators.resolve(term)[0] == ZERO_COST for term in terms):
-        raise SpecError(f"the indicator {name} takes {ZERO_COST!r} among the baselines; add it")
-    return key
 
 
 @contextmanager
@@ -298,8 +254,15 @@ def _provenance(spec: SearchSpec, proxy: ProxySet, table: TruthTable | None) -> 
     }
 
 
-def rewrite(folder: Path, *, truth_table: str | None = None, indicator: str | None = None) -> Result:
-    """The report of a finished (or unfinished) run, written anew.
+def rewrite(
+    folder: Path,
+    *,
+    truth_table: str | None = None,
+    indicator: str | None = None,
+    combine: Sequence[str] = (),
+    tables: Mapping[str, str] | None = None,
+) -> Result:
+    """The report of a finished (or unfinished) run, written anew; ``combine`` and ``tables`` are added to the run's.
 
     Raises:
         RunFolderError: it is not a run folder, or nothing in it is scored yet.
@@ -308,13 +271,15 @@ def rewrite(folder: Path, *, truth_table: str | None = None, indicator: str | No
         raise RunFolderError(f"{folder} is not a run folder; give the --out of a 'proxynas search'")
     spec = settings.make(SearchSpec, settings.read_toml(folder / "spec.toml"), where=str(folder / "spec.toml"))
     spec = replace(spec, truth=truth_table or spec.truth, indicator=indicator or spec.indicator)
+    spec = replace(spec, combine=(*spec.combine, *combine), tables={**spec.tables, **(tables or {})})
     dataset, store = spec.dataset(), Store(folder / "run.sqlite")
     try:
         if store.scores().empty:
             raise RunFolderError(f"{folder} has no scores yet; start its search again")
-        table = find_truth(spec, dataset, spaces.load(spec.space, spec.space_settings))
+        space = spaces.load(spec.space, spec.space_settings)
+        table, others = find_truth(spec, dataset, space), find_tables(spec, dataset, space)
         proxy = proxyset.read(folder / f"{PROXY}.safetensors")
         proxyset.check(proxy, dataset)
-        return write_report(spec, dataset, proxy, store, table, folder)
+        return write_report(spec, dataset, proxy, store, table, others, folder)
     finally:
         store.close()

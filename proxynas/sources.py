@@ -56,18 +56,24 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
     return proxy
 
 
+RESERVED = (*SOURCES, ZERO_COST, *indicators.COSTS, truth.WHOLE)
+
+
 def also_names(spec: SearchSpec) -> list[str]:
     """What the sources of the further proxy sets are called: as their files.
 
     Raises:
-        SpecError: two of one name, or the name of another source.
+        SpecError: two of one name, or the name of another source; a table of such a name.
     """
     found: list[str] = []
     for given in spec.also:
         name = Path(given).name.removesuffix(".safetensors")
-        if name in (*found, *SOURCES, ZERO_COST, *indicators.COSTS, truth.WHOLE):
+        if name in (*found, *RESERVED):
             raise SpecError(f"also would make two sources called {name!r}; rename the file {given}")
         found.append(name)
+    for name in spec.tables:
+        if name in (*found, *RESERVED):
+            raise SpecError(f"there is a source called {name!r} already; give that table another name")
     return found
 
 

@@ -10,6 +10,10 @@
     kind = "mypackage.nets:kind"          # optional: a function of an architecture, equal for isomorphic ones
     [fixed]                               # optional: passed to the factory as they are
     stem = 16
+    [headline]                            # optional: what picks the best network unless --indicator says otherwise
+    indicator = "sotl+vote"
+    without_zero_cost = "sotl"            # where zero-cost is not among the baselines
+    reason = "the evidence, in a few words"
 
 The factory is called as ``make(shape, classes, depth=…, width=…, stem=…)`` with ``shape`` as (C, H, W).
 """
@@ -45,6 +49,15 @@ Factory = Callable[..., nn.Module]
 
 
 @checked(frozen=True, config=settings.CONFIG)
+class Headline:
+    """The indicator that picks the best network of a kind of space, and the evidence for it."""
+
+    indicator: str
+    without_zero_cost: str
+    reason: str
+
+
+@checked(frozen=True, config=settings.CONFIG)
 class SpaceFile:
     """The keys of a search space's TOML file."""
 
@@ -55,6 +68,7 @@ class SpaceFile:
     description: str = ""
     kind: str | None = None
     fixed: dict[str, Value] = field(default_factory=dict)
+    headline: Headline | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ class SearchSpace:
     axes: dict[str, tuple[Value, ...]]
     fixed: dict[str, Value]
     kind: Callable[[str], str] | None = None  # equal for isomorphic architectures; None: all are different
+    headline: Headline | None = None
 
     def __len__(self) -> int:
         return math.prod(len(values) for values in self.axes.values())
@@ -218,6 +233,7 @@ def load(name: str, fixed: Mapping[str, Any] | None = None) -> SearchSpace:
         axes,
         _replaced(file, fixed or {}),
         None if file.kind is None else _function(file.kind, path),
+        file.headline,
     )
 
 

@@ -89,7 +89,8 @@ class SearchSpec(DataSpec):
     (``"sotl+synflow"``).
 
     ``truth`` is a table's path, ``auto`` (the one that ships or is installed for this space and data, if there is one)
-    or ``none``; ``truth_data`` is what its data are called, where that is not the name of ours.
+    or ``none``; ``truth_data`` is what its data are called, where that is not the name of ours. ``tables`` are further
+    ones, by the name of their row: accuracies measured elsewhere (after fewer epochs, say), ranked beside ours.
     """
 
     space: str = "convnet-grid"
@@ -114,6 +115,7 @@ class SearchSpec(DataSpec):
     combine: tuple[str, ...] = ()
     truth: str = "auto"
     truth_data: str | None = None
+    tables: dict[str, str] = Field(default_factory=dict)
     indicator: str = "auto"
     seed: NotNegative = 0
 

@@ -38,12 +38,17 @@ class TruthTable:
     rows: pd.DataFrame
     made: dict[str, Any]
 
+    @property
+    def measure(self) -> str:
+        """What :meth:`accuracy` is: ``test_accuracy``, or ``val_accuracy`` for a table that only has that."""
+        return str(self.made.get("accuracy", "test_accuracy"))
+
     def accuracy(self) -> pd.Series:
         """Mean accuracy over seeds, by architecture; a run that failed counts as 0.
 
         It is the test accuracy, unless ``made["accuracy"]`` says that the table only has ``val_accuracy``.
         """
-        accuracy: pd.Series = self.rows[str(self.made.get("accuracy", "test_accuracy"))]
+        accuracy: pd.Series = self.rows[self.measure]
         return accuracy.fillna(0.0).groupby(self.rows["arch"]).mean()
 
     def check(self, dataset: Dataset, space: str, data: str | None = None) -> None:

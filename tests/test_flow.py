@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from proxynas import flow, proxyset, settings, sources, spaces, watcher
+from proxynas import flow, headline, proxyset, settings, sources, spaces, watcher
 from proxynas.datasets import Dataset
 from proxynas.distill import loop
 from proxynas.errors import ProxyFileError, RunFolderError, SpaceError, SpecError, TruthError
@@ -225,6 +225,33 @@ def test_data_that_go_by_another_name(small_spec: SearchSpec, digits: Dataset, t
     with pytest.raises(TruthError, match="--truth-data if only the name differs"):
         flow.search(spec, tmp_path / "run")
     assert flow.search(replace(spec, truth_data="mine"), tmp_path / "run", workers=1).verdict.worth != "unverified"
+
+
+def test_a_table_measured_elsewhere_is_a_row(small_spec: SearchSpec, digits: Dataset, tmp_path: Path) -> None:
+    truth = a_truth_table(small_spec, digits, tmp_path / "truth.csv")
+    spec = replace(small_spec, truth=str(truth), tables={"fewer epochs": str(truth)})
+    ranking = flow.search(spec, tmp_path / "run", workers=1).ranking
+    assert ranking.row(("fewer epochs", "test_accuracy"))["rho"] == pytest.approx(1)
+    again = flow.rewrite(tmp_path / "run", combine=["sotl+parameters"], tables={"more": str(truth)}).ranking
+    assert {("more", "test_accuracy"), ("proxy", "sotl+parameters")} <= set(again.keys())
+    other = a_truth_table(small_spec, digits, tmp_path / "other.csv", space="another")
+    with pytest.raises(TruthError, match="measured on space 'another'"):
+        flow.search(replace(spec, tables={"fewer epochs": str(other)}), tmp_path / "other")
+    with pytest.raises(SpecError, match="a source called 'random' already"):
+        flow.search(replace(spec, tables={"random": str(truth)}), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_picks_the_best_network(small_spec: SearchSpec) -> None:
+    small = spaces.load(small_spec.space)
+    (_, studied), reason = headline.choose_indicator(small_spec, spaces.load("convnet-grid"))
+    assert studied == "sotl+val_loss+vote"
+    assert "for ConvNets" in reason
+    assert "not been studied" in headline.choose_indicator(small_spec, small)[1]
+    own = replace(small, headline=spaces.Headline("snip+vote", "sotl", "I say so"))
+    assert headline.choose_indicator(small_spec, own) == (("zero-cost", "snip+vote"), "I say so")
+    assert headline.choose_indicator(replace(small_spec, baselines=()), own) == (("proxy", "sotl"), "I say so")
+    assert headline.choose_indicator(replace(small_spec, indicator="val_loss"), own)[0] == ("proxy", "val_loss")
 
 
 def test_a_set_with_learned_rates_is_searched_with_them(small_spec: SearchSpec, tmp_path: Path) -> None:

@@ -87,3 +87,30 @@ def test_isomorphic_candidates_count_once() -> None:
     row = found.row(("parameters", "parameters"))
     assert row["rho"] < 0.5
     assert (row["rho_distinct"], row["n_distinct"]) == (pytest.approx(1), 4)
+
+
+def test_tables_measured_elsewhere_are_rows_of_their_own() -> None:
+    truth = TruthTable(pd.DataFrame({"arch": ARCHS, "test_accuracy": np.linspace(0.5, 0.9, 6)}), {})
+    early = TruthTable(
+        pd.DataFrame({"arch": ARCHS[1:], "val_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5]}), {"accuracy": "val_accuracy"}
+    )
+    rows = truth.rows.reindex(columns=list(COLUMNS))
+    found = rank.rank(
+        scores(np.random.default_rng(0), "proxy"), COSTS, TruthTable(rows, {}), tables={"12 epochs": early}
+    )
+    row = found.row(("12 epochs", "val_accuracy"))
+    assert (row["rho"], row["n"]) == (pytest.approx(1), 5)  # a is not in that table, so no row counts it
+    assert found.tables == ("12 epochs",)
+    assert found.measure == "test_accuracy"
+
+
+def test_every_row_is_measured_against_parameters_and_the_vote() -> None:
+    zero = zero_cost(synflow=[1, 2, 3, 4, 6, 5], jacob_cov=[1, 2, 3, 4, 6, 5], snip=[1, 2, 3, 4, 6, 5])
+    rows = pd.DataFrame({"arch": ARCHS, "test_accuracy": np.linspace(0.5, 0.9, 6)}).reindex(columns=list(COLUMNS))
+    found = rank.rank(scores(np.random.default_rng(0), "proxy"), COSTS, TruthTable(rows, {}), zero_cost=zero)
+    counting, vote = found.row(("parameters", "parameters")), found.row(("zero-cost", "vote"))
+    assert counting["over_vote"] == pytest.approx(1 - vote["rho"])
+    assert counting["over_vote_low"] <= counting["over_vote"] <= counting["over_vote_high"]
+    assert vote["over_parameters"] == pytest.approx(-counting["over_vote"])
+    assert math.isnan(counting["over_parameters"])
+    assert math.isnan(vote["over_vote"])

@@ -91,6 +91,19 @@ SpaceSet = Annotated[
         rich_help_panel="Search",
     ),
 ]
+Combine = Annotated[
+    list[str] | None,
+    typer.Option(metavar="A+B", help="Rank by the mean rank of these as well; repeatable.", rich_help_panel="Search"),
+]
+Table = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=FILE",
+        help="Accuracies measured elsewhere, such as --table '12 epochs=early.csv', ranked beside the others; a truth "
+        "table (proxynas truth import); repeatable.",
+        rich_help_panel="Search",
+    ),
+]
 
 
 def pairs(items: list[str] | None, flag: str = "--set") -> dict[str, Any] | None:

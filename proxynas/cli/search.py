@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .options import (
+    Combine,
     Config,
     Data,
     DataRoot,
@@ -19,6 +20,7 @@ from .options import (
     Space,
     SpaceSet,
     Steps,
+    Table,
     Workers,
     Zca,
     pairs,
@@ -59,12 +61,7 @@ def search(
         bool | None,
         typer.Option("--distinct", help="Sample no two isomorphic networks.", rich_help_panel="Search"),
     ] = None,
-    combine: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="A+B", help="Rank by the mean rank of these as well; repeatable.", rich_help_panel="Search"
-        ),
-    ] = None,
+    combine: Combine = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,6 +112,7 @@ def search(
             rich_help_panel="Search",
         ),
     ] = None,
+    table: Table = None,
     proxy: Annotated[
         str | None,
         typer.Option(
@@ -172,7 +170,7 @@ def search(
         "device": device, "combine": combine, "baselines": baseline, "batch_size": batch_size, "lr": lr,
         "training": pairs(train, "--train"), "space_settings": pairs(space_set, "--space-set"), "also": also,
         "val_size": val_size, "val_points": val_points, "calibrate": calibrate, "truth_data": truth_data,
-        "distinct": distinct,
+        "distinct": distinct, "tables": pairs(table, "--table"),
     }  # fmt: skip
     watcher = ConsoleWatcher()
     if budget is None:
@@ -198,6 +196,8 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A run folder of 'proxynas search'.")],
     truth: Annotated[str | None, typer.Option(help="Another truth table: a CSV, auto or none.")] = None,
     indicator: Annotated[str | None, typer.Option(help="Another indicator to pick the best network by.")] = None,
+    combine: Combine = None,
+    table: Table = None,
 ) -> None:
     """Write a run's report anew from what is stored, without training anything.
 
@@ -209,6 +209,8 @@ def report(
     from ..console import out as console
     from ..report.tables import ranking_table
 
-    result = flow.rewrite(folder, truth_table=truth, indicator=indicator)
+    result = flow.rewrite(
+        folder, truth_table=truth, indicator=indicator, combine=combine or (), tables=pairs(table, "--table")
+    )
     console.print(ranking_table(result.ranking, result.headline))
     console.print(f"\nreport: {result.report}", markup=False, soft_wrap=True)

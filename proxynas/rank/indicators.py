@@ -6,7 +6,7 @@ of a cost. Several joined by ``+`` mean their mean rank; with a training indicat
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -65,6 +65,7 @@ def columns(
     costs: pd.DataFrame,
     truth: TruthTable | None,
     combine: Sequence[str],
+    tables: Mapping[str, TruthTable] | None = None,
 ) -> pd.DataFrame:
     """One column a (source, indicator), one row a candidate in order of name; higher is better.
 
@@ -78,13 +79,14 @@ def columns(
     if zero_cost is not None and len(zero_cost):
         found |= _zero_cost(zero_cost, archs)
     found |= {(name, name): costs[name].reindex(archs).astype("float64") for name in COSTS if name in costs}
+    found |= {(name, table.measure): table.accuracy().reindex(archs) for name, table in (tables or {}).items()}
     for name in combine:
         found |= _combined(name, sources, found)
     found = dict(sorted(found.items(), key=lambda item: _place(item[0], sources)))
     if truth is not None:
         good = truth.rows[truth.rows["failed"].isna()]  # a table of one's own may lack an indicator here and there
         whole = _trained(WHOLE, truth.rows, archs)
-        complete = [key for key in whole if good[key[1]].notna().all() and key[1] != truth.made.get("accuracy")]
+        complete = [key for key in whole if good[key[1]].notna().all() and key[1] != truth.measure]
         found |= {key: whole[key] for key in complete}
     frame = pd.DataFrame(found, index=archs)
     frame.columns = pd.MultiIndex.from_tuples(list(found), names=["source", "indicator"])
@@ -94,7 +96,7 @@ def columns(
 def _place(key: Key, sources: Sequence[str]) -> int:
     """Sources first, each with all of its indicators, then zero-cost, then costs; sorting by it keeps their order."""
     order = [*sources, ZERO_COST, *COSTS]
-    return order.index(key[0])
+    return order.index(key[0]) if key[0] in order else len(order)
 
 
 def _trained(source: str, rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.Series]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..search.run import ZERO_COST
 from ..truth import TruthTable
 from . import correlation
 from .correlation import Floats, Ints
-from .indicators import Key, columns
+from .indicators import VOTE, Key, columns
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class Ranking:
     rho_top10, …_low, …_high      ρ among the ``top`` candidates that this indicator ranks best (Zhao et al. 2021)
     rho_best                      ρ among the tenth of the candidates (three at least) whose truth is best
     rho_distinct, n_distinct      ρ over one candidate (the first by name) of each kind of isomorphic ones, and how many
+    over_parameters, …_low, …     ρ minus that of parameters, and its 95 % interval (on the same resamples)
+    over_vote, …_low, …_high      ρ minus that of the vote of zero-cost indicators likewise
     regret                        best truth among the n minus the truth of its winner among them, in [0, 1];
                                   where several candidates tie for winner, minus the mean of their truths
     winner                        the architecture ranked first of all candidates (ties: the first by name), NaN: none
-    winner_truth                  mean test accuracy of the winner in [0, 1], NaN where it is not known
+    winner_truth                  truth of the winner in [0, 1], NaN where it is not known
     ============================  =====================================================================================
 
     Without truth all but source, indicator, n and winner are NaN. Where n < 3, or the indicator or the truth is
@@ -41,11 +44,13 @@ class Ranking:
     values: (
         pd.DataFrame
     )  # index arch, columns (source, indicator): higher is better; -inf: all seeds failed; NaN: not run
-    truth: pd.Series | None  # mean test accuracy by arch, of the candidates that have one
+    truth: pd.Series | None  # mean accuracy by arch, of the candidates that have one
     agreement: pd.DataFrame  # Spearman's ρ between any two columns of values
     failed: pd.DataFrame  # the runs that failed: source, arch, seed, reason
     draws: pd.DataFrame  # ρ on every resample (resamples, rows), columns as those of values
     top: int  # how many candidates rho_top10 looks at
+    measure: str = "test_accuracy"  # what truth is: test_accuracy or val_accuracy
+    tables: tuple[str, ...] = ()  # sources that were measured elsewhere
 
     def row(self, key: Key) -> pd.Series:
         """The row of one (source, indicator); a ``KeyError`` where there is none."""
@@ -89,6 +94,7 @@ def rank(
     *,
     zero_cost: pd.DataFrame | None = None,
     combine: Sequence[str] = (),
+    tables: Mapping[str, TruthTable] | None = None,
     kinds: Mapping[str, str] | None = None,
     seed: int = 0,
     resamples: int = 1000,
@@ -102,6 +108,7 @@ def rank(
         truth: what the candidates really reach, or ``None``: then only the rankings' agreement is known.
         zero_cost: the store's zero-cost indicators (:meth:`~proxynas.search.store.Store.zero_cost`).
         combine: names joined by ``+``, ranked by their mean rank as well.
+        tables: accuracies that were measured elsewhere, ranked as further rows under these names.
         kinds: of each architecture; isomorphic ones are of one kind.
         seed: of the bootstrap and of how ties at the border of the top are broken.
         resamples: bootstrap resamples; one set of them serves all rows.
@@ -109,7 +116,7 @@ def rank(
 
     An indicator is the mean over the seeds that did not fail; a candidate all of whose seeds failed ranks last.
     """
-    values = columns(scores, zero_cost, costs, truth, combine)
+    values = columns(scores, zero_cost, costs, truth, combine, tables)
     archs = values.index
     accuracy = _truth(truth, archs)
     known = archs[:0] if accuracy is None else _common(values, accuracy)
@@ -118,26 +125,36 @@ def rank(
     draws = correlation.resample(len(known), resamples, rng)
     y = np.empty(0) if accuracy is None else accuracy[known].to_numpy()
     rows, rho_draws = [], {}
+    rhos: dict[Key, tuple[float, Floats]] = {}
     for key in values.columns:
         row, rho_draws[key] = _compare(values.loc[known, key].to_numpy(), y, draws, top)
+        rhos[key[0], key[1]] = row["rho"], rho_draws[key]
         rows.append({"source": key[0], "indicator": key[1], **row, **_winner(values[key], accuracy)})
         rows[-1] |= _distinct(values.loc[known, key], accuracy, kinds)
         rows[-1]["n"] = int(len(known) if accuracy is not None else values[key].notna().sum())
+    for pair, line in zip(rhos, rows, strict=True):
+        line |= _over(pair, rhos)
     return Ranking(
-        rows=pd.DataFrame(rows, columns=["source", "indicator", "n", *STATISTICS, *DISTINCT, "winner", "winner_truth"]),
+        rows=pd.DataFrame(rows, columns=list(COLUMNS)),
         values=values,
         truth=accuracy,
         agreement=values.rank().corr(method="spearman"),
         failed=_failed(scores),
         draws=pd.DataFrame(rho_draws, columns=values.columns),
         top=top,
+        measure="test_accuracy" if truth is None else truth.measure,
+        tables=tuple(tables or ()),
     )
 
 
 def paired_difference(ranking: Ranking, a: Key, b: Key) -> Difference:
     """ρ of row ``a`` minus ρ of row ``b``; the interval pairs them on the same resamples, as their errors correlate."""
-    low, high = correlation.interval((ranking.draws[a] - ranking.draws[b]).to_numpy(dtype=np.float64))
-    return Difference(float(ranking.row(a)["rho"] - ranking.row(b)["rho"]), low, high)
+    of = {key: (float(ranking.row(key)["rho"]), ranking.draws[key].to_numpy(dtype=np.float64)) for key in (a, b)}
+    return _difference(of[a], of[b])
+
+
+def _difference(a: tuple[float, Floats], b: tuple[float, Floats]) -> Difference:
+    return Difference(a[0] - b[0], *correlation.interval(a[1] - b[1]))
 
 
 STATISTICS = (
@@ -166,7 +183,22 @@ def _compare(x: Floats, y: Floats, draws: Ints, top: int) -> tuple[dict[str, flo
     return row, rho_draws
 
 
+RIVALS = {"over_parameters": ("parameters", "parameters"), "over_vote": (ZERO_COST, VOTE)}
+"""What takes no training, and so what every row is measured against."""
+
 DISTINCT = ("rho_distinct", "n_distinct")
+OVER = tuple(f"{name}{end}" for name in RIVALS for end in ("", "_low", "_high"))
+COLUMNS = ("source", "indicator", "n", *STATISTICS, *DISTINCT, *OVER, "winner", "winner_truth")
+
+
+def _over(key: Key, found: Mapping[Key, tuple[float, Floats]]) -> dict[str, float]:
+    """ρ of a row minus that of each rival, which is not there or is the row itself: NaN."""
+    row = dict.fromkeys(OVER, math.nan)
+    for name, rival in RIVALS.items():
+        if rival in found and rival != key:
+            d = _difference(found[key], found[rival])
+            row |= {name: d.value, f"{name}_low": d.low, f"{name}_high": d.high}
+    return row
 
 
 def _distinct(column: pd.Series, truth: pd.Series | None, kinds: Mapping[str, str] | None) -> dict[str, float]:

@@ -84,7 +84,8 @@ def _best(ranking: Ranking, headline: Key, reason: str) -> str:
     text = f"The best network {chosen} is {row['winner']}"
     if not math.isfinite(row["winner_truth"]):
         return text + "; what it reaches on the whole data was not measured."
-    text += f", which reaches {words.percent(row['winner_truth'])} test accuracy when trained on the whole data"
+    reached = f"{words.percent(row['winner_truth'])} {words.indicator(ranking.measure)}"
+    text += f", which reaches {reached} when trained on the whole data"
     if row["regret"] <= 0:
         return text + "; no verified candidate reaches more."
     return text + f"; the best verified candidate reaches {words.number(100 * row['regret'], 1)} points more."
@@ -124,7 +125,7 @@ def _compared(ranking: Ranking, headline: Key, rival: Key, d: Difference) -> str
 
 def _hindsight(ranking: Ranking, headline: Key) -> list[str]:
     """The row that would have ranked best, the whole data aside; picked with truth in hand, so no rule to follow."""
-    cheap = ranking.rows[ranking.rows["source"] != WHOLE].dropna(subset=["rho"])
+    cheap = ranking.rows[~ranking.rows["source"].isin((WHOLE, *ranking.tables))].dropna(subset=["rho"])
     if cheap.empty:
         return []
     first = cheap.iloc[int(cheap["rho"].to_numpy().argmax())]

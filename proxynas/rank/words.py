@@ -7,6 +7,7 @@ from .ranking import Difference
 
 INDICATORS = {
     "val_accuracy": "validation accuracy",
+    "test_accuracy": "test accuracy",
     "val_loss": "validation loss",
     "val_auc": "area under the validation curve",
     "sotl": "sum of training losses",

@@ -83,7 +83,7 @@ def scatter(ranking: Ranking, key: Key) -> Figure:
         f"{_capital(words.source(key[0]))}: ρ = {words.number(rho)}", loc="left", fontsize=9.5, fontweight="bold"
     )
     axes.set_xlabel(f"{words.column(key[1])} (better →)")
-    axes.set_ylabel("truth: test accuracy (%)")
+    axes.set_ylabel(f"truth: {words.indicator(ranking.measure)} (%)")
     return figure
 
 

@@ -42,8 +42,13 @@ def _context(inputs: "ReportInputs", judged: Verdict, drawn: Mapping[str, str]) 
         "verdict": judged,
         "verified": verified,
         "keys": _key_numbers(inputs, verified),
-        "rows": [_row(row, key, inputs.headline) for row, key in zip(_records(ranking), ranking.keys(), strict=True)],
+        "rows": [
+            _row(row, key, inputs.headline, _rival(ranking))
+            for row, key in zip(_records(ranking), ranking.keys(), strict=True)
+        ],
         "top": ranking.top,
+        "measure": words.indicator(ranking.measure),
+        "rival": RIVALS[_rival(ranking)],
         "agreement": _agreement(ranking),
         "scatters": [(uri, _alt(name)) for name, uri in drawn.items() if name.startswith("scatter-")],
         "figures": drawn,
@@ -74,7 +79,8 @@ def _key_numbers(inputs: "ReportInputs", verified: bool) -> list[tuple[str, str,
     if verified:
         low_high = words.span(row["rho_low"], row["rho_high"])
         numbers.append((words.number(row["rho"]), "ρ with truth", f"95 % interval {low_high}, {row['n']:,} candidates"))
-        numbers.append((words.percent(row["winner_truth"]), "Test accuracy of the best-ranked", _name(row["winner"])))
+        measure = words.indicator(inputs.ranking.measure).capitalize()
+        numbers.append((words.percent(row["winner_truth"]), f"{measure} of the best-ranked", _name(row["winner"])))
         numbers.append((_points(row["regret"]), "Regret, percentage points", "below the best verified candidate"))
     else:
         numbers.append(("not verified", "ρ with truth", "no ground truth for these candidates"))
@@ -90,16 +96,25 @@ def _key_numbers(inputs: "ReportInputs", verified: bool) -> list[tuple[str, str,
     return numbers
 
 
-def _row(row: Mapping[Any, Any], key: Key, headline: Key) -> dict[str, Any]:
+RIVALS = {"over_vote": "the vote of zero-cost indicators", "over_parameters": "counting parameters"}
+
+
+def _rival(ranking: Ranking) -> str:
+    """What rows are compared with: the vote, where there is one."""
+    return "over_parameters" if ranking.rows["over_vote"].isna().all() else "over_vote"
+
+
+def _row(row: Mapping[Any, Any], key: Key, headline: Key, rival: str) -> dict[str, Any]:
     estimates = [
         (words.number(row[name]), words.span(row[f"{name}_low"], row[f"{name}_high"]))
-        for name in ("rho", "tau", "rho_top10")
+        for name in ("rho", rival, "tau", "rho_top10")
     ]
     return {
         "source": words.source(key[0]),
         "indicator": words.column(key[1]) if key[0] != key[1] else "",
         "n": f"{row['n']:,}",
         "estimates": estimates,
+        "best": words.number(row["rho_best"]),
         "regret": _points(row["regret"]),
         "winner": _name(row["winner"]),
         "winner_truth": words.percent(row["winner_truth"]),
@@ -177,7 +192,7 @@ def _records(ranking: Ranking) -> list[dict[Any, Any]]:
 
 
 def _alt(name: str) -> str:
-    return "scatter plot of an indicator against test accuracy: " + name.partition("-")[2]
+    return "scatter plot of an indicator against truth: " + name.partition("-")[2]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
