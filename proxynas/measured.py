@@ -43,6 +43,12 @@ def find_tables(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> dict[
 
 def _of_space(table: TruthTable, dataset: Dataset, space: SearchSpace, data: str, name: str) -> TruthTable:
     table.check(dataset, space.name, data)
+    classes = truth_import.CLASSES.get(data)
+    if classes is not None and classes != dataset.num_classes:
+        raise TruthError(
+            f"the truth table {name} is of {data}, which has {classes} classes, but {dataset.name} has "
+            f"{dataset.num_classes}; give --truth-data the name of the data that these are, or --truth none"
+        )
     if not any(arch in space for arch in table.rows["arch"]):
         raise TruthError(f"the truth table {name} has no architecture of the space {space.name!r}; give its own")
     return table

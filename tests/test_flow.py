@@ -224,6 +224,10 @@ def test_data_that_go_by_another_name(small_spec: SearchSpec, digits: Dataset, t
     spec = replace(small_spec, truth=str(path))
     with pytest.raises(TruthError, match="--truth-data if only the name differs"):
         flow.search(spec, tmp_path / "run")
+    a_truth_table(small_spec, digits, path, data="cifar100", fingerprint="")
+    with pytest.raises(TruthError, match="which has 100 classes, but digits has 10"):
+        flow.search(replace(spec, truth_data="cifar100"), tmp_path / "run")
+    a_truth_table(small_spec, digits, path, data="mine", fingerprint="")
     assert flow.search(replace(spec, truth_data="mine"), tmp_path / "run", workers=1).verdict.worth != "unverified"
 
 
