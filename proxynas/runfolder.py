@@ -6,6 +6,9 @@ from typing import Any
 from . import files, settings
 from .errors import RunFolderError
 
+LONGEST = 200
+"""Characters of two values that an error still quotes."""
+
 
 def open_folder(spec: Any, folder: Path) -> None:
     """Make the run folder, or check that it belongs to this spec, a settings dataclass.
@@ -23,7 +26,9 @@ def open_folder(spec: Any, folder: Path) -> None:
     if keys:
         key = keys[0]
         more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+        values = f"is {there.get(key)!r}, but this one asks for {here.get(key)!r}"
+        if len(values) > LONGEST:
+            values = f"differs from what this one asks for (see {path})"
         raise RunFolderError(
-            f"{folder} holds another run: its {key} is {there.get(key)!r}, but this one asks for "
-            f"{here.get(key)!r}{more}; give another --out, or remove the folder"
+            f"{folder} holds another run: its {key} {values}{more}; give another --out, or remove the folder"
         )

@@ -18,6 +18,7 @@ from proxynas.compare.worker import Result
 from proxynas.datasets import Dataset
 from proxynas.distill import loop
 from proxynas.errors import RunFolderError, SpaceError, SpecError
+from proxynas.runfolder import open_folder
 from proxynas.specs import CompareSpec
 
 ARCH = "D1-W32-relu-none-avgpooling"
@@ -248,6 +249,15 @@ def test_the_table_of_known_results(digits: Dataset, tmp_path: Path) -> None:
     assert "b: 3 of 3 failed: too few seconds  " in notes
     assert table.rich().row_count == 2
     assert json.loads(table.json())["rows"][1]["reasons"] == ["too few seconds"] * 3
+
+
+def test_other_rows_take_another_folder(tmp_path: Path) -> None:
+    open_folder(make({"name": "a"}), tmp_path)
+    open_folder(make({"name": "a"}), tmp_path)
+    with pytest.raises(RunFolderError, match=r"its rows is \[.*'a'.*asks for \[.*'b'"):
+        open_folder(make({"name": "b"}), tmp_path)
+    with pytest.raises(RunFolderError, match=r"its rows differs from what this one asks for \(see .*spec.toml\);"):
+        open_folder(make({"name": "b" * 100}, {"name": "a" * 100}), tmp_path)
 
 
 def test_a_damaged_or_foreign_result_is_refused(digits: Dataset, tmp_path: Path) -> None:
