@@ -14,6 +14,7 @@ from .errors import SpecError
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
+Clock = Literal["wall", "core"]
 Baseline = Literal["random", "early-stopping", "zero-cost"]
 Protocol = Literal["zhao", "loo"]
 """Whose way of training a network on a set: see :func:`proxynas.evaluation.recipe`."""
@@ -49,14 +50,24 @@ class DataSpec:
 
 @checked(frozen=True, config=settings.CONFIG)
 class DistillSpec(DataSpec):
-    """``proxynas distill``: how a proxy set is made. ``steps`` or ``seconds`` ends it, whichever comes first."""
+    """``proxynas distill``: how a proxy set is made. ``steps`` or ``seconds`` ends it, whichever comes first.
+
+    ``clock`` says which seconds: those on the wall, or those of all cores together (``core``), which other work on the
+    machine does not shorten; a GPU has the wall's.
+    """
 
     method: str = "gm"
     ipc: Positive = 1
     steps: Annotated[int, Field(ge=0)] | None = None  # None: the method's own default
     seconds: Annotated[float, Field(gt=0)] | None = None
+    clock: Clock = "wall"
     settings: dict[str, Any] = Field(default_factory=dict)  # the method's own
     seed: NotNegative = 0
+
+    @property
+    def core_clock(self) -> bool:
+        """Whether core seconds limit it."""
+        return self.clock == "core" and self.device == "cpu"
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -188,10 +199,10 @@ class CompareSpec(DataSpec):
     """``proxynas compare``: rows of a table, and what they have in common unless they say otherwise.
 
     Every row is distilled ``distillations`` times, with ``seed``, ``seed`` + 1, …, each until ``steps`` or ``seconds``
-    end it, whichever comes first. ``students`` networks of each architecture are trained on every set, as ``proxynas
-    evaluate`` does with the same ``archs``, ``protocol``, ``updates`` and ``augment``; ``batch_size`` is images an
-    update. ``points`` is how often a distillation limited by seconds is looked at, at 1, 1/2, 1/4 … of them.
-    ``settings`` are those of methods, by the method's name.
+    end it, whichever comes first (``clock``: see :class:`DistillSpec`). ``students`` networks of each architecture are
+    trained on every set, as ``proxynas evaluate`` does with the same ``archs``, ``protocol``, ``updates`` and
+    ``augment``; ``batch_size`` is images an update. ``points`` is how often a distillation limited by seconds is looked
+    at, at 1, 1/2, 1/4 … of them. ``settings`` are those of methods, by the method's name.
     """
 
     rows: Annotated[tuple[Row, ...], BeforeValidator(_rows)] = ()
@@ -199,6 +210,7 @@ class CompareSpec(DataSpec):
     ipc: Positive = 1
     steps: NotNegative | None = None
     seconds: Annotated[float, Field(gt=0)] | None = None
+    clock: Clock = "wall"
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     distillations: Positive = 3
     students: Positive = 5

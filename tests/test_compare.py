@@ -1,5 +1,6 @@
 """A table of accuracies: what is checked first, what is kept, and what the table says."""
 
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -168,6 +169,15 @@ def test_accuracy_on_the_way_and_its_time(digits: Dataset, tmp_path: Path, monke
     assert one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)[1].curve == found.curve
     job.clean()
     assert [path.name for path in (tmp_path / "sets").iterdir()] == ["a-0.safetensors"]
+
+
+def test_core_seconds_are_a_limit_too(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop.time, "process_time", itertools.count().__next__)  # a step takes one core second
+    spec = make({"name": "a"}, steps=None, seconds=8.0, clock="core", points=2)
+    _, found = one(spec, digits, tmp_path)
+    assert [point["seconds"] for point in found.curve] == pytest.approx([4.0, 8.0], abs=2)
+    assert found.core_seconds == found.curve[-1]["seconds"]
+    assert found.seconds != found.core_seconds
 
 
 def test_points_before_the_experts_are_paid_for_are_left_out(digits: Dataset, tmp_path: Path) -> None:

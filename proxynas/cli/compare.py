@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Data, DataRoot, Device, Download, ImageSize, Seed, Workers, Zca
+from .options import Clock, Data, DataRoot, Device, Download, ImageSize, Seed, Workers, Zca
 
 
 def compare(
@@ -27,6 +27,7 @@ def compare(
         float | None,
         typer.Option(help="Limit of each distillation; rows with their own keep it.", rich_help_panel="Comparison"),
     ] = None,
+    clock: Clock = None,
     distillations: Annotated[
         int | None, typer.Option(help="Sets a row; 3 by default.", rich_help_panel="Comparison")
     ] = None,
@@ -80,7 +81,8 @@ def compare(
 
     flags = {
         "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
-        "seconds": seconds, "distillations": distillations, "students": students, "seed": seed, "device": device,
+        "seconds": seconds, "clock": clock, "distillations": distillations, "students": students, "seed": seed,
+        "device": device,
     }  # fmt: skip
     spec = settings.load(CompareSpec, config, flags)
     folder = out or Path("runs") / f"compare-{config.stem}"

@@ -10,6 +10,7 @@ from rich.table import Table
 from ..errors import SpecError
 from .options import (
     Augment,
+    Clock,
     Config,
     Data,
     DataRoot,
@@ -50,6 +51,7 @@ def distill(
             rich_help_panel="Distillation",
         ),
     ] = None,
+    clock: Clock = None,
     set_: Set = None,
     config: Config = None,
     seed: Seed = None,
@@ -73,7 +75,8 @@ def distill(
 
     flags = {
         "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
-        "method": method, "ipc": ipc, "steps": steps, "seconds": seconds, "settings": pairs(set_), "seed": seed,
+        "method": method, "ipc": ipc, "steps": steps, "seconds": seconds, "clock": clock,
+        "settings": pairs(set_), "seed": seed,
         "device": None if device is None else hardware.check(device),
     }  # fmt: skip
     spec = settings.load(DistillSpec, config, flags)

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -59,6 +59,13 @@ Steps = Annotated[
     int | None,
     typer.Option(
         help="Distillation steps; the method's own number by default, in a search 400 at most.",
+        rich_help_panel="Distillation",
+    ),
+]
+Clock = Annotated[
+    Literal["wall", "core"] | None,
+    typer.Option(
+        help="Which seconds: wall (default), or those of all cores together, which other work does not shorten.",
         rich_help_panel="Distillation",
     ),
 ]

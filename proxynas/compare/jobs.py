@@ -140,6 +140,7 @@ def _distillation(spec: CompareSpec, row: Row, seed: int) -> DistillSpec:
         ipc=_or(row.ipc, spec.ipc),
         steps=_or(row.steps, spec.steps if steps else None),
         seconds=_or(row.seconds, spec.seconds) if steps else None,
+        clock=spec.clock,
         settings={**spec.settings.get(method, {}), **row.settings},
         seed=seed,
     )

@@ -119,7 +119,8 @@ def evaluated(
             if end:
                 accuracies[name] = [evaluation.accuracy(net, dataset.test) for net in trained]
         told = made.provenance
-        curve.append({"part": point, "seconds": told["seconds"], "steps": told["steps"], "accuracy": mean(looks)})
+        at = told["core_seconds" if job.spec.core_clock else "seconds"]
+        curve.append({"part": point, "seconds": at, "steps": told["steps"], "accuracy": mean(looks)})
     return accuracies, curve
 
 
@@ -136,4 +137,5 @@ def _shared_seconds(dataset: Dataset, job: Job) -> float:
     method = find(job.spec.method)
     if method.prepare is None:
         return 0.0
-    return method.prepare(plan(job.spec, dataset)[0], lambda done, total: None).seconds
+    found = method.prepare(plan(job.spec, dataset)[0], lambda done, total: None)
+    return found.core_seconds if job.spec.core_clock else found.seconds

@@ -78,7 +78,7 @@ def distill(
     saved = time.perf_counter()
     try:
         meter()
-        while progress.step < steps and (spec.seconds is None or progress.seconds < spec.seconds):
+        while progress.step < steps and (spec.seconds is None or _spent(progress, spec) < spec.seconds):
             state, loss = _step(chosen, task, state, progress.step)
             progress.losses.append(loss)
             progress.step, progress.loss = progress.step + 1, loss
@@ -134,7 +134,7 @@ def plan(spec: DistillSpec, dataset: Dataset) -> tuple[Task, int]:
 def fingerprint(spec: DistillSpec, dataset: Dataset) -> str:
     """Names one distillation: the same for the same settings and data, whatever the budget in seconds."""
     described = settings.to_dict(spec)
-    for key in ("seconds", "data", "data_root", "download"):
+    for key in ("seconds", "clock", "data", "data_root", "download"):
         described.pop(key, None)
     text = json.dumps({**described, "fingerprint": dataset.fingerprint}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -144,12 +144,17 @@ def _shared(chosen: Method, task: Task, spec: DistillSpec, on_done: Callable[[in
     if chosen.prepare is None:
         return None
     found = chosen.prepare(task, on_done)
-    if spec.seconds is not None and found.seconds >= spec.seconds:
+    if spec.seconds is not None and _spent(found, spec) >= spec.seconds:
         raise SpecError(
-            f"seconds is {spec.seconds:g}, but the {found.what} of {chosen.name} alone took {found.seconds:.1f}; "
+            f"seconds is {spec.seconds:g}, but the {found.what} of {chosen.name} alone took {_spent(found, spec):.1f}; "
             f"give more seconds, or fewer {found.what}"
         )
     return found
+
+
+def _spent(cost: Progress | Shared, spec: DistillSpec) -> float:
+    """Seconds by the clock that limits the distillation."""
+    return cost.core_seconds if spec.core_clock else cost.seconds
 
 
 def _begun(shared: Shared | None) -> Progress:
