@@ -103,6 +103,10 @@ class ConsoleWatcher(Watcher):
         """Training runs."""
         self._on("training").update(done, total, "" if score is None else score.arch)
 
+    def comparing(self, done: int, total: int, name: str) -> None:
+        """Sets distilled and evaluated."""
+        self._on("sets").update(done, total, name)
+
     def ended(self) -> None:
         """Close the bar."""
         if self._bar is not None:

@@ -1,23 +1,24 @@
 """How well networks do that are trained on a proxy set alone: mean and deviation over fresh ones (Zhao 2021, §3.1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
-from typing import Literal
+
+import torch
+from torch import nn
 
 from . import proxyset, seeds, settings, spaces, train
-from .datasets import Dataset
+from .datasets import Dataset, Split
 from .distill import rcig, students
 from .nets.published import NETWORKS
 from .proxyset import ProxySet
+from .spaces import SearchSpace
+from .specs import Protocol
 
 GRID = "convnet-grid"
 
 ALL = "all"
 """Stands for the six networks of Zhao 2021."""
-
-Protocol = Literal["zhao", "loo"]
-"""Whose way of training a network on a set: see :func:`recipe`."""
 
 
 @dataclass(frozen=True)
@@ -57,38 +58,83 @@ def evaluate(
     """
     made = proxyset.read(proxyset.locate(proxy))
     proxyset.check(made, dataset)
-    wanted, within = (archs, space_name or GRID) if archs else ([_default(dataset, protocol)], GRID)
-    nets = [spaces.resolve(name, within) for arch in wanted for name in _expanded(arch, dataset)]
-    for space, arch in nets:  # all are checked before the first is trained
-        space.build(arch, dataset.shape, dataset.num_classes)
-    how = recipe(made, protocol, updates)
-    if augment is not None:
-        how = settings.make(train.Recipe, {**settings.to_dict(how), "augment": augment})
-    device, found = dataset.train.x.device, []
-    for place, (space, arch) in enumerate(nets):
+    wanted = networks(archs, dataset, protocol, space_name)
+    how = recipe(made, protocol, updates, augment)
+    found = []
+    for place, (space, arch) in enumerate(wanted):
         accuracies = []
         for r in range(runs):
-            with seeds.seeded(seeds.derive(seed, "evaluate", arch, r)):
-                net = space.build(arch, dataset.shape, dataset.num_classes).to(device)
-            trained = train.fit(
-                [net], made.x.to(device), made.y.to(device), how, seed=seed, replicas=[r], curriculum=made.curriculum
-            )
-            accuracy, _ = train.evaluate(net, dataset.test.x, dataset.test.y)
-            accuracies.append(0.0 if trained.failed[0] else accuracy)
-            on_done(place * runs + r + 1, len(nets) * runs)
+            net = trained(made, space, arch, how, dataset.train.x.device, seed=seed, number=r)
+            accuracies.append(accuracy(net, dataset.test))
+            on_done(place * runs + r + 1, len(wanted) * runs)
         found.append(Evaluation(arch, mean(accuracies), stdev(accuracies) if runs > 1 else 0.0, runs))
     return found
 
 
-def recipe(made: ProxySet, protocol: Protocol, updates: int | None = None) -> train.Recipe:
-    """How networks are trained on ``made``, for ``updates`` or as many updates as published.
+def networks(
+    archs: Sequence[str] | None, dataset: Dataset, protocol: Protocol, space_name: str | None = None
+) -> list[tuple[SearchSpace, str]]:
+    """The architectures that ``archs`` stand for, see :func:`evaluate`, each with its space; each was built once.
+
+    Raises:
+        SpaceError: one that the space does not have, or that cannot be built for this data.
+    """
+    within = (space_name if archs else None) or GRID
+    found = [spaces.resolve(name, within) for name in named(archs, dataset, protocol)]
+    for space, arch in found:
+        space.build(arch, dataset.shape, dataset.num_classes)
+    return found
+
+
+def named(archs: Sequence[str] | None, dataset: Dataset, protocol: Protocol) -> list[str]:
+    """The architectures as they are written: ``all`` taken apart, and the protocol's own where there are none."""
+    return [name for arch in archs or [_default(dataset, protocol)] for name in _expanded(arch, dataset)]
+
+
+def trained(
+    made: ProxySet, space: SearchSpace, arch: str, how: train.Recipe, device: torch.device, *, seed: int, number: int
+) -> nn.Module | None:
+    """Network ``number`` of an architecture, fresh, trained on the set; ``None`` where that failed."""
+    with seeds.seeded(seeds.derive(seed, "evaluate", arch, number)):
+        net = space.build(arch, tuple(made.x.shape[1:]), made.num_classes).to(device)
+    fitted = train.fit(
+        [net], made.x.to(device), made.y.to(device), how, seed=seed, replicas=[number], curriculum=made.curriculum
+    )
+    return net if fitted.failed[0] is None else None
+
+
+def accuracy(net: nn.Module | None, split: Split) -> float:
+    """Accuracy in [0, 1] of a network; a failed one counts as 0."""
+    return 0.0 if net is None else train.evaluate(net, split.x, split.y)[0]
+
+
+def recipe(
+    made: ProxySet,
+    protocol: Protocol,
+    updates: int | None = None,
+    augment: str | None = None,
+    batch_size: int | None = None,
+) -> train.Recipe:
+    """How networks are trained on ``made``, for ``updates`` or as many updates as published, on 256 images each.
 
     ``zhao``: 300 updates of the set's own recipe, with a tenth of the rate from half-way on (Zhao 2021, §3.1).
     ``loo``: Adam 1e-4 on squared errors, 500 updates of warm-up and then a cosine, 1000 in all for ten images and 2000
-    for more (Loo 2023, Appendix C; Zhou 2022).
+    for more (Loo 2023, Appendix C; Zhou 2022). ``augment`` and ``batch_size`` replace those.
+
+    Raises:
+        SpecError: an unknown augmentation.
     """
-    if protocol == "zhao":
-        return replace(made.recipe, updates=updates or 300, batch_size=256, schedule="step")
+    how = _zhao(made, updates) if protocol == "zhao" else _loo(made, updates)
+    own = {"augment": augment, "batch_size": batch_size}
+    given = {key: value for key, value in own.items() if value is not None}
+    return settings.make(train.Recipe, {**settings.to_dict(how), **given})
+
+
+def _zhao(made: ProxySet, updates: int | None) -> train.Recipe:
+    return replace(made.recipe, updates=updates or 300, batch_size=256, schedule="step")
+
+
+def _loo(made: ProxySet, updates: int | None) -> train.Recipe:
     updates = updates or (1000 if len(made) <= 10 else 2000)
     warmup = min(500, updates // 2)
     return train.Recipe(updates, 256, "adam", lr=1e-4, weight_decay=0.0, schedule="cosine", warmup=warmup, loss="mse")

@@ -25,7 +25,6 @@ import torch
 from . import (
     __version__,
     distill,
-    files,
     hardware,
     proxyset,
     rank,
@@ -40,6 +39,7 @@ from .datasets import Dataset
 from .errors import RunFolderError, SpecError, TruthError
 from .proxyset import ProxySet
 from .rank import indicators
+from .runfolder import open_folder
 from .search.pool import cores
 from .search.run import ZERO_COST, pending, run, runs
 from .search.store import Score, Store, ZeroCost
@@ -95,28 +95,6 @@ SEARCH_STEPS = 400
 def _steps(spec: SearchSpec) -> int | None:
     usual = distill.find(spec.method).steps
     return spec.steps if spec.steps is not None or spec.proxy is not None or not usual else min(usual, SEARCH_STEPS)
-
-
-def open_folder(spec: SearchSpec, folder: Path) -> None:
-    """Make the run folder, or check that it belongs to this spec.
-
-    Raises:
-        RunFolderError: it belongs to another one, or cannot be written.
-    """
-    wanted, path = settings.to_toml(spec), folder / "spec.toml"
-    if not path.exists():
-        files.write_text(path, wanted)
-        return
-    there = settings.to_dict(settings.make(SearchSpec, settings.read_toml(path), where=str(path)))
-    here = settings.to_dict(spec)
-    keys = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
-    if keys:
-        key = keys[0]
-        more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
-        raise RunFolderError(
-            f"{folder} holds another run: its {key} is {there.get(key)!r}, but this one asks for "
-            f"{here.get(key)!r}{more}; give another --out, or remove the folder"
-        )
 
 
 def default_folder(spec: SearchSpec) -> Path:

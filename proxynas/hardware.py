@@ -2,6 +2,7 @@
 
 import platform
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -37,10 +38,35 @@ def describe(device: str) -> str:
 
 
 def peak_mib(device: str) -> float:
-    """Peak memory so far in MiB: of the GPU, or of this process (its high-water mark, never falling) on a CPU."""
+    """Peak memory so far in MiB: of the GPU, or of this process on a CPU, since its start or :func:`reset_peak`.
+
+    Linux keeps a high-water mark for each process. ``ru_maxrss``, taken elsewhere, cannot be reset, and a process
+    inherits it from the one that started it.
+    """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found = _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if found is None else found
+
+
+def reset_peak(device: str) -> float:
+    """Let the peak begin anew, where the system can; gives back the memory in use now, in MiB."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    found = _status("VmRSS")
+    return peak_mib(device) if found is None else found
+
+
+def _status(key: str) -> float | None:
+    """A size that Linux tells of this process, in MiB; ``None`` where there is no such thing."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), None)
 
 
 def _processor() -> str:

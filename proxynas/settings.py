@@ -70,8 +70,8 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 def to_dict(spec: Any) -> dict[str, Any]:
     """Settings as plain JSON-able values, ``None`` left out (TOML has no null)."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(spec), default=str))
-    return _without_none(plain)
+    plain: dict[str, Any] = _without_none(json.loads(json.dumps(asdict(spec), default=str)))
+    return plain
 
 
 def to_toml(spec: Any) -> str:
@@ -79,8 +79,10 @@ def to_toml(spec: Any) -> str:
     return tomli_w.dumps(to_dict(spec))
 
 
-def _without_none(value: dict[str, Any]) -> dict[str, Any]:
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in value.items() if v is not None}
+def _without_none(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _at(where: str) -> str:

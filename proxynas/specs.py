@@ -4,15 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass as checked
 
 from . import datasets, settings, train
+from .augment import Strategy
 from .datasets import Dataset
+from .errors import SpecError
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Baseline = Literal["random", "early-stopping", "zero-cost"]
+Protocol = Literal["zhao", "loo"]
+"""Whose way of training a network on a set: see :func:`proxynas.evaluation.recipe`."""
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -141,3 +145,65 @@ class SearchSpec(DataSpec):
             settings=self.settings,
             seed=self.seed,
         )
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class Row:
+    """A row of a comparison: a method and its settings, laid over what the comparison says of that method.
+
+    What is ``None`` is as the comparison says. ``labels`` is ``hard`` where networks are trained on the likeliest class
+    of every image, by cross-entropy, and not on the labels that the set has. ``paper`` has published figures, shown as
+    they are written: one for each architecture, or a single one for the first.
+    """
+
+    name: str
+    method: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    ipc: Positive | None = None
+    steps: NotNegative | None = None
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    archs: tuple[str, ...] | None = None
+    protocol: Protocol | None = None
+    updates: Positive | None = None
+    batch_size: Positive | None = None
+    augment: Strategy | None = None
+    labels: Literal["own", "hard"] = "own"
+    paper: str | dict[str, str] = ""
+
+
+def _rows(found: Any) -> Any:
+    """Rows are checked one by one, so that an error says which one it is of."""
+    if not isinstance(found, list | tuple) or not found:
+        raise SpecError("rows must have at least one row; write [[rows]], then name = … and method = …")
+    return tuple(
+        settings.make(Row, row, where=f"row {row.get('name', n + 1)!r}") if isinstance(row, dict) else row
+        for n, row in enumerate(found)
+    )
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class CompareSpec(DataSpec):
+    """``proxynas compare``: rows of a table, and what they have in common unless they say otherwise.
+
+    Every row is distilled ``distillations`` times, with ``seed``, ``seed`` + 1, …, each until ``steps`` or ``seconds``
+    end it, whichever comes first. ``students`` networks of each architecture are trained on every set, as ``proxynas
+    evaluate`` does with the same ``archs``, ``protocol``, ``updates`` and ``augment``; ``batch_size`` is images an
+    update. ``points`` is how often a distillation limited by seconds is looked at, at 1, 1/2, 1/4 … of them.
+    ``settings`` are those of methods, by the method's name.
+    """
+
+    rows: Annotated[tuple[Row, ...], BeforeValidator(_rows)] = ()
+    method: str = "gm"
+    ipc: Positive = 1
+    steps: NotNegative | None = None
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    distillations: Positive = 3
+    students: Positive = 5
+    archs: tuple[str, ...] = ()
+    protocol: Protocol = "zhao"
+    updates: Positive | None = None
+    batch_size: Positive | None = None
+    augment: Strategy | None = None
+    points: Positive = 4
+    seed: NotNegative = 0

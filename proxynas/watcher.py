@@ -22,5 +22,8 @@ class Watcher:
     def searching(self, done: int, total: int, score: Score | ZeroCost | None) -> None:
         """Training runs done, found ones included."""
 
+    def comparing(self, done: int, total: int, name: str) -> None:
+        """Sets distilled and evaluated, found ones included; ``name`` is the last one's."""
+
     def ended(self) -> None:
         """The stage that was told about last is over."""

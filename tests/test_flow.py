@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from proxynas import flow, proxyset, settings, sources, spaces, watcher
+from proxynas import flow, proxyset, runfolder, settings, sources, spaces, watcher
 from proxynas.datasets import Dataset
 from proxynas.distill import loop
 from proxynas.errors import ProxyFileError, RunFolderError, SpaceError, SpecError, TruthError
@@ -102,9 +102,9 @@ def test_killed_at_random_moments_and_resumed(small_spec: SearchSpec, tmp_path: 
 
 
 def test_a_run_folder_of_another_spec(small_spec: SearchSpec, tmp_path: Path) -> None:
-    flow.open_folder(small_spec, tmp_path / "run")
+    runfolder.open_folder(small_spec, tmp_path / "run")
     with pytest.raises(RunFolderError, match="holds another run: its updates is 5, but this one asks for 6"):
-        flow.open_folder(replace(small_spec, updates=6), tmp_path / "run")
+        runfolder.open_folder(replace(small_spec, updates=6), tmp_path / "run")
     assert settings.read_toml(tmp_path / "run" / "spec.toml") == settings.to_dict(small_spec)
 
 

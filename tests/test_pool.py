@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from proxynas.errors import DataError, WorkerError
-from proxynas.search.pool import map_unordered
+from proxynas.search.pool import map_apart, map_unordered
 
 
 def prepare(number: int) -> int:
@@ -40,6 +40,17 @@ def test_errors_of_the_user_come_out_as_they_are(workers: int) -> None:
         list(map_unordered(add, range(3), prepare, (-1,), workers))
     with pytest.raises(DataError, match="task 99"):
         list(map_unordered(add, [1, 99], prepare, (0,), workers))
+
+
+def test_a_process_of_its_own_for_every_task() -> None:
+    results = list(map_apart(add, range(3), prepare, (10,), 1))
+    assert [(value, used) for value, used, _ in results] == [(10, 1), (11, 1), (12, 1)]
+    assert len({os.getpid(), *(pid for _, _, pid in results)}) == 4
+    with pytest.raises(DataError, match="task 99"):
+        list(map_apart(add, [99, 1], prepare, (0,), 2))
+    with pytest.raises(WorkerError, match="a worker process died"):
+        list(map_apart(die, range(2), prepare, (1,), 1))
+    assert list(map_apart(add, [], prepare, (0,), 1)) == []
 
 
 def nap(context: int, task: int) -> None:

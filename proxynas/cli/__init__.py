@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from .. import __version__
 from ..errors import ProxynasError
-from . import distill, search, truth
+from . import compare, distill, search, truth
 
 # OpenMP threads that wait for each other spin, and starve each other where somebody else computes too. They spin less
 # here; on an idle machine that can cost some time. PyTorch reads it when it is imported, which only the commands do.
@@ -51,6 +51,7 @@ app.command()(search.search)
 app.command()(distill.distill)
 app.command()(distill.merge)
 app.command()(distill.evaluate)
+app.command()(compare.compare)
 measured = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 measured.callback()(truth.truth)
 measured.command("import")(truth.truth_import)

@@ -55,16 +55,57 @@ def map_unordered(
     try:
         yield from _drain(pool, work, iter(tasks), 2 * workers)
     except BrokenProcessPool:
-        raise WorkerError(
-            "a worker process died, most likely for want of memory; what was scored is kept: "
-            "start the same command again with fewer --workers"
-        ) from None
+        raise WorkerError(DIED) from None
     except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
+        _terminate(pool)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_apart(
+    work: Callable[[Any, Task], Result],
+    tasks: Iterable[Task],
+    prepare: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    workers: int,
+) -> Iterator[Result]:
+    """As :func:`map_unordered`, but every task has a process of its own, also with one worker: its peak memory is its
+    own.
+
+    Raises:
+        WorkerError: a worker process died.
+    """
+    left = iter(tasks)
+    pools: dict[Future[Result], ProcessPoolExecutor] = {}
+    try:
+        while True:
+            for task in islice(left, workers - len(pools)):
+                pool = ProcessPoolExecutor(1, get_context("spawn"), _start, (prepare, arguments))
+                with _interrupts_ignored():
+                    pools[pool.submit(_call, work, task)] = pool
+            if not pools:
+                return
+            for future in wait(pools, return_when=FIRST_COMPLETED).done:
+                pools.pop(future).shutdown()
+                yield future.result()
+    except BrokenProcessPool:
+        raise WorkerError(DIED) from None
+    finally:  # whatever is left here is no longer wanted
+        for pool in pools.values():
+            _terminate(pool)
+
+
+def _terminate(pool: ProcessPoolExecutor) -> None:
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
+DIED = (
+    "a worker process died, most likely for want of memory; what was done is kept: "
+    "start the same command again with fewer --workers"
+)
 
 
 def _drain(

@@ -1,0 +1,165 @@
+"""What there is to do: one job a row and seed, all of them checked before the first one starts."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from .. import distill, evaluation, settings, spaces
+from ..datasets import Dataset
+from ..distill.loop import plan
+from ..errors import ProxynasError, SpecError
+from ..specs import CompareSpec, DistillSpec, Protocol, Row
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One distillation and all that is measured of its set; it is sent to the process that does it."""
+
+    row: str
+    folder: Path
+    slug: str  # the row's name in file names
+    spec: DistillSpec
+    archs: tuple[str, ...]
+    protocol: Protocol
+    updates: int | None
+    batch_size: int | None
+    augment: str | None
+    labels: Literal["own", "hard"]
+    students: int
+    points: tuple[float, ...]  # parts of the seconds after which the set is looked at, the last one 1
+
+    @property
+    def title(self) -> str:
+        """The row and the seed."""
+        return f"{self.row}, seed {self.spec.seed}"
+
+    @property
+    def result(self) -> Path:
+        """Where its result is written."""
+        return self.folder / "results" / f"{self.slug}-{self.spec.seed}.json"
+
+    def set(self, point: float = 1.0) -> Path:
+        """The proxy set, as it is at a part of the seconds."""
+        part = "" if point == 1 else f".at-1-{round(1 / point)}"
+        return self.folder / "sets" / f"{self.slug}-{self.spec.seed}{part}.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """How far its distillation is."""
+        return self.folder / "sets" / f"{self.slug}-{self.spec.seed}.checkpoint"
+
+    def clean(self) -> None:
+        """Remove what is only there to go on from."""
+        self.checkpoint.unlink(missing_ok=True)
+        for point in self.points[:-1]:
+            self.set(point).unlink(missing_ok=True)
+
+
+def all_jobs(spec: CompareSpec, dataset: Dataset, folder: Path) -> list[Job]:
+    """All jobs, row by row.
+
+    Raises:
+        SpecError: two rows of one name, an unknown method or setting, a budget or ipc that cannot be, augmentation of
+            tables, a published figure for a network that the row does not have.
+        SpaceError: an unknown network, or one for other shapes.
+    """
+    for method, values in spec.settings.items():
+        settings.make(distill.find(method).settings, values, where=f"settings.{method}")
+    found: list[Job] = []
+    for row in spec.rows:
+        with _named(row.name):
+            slug = _slug(row, {job.slug: job.row for job in found})
+            of_row = [_job(spec, row, dataset, folder, slug, n) for n in range(spec.distillations)]
+            _check(row, of_row[0], dataset)
+        found += of_row
+    return found
+
+
+def label(arch: str) -> str:
+    """What a network's column is called: as it is written, without a space that needs no telling."""
+    return arch.removeprefix(f"{spaces.EVALUATION}:").removeprefix(f"{evaluation.GRID}:")
+
+
+@contextmanager
+def _named(row: str) -> Iterator[None]:
+    try:
+        yield
+    except ProxynasError as error:
+        raise type(error)(f"row {row!r}: {error}") from None
+
+
+def _slug(row: Row, taken: dict[str, str]) -> str:
+    slug = re.sub(r"\W+", "-", row.name.lower()).strip("-")
+    if not slug:
+        raise SpecError("name must have a letter or a digit, because files are called after it")
+    if slug in taken:
+        raise SpecError(
+            f"its files would be called {slug!r}, and so would those of {taken[slug]!r}; rename one of them"
+        )
+    return slug
+
+
+def _job(spec: CompareSpec, row: Row, dataset: Dataset, folder: Path, slug: str, n: int) -> Job:
+    distillation = _distillation(spec, row, spec.seed + n)
+    protocol = _or(row.protocol, spec.protocol)
+    archs = row.archs or spec.archs or None
+    return Job(
+        row=row.name,
+        folder=folder,
+        slug=slug,
+        spec=distillation,
+        archs=tuple(dict.fromkeys(label(arch) for arch in evaluation.named(archs, dataset, protocol))),
+        protocol=protocol,
+        updates=_or(row.updates, spec.updates),
+        batch_size=_or(row.batch_size, spec.batch_size),
+        augment=_or(row.augment, spec.augment),
+        labels=row.labels,
+        students=spec.students,
+        points=_points(distillation, spec.points),
+    )
+
+
+def _distillation(spec: CompareSpec, row: Row, seed: int) -> DistillSpec:
+    """The row's own distillation; limits of the whole comparison are none of a coreset's."""
+    method = _or(row.method, spec.method)
+    steps = distill.find(method).steps > 0
+    return DistillSpec(
+        data=spec.data,
+        data_root=spec.data_root,
+        download=spec.download,
+        image_size=spec.image_size,
+        zca=spec.zca,
+        device=spec.device,
+        method=method,
+        ipc=_or(row.ipc, spec.ipc),
+        steps=_or(row.steps, spec.steps if steps else None),
+        seconds=_or(row.seconds, spec.seconds) if steps else None,
+        settings={**spec.settings.get(method, {}), **row.settings},
+        seed=seed,
+    )
+
+
+def _points(spec: DistillSpec, n: int) -> tuple[float, ...]:
+    return (1.0,) if spec.seconds is None else tuple(2.0**-k for k in range(n - 1, -1, -1))
+
+
+def _check(row: Row, job: Job, dataset: Dataset) -> None:
+    plan(job.spec, dataset)
+    evaluation.networks(job.archs, dataset, job.protocol)
+    if job.augment and len(dataset.shape) != 3:
+        raise SpecError(f"augment = {job.augment!r} is for images, but {dataset.name} is a table; leave it out")
+    for arch in row.paper if isinstance(row.paper, dict) else ():
+        if label(arch) not in job.archs:
+            close = difflib.get_close_matches(arch, job.archs, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(job.archs)}"
+            raise SpecError(f"paper has a figure for {arch!r}, which is no network of the row; {hint}")
+
+
+def _or(own: T | None, usual: T) -> T:
+    return usual if own is None else own

@@ -1,0 +1,197 @@
+"""The table itself: results put together, as JSON, as Markdown and for the terminal."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+
+from .. import __version__, settings
+from ..specs import CompareSpec, Row
+from .jobs import Job, label
+from .worker import Result
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Accuracy in [0, 1] on the test split of one row and architecture, over ``n`` networks of all its sets.
+
+    ``sd_sets`` is the deviation between the means of the sets, ``None`` where there is one set. ``paper`` is the
+    published figure as it was written, or empty.
+    """
+
+    mean: float
+    sd: float
+    sd_sets: float | None
+    n: int
+    paper: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table. Times and steps are means over the sets that were made, memory is the largest of them."""
+
+    name: str
+    method: str
+    settings: dict[str, Any]
+    ipc: int
+    archs: tuple[str, ...]
+    sets: int
+    failed: tuple[str, ...]  # one word a set that was not made
+    reasons: tuple[str, ...]
+    cells: dict[str, Cell]  # by architecture
+    paper: dict[str, str]  # by architecture
+    seconds: float | None  # wall
+    core_seconds: float | None
+    steps: float | None
+    peak_mib: float | None  # of the process or, on a GPU, of what was allocated
+    memory_mib: float | None  # beyond what was in use before distilling began
+    curve: tuple[dict[str, float], ...]  # seconds, steps, validation accuracy at each point, and of how many sets
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows and where they come from."""
+
+    spec: CompareSpec
+    data: dict[str, Any]
+    hardware: tuple[str, ...]
+    archs: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+    def json(self) -> str:
+        """All that is known, as JSON."""
+        told = {
+            "spec": settings.to_dict(self.spec),
+            "data": self.data,
+            "hardware": list(self.hardware),
+            "versions": {"proxynas": __version__, "torch": torch.__version__},
+            "rows": [asdict(line) for line in self.lines],
+        }
+        return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+
+    def markdown(self) -> str:
+        """The table as GitHub shows it, and what it says under it."""
+        head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (self._head(), *self._body()))
+        ruler = ["---", *("---:" for _ in head[1:])]
+        lines = [f"| {' | '.join(row)} |" for row in (head, ruler, *rows)]
+        return "\n".join([*lines, "", *(f"{note}  " for note in self.notes())]) + "\n"
+
+    def rich(self) -> RichTable:
+        """The table for the terminal."""
+        first, *others = self._head()
+        table = RichTable(title=f"test accuracy % on {self.data['name']}", box=SIMPLE_HEAD)
+        table.add_column(first, overflow="fold")
+        for name in others:
+            table.add_column(name, justify="right", overflow="fold")
+        for row in self._body():
+            table.add_row(*row)
+        return table
+
+    def notes(self) -> list[str]:
+        """What the figures are, and why some are missing."""
+        sets, networks = self.spec.distillations, self.spec.students
+        told = [
+            f"Accuracy in % on the test split of {self.data['name']}, mean ± sd over {sets} distillations × {networks} "
+            "networks; steps and wall seconds are means over distillations, memory is what the largest of them took "
+            "beyond the data and the process itself.",
+            f"Measured on {', '.join(self.hardware)}.",
+        ]
+        for line in self.lines:
+            for kind in dict.fromkeys(line.failed):
+                reason = line.reasons[line.failed.index(kind)]  # the first stands for all
+                told.append(f"{line.name}: {line.failed.count(kind)} of {line.sets} {kind}: {reason}")
+        return told
+
+    def _head(self) -> list[str]:
+        archs = [name for arch in self.archs for name in ((arch, "paper") if self._published(arch) else (arch,))]
+        return ["row", *archs, "steps", "seconds", "memory MiB"]
+
+    def _body(self) -> Iterable[list[str]]:
+        for line in self.lines:
+            figures = []
+            for arch in self.archs:
+                figures += [_figure(line, arch), *([line.paper.get(arch, "")] if self._published(arch) else ())]
+            cost = [_number(line.steps, 0), _number(line.seconds, 1), _number(line.memory_mib, 0)]
+            yield [line.name, *figures, *cost]
+
+    def _published(self, arch: str) -> bool:
+        return any(line.paper.get(arch) for line in self.lines)
+
+
+def tabulate(spec: CompareSpec, jobs: Sequence[Job], results: Sequence[Result], data: dict[str, Any]) -> Table:
+    """Put the results of all jobs, in their order, together; ``data`` has at least the ``name`` of the data."""
+    of_row: dict[str, list[tuple[Job, Result]]] = {}
+    for job, result in zip(jobs, results, strict=True):
+        of_row.setdefault(job.row, []).append((job, result))
+    lines = tuple(_line(row, *zip(*of_row[row.name], strict=True)) for row in spec.rows)
+    archs = tuple(dict.fromkeys(arch for job in jobs for arch in job.archs))
+    return Table(spec, data, tuple(sorted({result.made_on for result in results})), archs, lines)
+
+
+def _line(row: Row, jobs: Sequence[Job], results: Sequence[Result]) -> Line:
+    job, made = jobs[0], [result for result in results if result.failed is None]
+    paper = row.paper if isinstance(row.paper, dict) else {job.archs[0]: row.paper} if row.paper else {}
+    paper = {label(arch): figure for arch, figure in paper.items()}
+    return Line(
+        name=row.name,
+        method=job.spec.method,
+        settings=job.spec.settings,
+        ipc=job.spec.ipc,
+        archs=job.archs,
+        sets=len(results),
+        failed=tuple(result.failed for result in results if result.failed is not None),
+        reasons=tuple(result.reason for result in results if result.failed is not None),
+        cells={arch: _cell([result.accuracies[arch] for result in made], paper.get(arch, "")) for arch in job.archs}
+        if made
+        else {},
+        paper=paper,
+        seconds=_mean(result.seconds for result in made),
+        core_seconds=_mean(result.core_seconds for result in made),
+        steps=_mean(result.steps for result in made),
+        peak_mib=max((result.peak_mib for result in made), default=None),
+        memory_mib=max((result.memory_mib for result in made), default=None),
+        curve=_curve(job, made),
+    )
+
+
+def _cell(of_sets: list[list[float]], paper: str) -> Cell:
+    every, means = [value for each in of_sets for value in each], [mean(each) for each in of_sets]
+    sd = stdev(every) if len(every) > 1 else 0.0
+    return Cell(mean(every), sd, stdev(means) if len(means) > 1 else None, len(every), paper)
+
+
+def _curve(job: Job, made: Sequence[Result]) -> tuple[dict[str, float], ...]:
+    """Means over the sets that were looked at, at each part of the seconds."""
+    found = []
+    for part in job.points:
+        there = [point for result in made for point in result.curve if point["part"] == part]
+        if there:
+            means = {key: mean(point[key] for point in there) for key in ("seconds", "steps", "accuracy")}
+            found.append({"part": part, **means, "sets": len(there)})
+    return tuple(found)
+
+
+def _figure(line: Line, arch: str) -> str:
+    """One accuracy; what became of the sets that are not there."""
+    if arch not in line.archs:
+        return "–"
+    failed = line.failed[0] if line.failed else ""
+    if not line.cells:
+        return failed
+    cell = line.cells[arch]
+    short = f" ({len(line.failed)} of {line.sets} {failed})" if failed else ""
+    return f"{100 * cell.mean:.1f} ± {100 * cell.sd:.1f}{short}"
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return mean(found) if found else None
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,139 @@
+"""One job: distil a set, train networks on it, measure both. It runs in a process of its own."""
+
+from dataclasses import asdict, dataclass, field, replace
+from statistics import mean
+from typing import Any
+
+from .. import evaluation, hardware, proxyset, train
+from ..datasets import Dataset
+from ..distill import find
+from ..distill.loop import distill, plan
+from ..errors import DataError, DivergedError, SpaceError, SpecError
+from ..proxyset import ProxySet
+from ..specs import CompareSpec
+from .jobs import Job
+
+LOOKS = 2
+"""Networks that are trained at each point on the way, of the first architecture, and tested on the validation split."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one set; or, where there is none, why.
+
+    ``accuracies`` are those of each network on the test split, in [0, 1], by architecture; a failed network counts 0.
+    ``curve`` has what was seen on the way: ``part`` of the seconds, ``seconds``, ``steps`` and the mean ``accuracy`` on
+    the validation split. ``base_mib`` is the process's memory before it began to distil, the data among it, and
+    ``peak_mib`` its highest until the last step, experts that were trained for it included.
+    """
+
+    row: str
+    seed: int
+    fingerprint: str  # of the data
+    failed: str | None = None  # "diverged" or "failed"
+    reason: str = ""
+    accuracies: dict[str, list[float]] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0  # wall
+    core_seconds: float = 0.0
+    peak_mib: float = 0.0
+    base_mib: float = 0.0
+    steps: int = 0
+    made_on: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    @property
+    def memory_mib(self) -> float:
+        """Memory of the distillation itself: what it took at most beyond what was in use before."""
+        return max(0.0, self.peak_mib - self.base_mib)
+
+
+def prepare(spec: CompareSpec) -> Dataset:
+    """The data, loaded in the process that uses them."""
+    return spec.dataset()
+
+
+def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
+    """Do a job, or finish it.
+
+    A distillation that diverges or cannot be done is a result.
+
+    Raises:
+        RunFolderError, ProxyFileError: the folder cannot be written, or what is in it is damaged or of other data.
+    """
+    empty = Result(job.row, job.spec.seed, dataset.fingerprint, made_on=hardware.describe(job.spec.device))
+    try:
+        sets = distilled(dataset, job)
+        accuracies, curve = evaluated(dataset, job, sets)
+    except (DivergedError, SpecError, SpaceError, DataError) as error:
+        kind = "diverged" if isinstance(error, DivergedError) else "failed"
+        return job, replace(empty, failed=kind, reason=str(error))
+    told = sets[1.0].provenance
+    measured = {key: told[key] for key in ("seconds", "core_seconds", "peak_mib", "base_mib", "steps", "made_on")}
+    return job, replace(empty, accuracies=accuracies, curve=curve, **measured)
+
+
+def distilled(dataset: Dataset, job: Job) -> dict[float, ProxySet]:
+    """The job's set, and as it was on the way, by the part of the seconds; all are written the moment they are made.
+
+    Nothing is evaluated here, so that neither time nor memory of that is in what is measured. A point that comes before
+    the shared experts are paid for is left out.
+    """
+    base = hardware.reset_peak(job.spec.device)
+    shared = _shared_seconds(dataset, job)
+    sets = {}
+    for point in job.points:
+        seconds = None if job.spec.seconds is None else job.spec.seconds * point
+        path = job.set(point)
+        if point < 1 and seconds is not None and seconds <= shared:
+            continue
+        if path.exists():
+            sets[point] = proxyset.read(path)
+            proxyset.check(sets[point], dataset)
+            continue
+        made = distill(replace(job.spec, seconds=seconds), dataset, checkpoint=job.checkpoint)
+        sets[point] = replace(made, provenance={**made.provenance, "base_mib": round(base, 1)})
+        sets[point].save(path)
+    return sets
+
+
+def evaluated(
+    dataset: Dataset, job: Job, sets: dict[float, ProxySet]
+) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
+    """Accuracies on the test split by architecture, and the curve of validation accuracy."""
+    device, accuracies, curve = dataset.train.x.device, {}, []
+    nets = list(zip(evaluation.networks(job.archs, dataset, job.protocol), job.archs, strict=True))
+    for point, made in sets.items():
+        end = point == 1
+        looks: list[float] = []
+        used, how = _as_used(made, job)
+        for (space, arch), name in nets if end else nets[:1]:
+            trained = [
+                evaluation.trained(used, space, arch, how, device, seed=job.spec.seed, number=number)
+                for number in range(job.students if end else LOOKS)
+            ]
+            looks = looks or [evaluation.accuracy(net, dataset.val) for net in trained[:LOOKS]]
+            if end:
+                accuracies[name] = [evaluation.accuracy(net, dataset.test) for net in trained]
+        told = made.provenance
+        curve.append({"part": point, "seconds": told["seconds"], "steps": told["steps"], "accuracy": mean(looks)})
+    return accuracies, curve
+
+
+def _as_used(made: ProxySet, job: Job) -> tuple[ProxySet, train.Recipe]:
+    """The set with the labels that networks are trained on, and how they are."""
+    how = evaluation.recipe(made, job.protocol, job.updates, job.augment, job.batch_size)
+    if job.labels == "own":
+        return made, how
+    return replace(made, y=made.hard_labels()), replace(how, loss="cross-entropy")
+
+
+def _shared_seconds(dataset: Dataset, job: Job) -> float:
+    """What is shared with other distillations is made first, or found; its seconds."""
+    method = find(job.spec.method)
+    if method.prepare is None:
+        return 0.0
+    return method.prepare(plan(job.spec, dataset)[0], lambda done, total: None).seconds

@@ -1,0 +1,280 @@
+"""A table of accuracies: what is checked first, what is kept, and what the table says."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+import torch
+
+from proxynas import cli, compare, evaluation, proxyset, settings, train
+from proxynas.compare import worker
+from proxynas.compare.jobs import Job, all_jobs
+from proxynas.compare.table import tabulate
+from proxynas.compare.worker import Result
+from proxynas.datasets import Dataset
+from proxynas.distill import loop
+from proxynas.errors import RunFolderError, SpaceError, SpecError
+from proxynas.runfolder import open_folder
+from proxynas.specs import CompareSpec
+
+ARCH = "D1-W32-relu-none-avgpooling"
+GM = {"student": ARCH, "real_batch": 10}
+
+
+def make(*rows: dict[str, Any], **values: Any) -> CompareSpec:
+    usual = {"archs": [ARCH], "distillations": 1, "students": 2, "updates": 5, "steps": 2, "settings": {"gm": GM}}
+    return settings.make(CompareSpec, {**usual, "rows": list(rows), **values})
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["proxynas", "compare", *arguments])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+TOML = f"""
+steps = 2
+distillations = 1
+students = 2
+updates = 5
+archs = ["{ARCH}", "mlp"]
+[settings.gm]
+student = "{ARCH}"
+real_batch = 10
+[[rows]]
+name = "Random | images"
+method = "random"
+paper = {{ mlp = "27.1 ± 0.4" }}
+[[rows]]
+name = "GM"
+archs = ["{ARCH}"]
+[[rows]]
+name = "GM, wild"
+settings = {{ lr = 1e38 }}
+steps = 5
+"""
+
+
+def untimed(folder: Path) -> dict[str, Any]:
+    """All results of a folder without what differs from run to run."""
+    timed = {"seconds", "core_seconds", "peak_mib", "base_mib", "curve"}
+    found = {}
+    for path in sorted((folder / "results").iterdir()):
+        told = json.loads(path.read_text())
+        found[path.name] = {key: value for key, value in told.items() if key not in timed}
+    return found
+
+
+@pytest.mark.slow
+def test_the_command_from_a_file_to_the_table_and_on_from_where_it_stopped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, digits: Dataset
+) -> None:
+    (tmp_path / "mine.toml").write_text(TOML)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(monkeypatch, capsys, "-c", "mine.toml", "--seed", "4", "--workers", "2")
+    assert (code, err) == (0, "")
+    assert "3 rows × 1 distillations × 2 networks" in out
+    folder = tmp_path / "runs" / "compare-mine"
+    names = [f"{row}-{seed}" for row in ("gm-wild", "gm", "random-images") for seed in (4,)]
+    assert {path.stem for path in (folder / "results").iterdir()} == set(names)
+    assert {path.name for path in (folder / "sets").iterdir()} == {f"{n}.safetensors" for n in names if "wild" not in n}
+
+    # what the table says is what 'proxynas evaluate' says of the set
+    row = json.loads((folder / "table.json").read_text())["rows"][0]
+    path = folder / "sets" / "random-images-4.safetensors"
+    alone = evaluation.evaluate(str(path), digits, None, ["mlp"], runs=2, updates=5, seed=4)[0]
+    assert row["cells"]["mlp"] == {"mean": alone.mean, "sd": alone.sd, "sd_sets": None, "n": 2, "paper": "27.1 ± 0.4"}
+
+    lines = (folder / "table.md").read_text().splitlines()
+    assert lines[0] == f"| row | {ARCH} | mlp | paper | steps | seconds | memory MiB |"
+    assert lines[2].startswith("| Random \\| images | ")
+    assert "| 27.1 ± 0.4 | 0 |" in lines[2]
+    assert "| – |  | 2 |" in lines[3]
+    assert lines[4] == "| GM, wild | diverged | diverged |  | – | – | – |"
+    assert any(line.startswith("GM, wild: 1 of 1 diverged: gm ") for line in lines)
+
+    # a result is lost: the rest is left alone, its set too, and the end is the same
+    wanted = untimed(folder)
+    (folder / "results" / "gm-4.json").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*-4.*")}
+    code, out, err = run(monkeypatch, capsys, "-c", "mine.toml", "--seed", "4", "--workers", "1")
+    assert (code, err) == (0, "")
+    assert "2 of 3 sets found in the run folder" in out
+    assert untimed(folder) == wanted
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+    code, _, err = run(monkeypatch, capsys, "-c", "mine.toml", "--seed", "4", "--students", "3")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds another run: its students is 2" in err
+
+
+BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
+    "no rows": ([], {}, "at least one row"),
+    "unknown key": ([{"name": "a"}], {"student": 2}, "unknown key 'student'; did you mean 'students'"),
+    "unknown key of a row": ([{"name": "a", "ipcs": 2}], {}, "row 'a': unknown key 'ipcs'; did you mean 'ipc'"),
+    "wrong type in a row": ([{"name": "a", "ipc": 0}], {}, "row 'a': ipc: input should be greater than"),
+    "a row without a name": ([{"ipc": 1}], {}, "row 1: name: "),
+    "names alike": ([{"name": "GM, a"}, {"name": "gm a"}], {}, "would be called 'gm-a'"),
+    "a name of signs": ([{"name": "§"}], {}, "must have a letter"),
+    "unknown method": ([{"name": "a", "method": "gmm"}], {}, "row 'a': there is no method 'gmm'"),
+    "unknown setting": ([{"name": "a", "settings": {"lrr": 1}}], {}, "row 'a': settings of gm: unknown key 'lrr'"),
+    "settings of no method": ([{"name": "a"}], {"settings": {"lr": {}}}, "there is no method 'lr'"),
+    "unknown default": ([{"name": "a"}], {"settings": {"apm": {"K": 1}}}, "settings.apm: unknown key 'K'"),
+    "ipc too large": ([{"name": "a", "ipc": 5000}], {}, "row 'a': ipc must be at most"),
+    "steps of a coreset": ([{"name": "a", "method": "random", "steps": 3}], {}, "takes no steps"),
+    "unknown network": ([{"name": "a", "archs": ["lenett"]}], {}, "row 'a': architecture 'lenett'"),
+    "unknown labels": ([{"name": "a", "labels": "soft"}], {}, "labels: input should be 'own' or 'hard'"),
+    "unknown augmentation": ([{"name": "a", "augment": "spin"}], {}, "there is no 'spin'"),
+    "augmented tables": ([{"name": "a", "augment": "flip", "archs": ["mlp"], "settings": {"student": "mlp"}}],
+                         {"data": "moons"}, "is for images, but moons is a table"),
+    "a figure for nothing": ([{"name": "a", "paper": {"mlpp": "9"}}], {"archs": ["mlp"]}, "did you mean 'mlp'?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_all_is_checked_before_the_first_set(case: str, tmp_path: Path) -> None:
+    rows, values, said = BAD[case]
+    with pytest.raises((SpecError, SpaceError), match=said.replace("?", "\\?")) as error:
+        compare.compare(make(*rows, **values), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def one(spec: CompareSpec, dataset: Dataset, folder: Path, place: int = 0) -> tuple[Job, Result]:
+    """A job done in this process."""
+    return worker.measure(dataset, all_jobs(spec, dataset, folder)[place])
+
+
+def test_accuracy_on_the_way_and_its_time(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, found = one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)
+    assert job.points == (0.25, 0.5, 1.0)
+    assert [point["part"] for point in found.curve] == [0.25, 0.5, 1.0]
+    seconds, steps = ([point[key] for point in found.curve] for key in ("seconds", "steps"))
+    assert all(at >= 1.6 * part for at, part in zip(seconds, job.points, strict=True))
+    assert seconds == sorted(seconds)
+    assert steps == sorted(steps)
+    assert (seconds[-1], steps[-1]) == (found.seconds, found.steps)
+    assert {path.name for path in (tmp_path / "sets").iterdir()} == {
+        f"a-0{part}" for part in (".at-1-4.safetensors", ".at-1-2.safetensors", ".safetensors", ".checkpoint")
+    }
+    monkeypatch.setattr(worker, "distill", None)  # again: nothing is distilled
+    assert one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)[1].curve == found.curve
+    job.clean()
+    assert [path.name for path in (tmp_path / "sets").iterdir()] == ["a-0.safetensors"]
+
+
+def test_points_before_the_experts_are_paid_for_are_left_out(digits: Dataset, tmp_path: Path) -> None:
+    apm = {"epochs": 5, "checkpoints": 1, "experts": 2, "expert_epochs": 6, "student": ARCH}
+    spec = make({"name": "a", "method": "apm", "settings": apm}, steps=None, seconds=60.0)
+    job = all_jobs(spec, digits, tmp_path)[0]
+    shared = worker._shared_seconds(digits, job)
+    assert shared > 0
+    job = replace(job, spec=replace(job.spec, seconds=shared * 1.2), points=(0.25, 0.5, 1.0))
+    assert list(worker.distilled(digits, job)) == [1.0]
+    job = replace(job, slug="b", spec=replace(job.spec, seconds=shared / 2))
+    failed = worker.measure(digits, job)[1]
+    assert failed.failed == "failed"
+    assert "the experts of apm alone took" in failed.reason
+
+
+def test_hard_labels(digits: Dataset, tmp_path: Path) -> None:
+    rcig = {"name": "soft", "method": "rcig", "settings": {"width": 8, "models": 1}, "steps": 1}
+    rows = [{**rcig, "settings": {}}, {**rcig, "settings": {}, "name": "hard", "labels": "hard"}]
+    jobs = all_jobs(make(*rows), digits, tmp_path)
+    made = replace(loop.distill(replace(jobs[0].spec, method="random", steps=0), digits), y=torch.eye(10) * 2 - 1)
+    made = replace(made, recipe=train.Recipe(loss="mse", lr=0.02))
+    used, how = worker._as_used(made, jobs[0])
+    assert (used.y.shape, how.loss, how.updates) == ((10, 10), "mse", 5)
+    used, how = worker._as_used(made, jobs[1])
+    assert (used.y.tolist(), how.loss, how.lr) == (list(range(10)), "cross-entropy", 0.02)
+
+
+def test_rows_override_what_they_have_in_common(digits: Dataset, tmp_path: Path) -> None:
+    rows = [
+        {"name": "a", "settings": {"lr": 0.5}},
+        {"name": "b", "method": "herding", "ipc": 2, "archs": ["all"], "protocol": "loo", "updates": 7,
+         "augment": "crop", "batch_size": 4},
+    ]  # fmt: skip
+    spec = make(*rows, seconds=9.0, distillations=2, seed=5, augment="scale")
+    a, second, b, _ = all_jobs(spec, digits, tmp_path)
+    assert (a.spec.settings, a.spec.steps, a.spec.seconds, a.spec.seed) == ({**GM, "lr": 0.5}, 2, 9.0, 5)
+    assert (second.spec.seed, a.augment, a.protocol, len(a.points)) == (6, "scale", "zhao", 4)
+    assert (b.spec.method, b.spec.ipc, b.spec.steps, b.spec.seconds, b.points) == ("herding", 2, None, None, (1.0,))
+    assert (b.archs[0], len(b.archs), b.protocol, b.updates, b.augment) == ("convnet", 6, "loo", 7, "crop")
+    assert b.batch_size == 4
+    assert settings.make(CompareSpec, settings.to_dict(spec)) == spec
+
+
+def test_tables_of_data_too(tmp_path: Path) -> None:
+    row = {"name": "random", "method": "random", "ipc": 10, "paper": "97"}
+    spec = make(row, data="moons", archs=["mlp-grid:L2x10-relu"], updates=50)
+    job, found = one(spec, spec.dataset(), tmp_path)
+    assert job.archs == ("mlp-grid:L2x10-relu",)
+    assert mean(found.accuracies["mlp-grid:L2x10-relu"]) > 0.5
+    table = tabulate(spec, [job], [found], {"name": "moons"})
+    assert table.lines[0].cells[job.archs[0]].paper == "97"
+
+
+def test_the_table_of_known_results(digits: Dataset, tmp_path: Path) -> None:
+    spec = make({"name": "a", "paper": {ARCH: "50.0"}}, {"name": "b", "archs": ["mlp"]}, distillations=3, points=1)
+    jobs = all_jobs(spec, digits, tmp_path)
+    points = [{"part": 1.0, "seconds": s, "steps": 2, "accuracy": 0.5} for s in (1.0, 3.0)]
+    usual = Result("a", 0, "f", seconds=2.0, core_seconds=1.0, peak_mib=300.0, base_mib=250.0, steps=4, made_on="cpu")
+    results = [
+        replace(usual, accuracies={ARCH: [0.4, 0.6]}, curve=[points[0]]),
+        replace(usual, accuracies={ARCH: [0.7, 0.7]}, curve=[points[1]], peak_mib=320.0, seconds=4.0),
+        replace(usual, failed="diverged", reason="its loss is nan"),
+        *([replace(usual, failed="failed", reason="too few seconds")] * 3),
+    ]
+    table = tabulate(spec, jobs, results, {"name": digits.name})
+    a, b = table.lines
+    cell = a.cells[ARCH]
+    assert (cell.mean, cell.sd, cell.n) == pytest.approx((0.6, stdev([0.4, 0.6, 0.7, 0.7]), 4))
+    assert cell.sd_sets == pytest.approx(stdev([0.5, 0.7]))
+    assert (a.seconds, a.steps, a.peak_mib, a.memory_mib) == (3.0, 4, 320.0, 70.0)
+    assert a.curve == ({"part": 1.0, "seconds": 2.0, "steps": 2, "accuracy": 0.5, "sets": 2},)
+    assert (b.cells, b.seconds, b.failed) == ({}, None, ("failed",) * 3)
+    head, _, first, second, *notes = table.markdown().splitlines()
+    assert head == f"| row | {ARCH} | paper | mlp | steps | seconds | memory MiB |"
+    assert first == "| a | 60.0 ± 14.1 (1 of 3 diverged) | 50.0 | – | 4 | 3.0 | 70 |"
+    assert second == "| b | – |  | failed | – | – | – |"
+    assert "a: 1 of 3 diverged: its loss is nan  " in notes
+    assert "b: 3 of 3 failed: too few seconds  " in notes
+    assert table.rich().row_count == 2
+    assert json.loads(table.json())["rows"][1]["reasons"] == ["too few seconds"] * 3
+
+
+def test_other_rows_take_another_folder(tmp_path: Path) -> None:
+    open_folder(make({"name": "a"}), tmp_path)
+    open_folder(make({"name": "a"}), tmp_path)
+    with pytest.raises(RunFolderError, match=r"its rows is \[.*'a'.*asks for \[.*'b'"):
+        open_folder(make({"name": "b"}), tmp_path)
+    with pytest.raises(RunFolderError, match=r"its rows differs from what this one asks for \(see .*spec.toml\);"):
+        open_folder(make({"name": "b" * 100}, {"name": "a" * 100}), tmp_path)
+
+
+def test_a_damaged_or_foreign_result_is_refused(digits: Dataset, tmp_path: Path) -> None:
+    spec = make({"name": "a", "method": "random"})
+    job, found = one(spec, digits, tmp_path)
+    job.result.parent.mkdir()
+    for text, said in (("{", "not a readable result"), (json.dumps({**found.to_dict(), "fingerprint": "x"}), "other")):
+        job.result.write_text(text)
+        with pytest.raises(RunFolderError, match=said):
+            compare.compare(spec, tmp_path)
+
+
+def test_a_set_that_was_changed_is_no_result(digits: Dataset, tmp_path: Path) -> None:
+    spec = make({"name": "a", "method": "random"})
+    job, _ = one(spec, digits, tmp_path)
+    made = proxyset.read(job.set())
+    assert made.provenance["base_mib"] > 0
+    job.set().write_bytes(b"nothing")
+    with pytest.raises(Exception, match=r"not a readable .safetensors"):
+        one(spec, digits, tmp_path)
