@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from . import proxyset, seeds, settings, spaces, train
+from .curriculum import GoingOn
 from .datasets import Dataset, Split
 from .distill import rcig, students
+from .errors import SpecError
 from .nets.published import NETWORKS
 from .proxyset import ProxySet
 from .spaces import SearchSpace
@@ -42,6 +44,7 @@ def evaluate(
     seed: int,
     augment: str | None = None,
     protocol: Protocol = "zhao",
+    going_on: GoingOn | None = None,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evaluation]:
     """Train ``runs`` networks of every architecture on the set and test them on the real test split.
@@ -49,15 +52,16 @@ def evaluate(
     ``archs`` are written as :func:`proxynas.spaces.resolve` reads them, within the space ``space_name`` (``None``: the
     ConvNets); ``all`` stands for the six networks of Zhao 2021 (on tables for the MLP), and none at all for the default
     student of the ``protocol``'s paper. ``updates`` are the protocol's own where it is ``None``. ``augment`` replaces
-    the recipe's augmentation (Medvedev 2021, Table V: "test" augmentation).
+    the recipe's augmentation (Medvedev 2021, Table V: "test" augmentation). ``going_on``: see :func:`gone_on`.
 
     Raises:
         ProxyFileError: no such set, or it belongs to other data.
         SpaceError: an architecture that the space does not have, or that cannot be built for this data.
-        SpecError: an unknown augmentation.
+        SpecError: an unknown augmentation, or nothing to go on from.
     """
     made = proxyset.read(proxyset.locate(proxy))
     proxyset.check(made, dataset)
+    made, updates = gone_on(made, going_on, updates)
     wanted = networks(archs, dataset, protocol, space_name)
     how = recipe(made, protocol, updates, augment)
     found = []
@@ -89,6 +93,25 @@ def networks(
 def named(archs: Sequence[str] | None, dataset: Dataset, protocol: Protocol) -> list[str]:
     """The architectures as they are written: ``all`` taken apart, and the protocol's own where there are none."""
     return [name for arch in archs or [_default(dataset, protocol)] for name in _expanded(arch, dataset)]
+
+
+def gone_on(made: ProxySet, how: GoingOn | None, updates: int | None) -> tuple[ProxySet, int | None]:
+    """The set with the steps of training past the distilled ones, and how many updates that takes.
+
+    Without ``how`` both are as they were; ``updates``, where given, stay.
+
+    Raises:
+        SpecError: the set has no steps that it was distilled for.
+    """
+    if how is None:
+        return made, updates
+    if made.curriculum is None:
+        raise SpecError(
+            "going_on is for sets that were distilled for steps in an order, but this set has none; leave it out, or "
+            "distil with --method unroll and --set ic=… or --set learn_rates=true"
+        )
+    steps = how.after(made.curriculum)
+    return replace(made, curriculum=steps), updates or len(steps.order)
 
 
 def trained(

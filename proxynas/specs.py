@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from . import datasets, settings, train
 from .augment import Strategy
+from .curriculum import GoingOn
 from .datasets import Dataset
 from .errors import SpecError
 
@@ -165,8 +166,10 @@ class Row:
     """A row of a comparison: a method and its settings, laid over what the comparison says of that method.
 
     What is ``None`` is as the comparison says. ``labels`` is ``hard`` where networks are trained on the likeliest class
-    of every image, by cross-entropy, and not on the labels that the set has. ``paper`` has published figures, shown as
-    they are written: one for each architecture, or a single one for the first.
+    of every image, by cross-entropy, and not on the labels that the set has. ``going_on`` is how they are trained past
+    the steps that the set was distilled for, and so for how many updates, unless the row's own ``updates`` says
+    otherwise. ``paper`` has published figures, shown as they are written: one for each architecture, or a single one
+    for the first. Rows that distil the same share their sets.
     """
 
     name: str
@@ -181,6 +184,7 @@ class Row:
     batch_size: Positive | None = None
     augment: Strategy | None = None
     labels: Literal["own", "hard"] = "own"
+    going_on: GoingOn | None = None
     paper: str | dict[str, str] = ""
 
 

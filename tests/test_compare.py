@@ -222,6 +222,59 @@ def test_rows_override_what_they_have_in_common(digits: Dataset, tmp_path: Path)
     assert settings.make(CompareSpec, settings.to_dict(spec)) == spec
 
 
+UNROLL = {"students": ["mlp-grid:L1-relu"], "inner": 4, "ic": 2, "learn_rates": True, "student_momentum": 0.0}
+
+
+def on_moons(*rows: dict[str, Any], **values: Any) -> CompareSpec:
+    usual = {
+        "data": "moons",
+        "archs": ["mlp-grid:L1-relu"],
+        "method": "unroll",
+        "ipc": 4,
+        "settings": {"unroll": UNROLL},
+    }
+    return make(*rows, **{**usual, **values})
+
+
+def test_rows_that_distil_the_same_share_their_sets(tmp_path: Path) -> None:
+    rows = [
+        {"name": "a"},
+        {"name": "b", "going_on": {"strategy": 1}},
+        {"name": "c", "settings": {"ic": 4}},
+        {"name": "d", "updates": 7},
+    ]
+    spec = on_moons(*rows, distillations=2, seconds=4.0)
+    found = all_jobs(spec, spec.dataset(), tmp_path)
+    assert [(job.row, job.made_by, job.distils, len(job.points)) for job in found[::2]] == [
+        ("a", "a", True, 4), ("b", "a", False, 1), ("c", "c", True, 4), ("d", "a", False, 1)
+    ]  # fmt: skip
+    assert found[1].set() == found[3].set() != found[0].set()
+    assert found[0].result != found[2].result
+    assert settings.make(CompareSpec, settings.to_dict(spec)) == spec
+
+
+def test_training_past_the_distilled_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row has its steps, from one distillation; a set without steps to go on from is a failed one."""
+    seen: list[int] = []
+    fit = train.fit
+    monkeypatch.setattr(train, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw))
+    made: list[int] = []
+    monkeypatch.setattr(worker, "distill", lambda *a, **kw: made.append(1) or loop.distill(*a, **kw))
+    rows = [
+        {"name": "raw", "updates": 4},
+        *({"name": str(n), "going_on": {"strategy": n, "times": 3}} for n in (1, 2, 3)),
+        {"name": "short", "going_on": {"strategy": 2}, "updates": 6},
+        {"name": "random", "method": "random", "going_on": {"strategy": 2}},
+    ]
+    spec = on_moons(*rows, students=1, updates=5)
+    data = spec.dataset()
+    results = [worker.measure(data, job)[1] for job in all_jobs(spec, data, tmp_path)]
+    assert seen == [4, 12, 12, 12, 6]
+    assert len(made) == 2
+    assert [result.failed for result in results] == [None] * 5 + ["failed"]
+    assert "going_on is for sets that were distilled for steps in an order" in results[-1].reason
+
+
 def test_tables_of_data_too(tmp_path: Path) -> None:
     row = {"name": "random", "method": "random", "ipc": 10, "paper": "97"}
     spec = make(row, data="moons", archs=["mlp-grid:L2x10-relu"], updates=50)

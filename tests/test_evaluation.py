@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from proxynas import cli, evaluation, proxyset, seeds, train
+from proxynas.curriculum import Curriculum, GoingOn
 from proxynas.datasets import Dataset, Split
 from proxynas.distill.loop import distill
 from proxynas.errors import SpaceError
@@ -40,6 +41,31 @@ def test_all_stands_for_the_six_published_networks(a_set: str, digits: Dataset) 
     assert [row.arch for row in found] == list(published.NETWORKS)
     assert seen == [(n, 6) for n in range(1, 7)]
     assert all(0 <= row.mean <= 1 and row.sd == 0 for row in found)
+
+
+def test_going_on_past_the_distilled_steps(
+    a_table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command trains for the strategy's steps; a set without any is refused."""
+    made = replace(proxyset.read(Path(a_table)), curriculum=Curriculum(torch.arange(10).view(2, 5), torch.ones(2)))
+    longer, updates = evaluation.gone_on(made, GoingOn(2, times=3, decay=0.5), None)
+    assert updates == 6
+    assert longer.curriculum is not None
+    assert longer.curriculum.rates is not None
+    assert longer.curriculum.rates.tolist() == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    assert evaluation.gone_on(made, None, 7) == (made, 7)
+    made.save(tmp_path / "steps.safetensors")
+    seen: list[int] = []
+    fit = train.fit
+    monkeypatch.setattr(train, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw))
+    for path, said in ((tmp_path / "steps.safetensors", ""), (a_table, "going_on is for sets that were distilled for")):
+        arguments = [str(path), "--data", "moons", "--runs", "1", "--going-on", "strategy=3", "--going-on", "times=4"]
+        monkeypatch.setattr(sys, "argv", ["proxynas", "evaluate", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert left.value.code == (2 if said else 0)
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert seen == [8]
 
 
 def test_the_protocol_of_loo_2023(a_set: str, digits: Dataset) -> None:

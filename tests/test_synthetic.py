@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from proxynas import proxyset, seeds, spaces, train
-from proxynas.curriculum import Curriculum
+from proxynas.curriculum import Curriculum, GoingOn
 from proxynas.datasets import Dataset
 from proxynas.distill import gm, students, synthetic
 from proxynas.distill.loop import distill, plan
@@ -279,6 +279,44 @@ def test_ways_to_go_on_past_the_distilled_steps() -> None:
     assert Curriculum(curriculum.order).extended(1).rates is None
     with pytest.raises(SpecError, match="tail from 1 to 3, but got 1 and 4"):
         curriculum.extended(1, tail=4)
+
+
+def test_the_first_strategy_has_rates_of_its_own() -> None:
+    """Ten epochs, each 1.1 times as fast as the one before, then 0.95 times; the learned rates are not used."""
+    order = torch.tensor([[0], [1]]).repeat(5, 1)  # five epochs of two steps
+    curriculum = Curriculum(order, torch.linspace(1, 2, 10))
+    assert curriculum.epoch == 2
+    found = GoingOn(1).after(curriculum)
+    assert torch.equal(found.order, order.repeat(10, 1))
+    assert found.rates is not None
+    each = [0.3 * 1.1**e for e in range(1, 11)] + [0.3 * 1.1**10 * 0.95**e for e in range(1, 41)]
+    torch.testing.assert_close(found.rates, torch.tensor([rate for rate in each for _ in range(2)]))
+    short = curriculum.warmed(3, rate=1.0, rising=1, rise=2.0, fall=0.5).rates
+    assert short is not None
+    assert short.tolist() == [2, 2, 1, 1, 0.5, 0.5]
+    assert Curriculum(order).warmed(1).rates is not None
+    with pytest.raises(SpecError, match="rising from 0 to epochs, but got 3 and 4"):
+        curriculum.warmed(3, rising=4)
+
+
+def test_the_other_strategies_repeat_learned_rates() -> None:
+    rates = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    curriculum = Curriculum(torch.tensor([[0], [1], [0], [1]]), rates)
+    second = GoingOn(2, times=3, decay=0.5).after(curriculum)
+    assert second.order[:, 0].tolist() == [0, 1] * 6
+    assert second.rates is not None
+    torch.testing.assert_close(second.rates, torch.cat([rates, rates / 2, rates / 4]))
+    third = GoingOn(3, times=2, decay=0.5).after(curriculum)
+    assert third.order[:, 0].tolist() == [0, 1] * 4
+    assert third.rates is not None
+    torch.testing.assert_close(third.rates, torch.cat([rates, rates[2:] / 2, rates[2:] / 4]))
+    for strategy in (2, 3):
+        assert GoingOn(strategy, times=1).after(curriculum).order.shape == (4, 1)  # type: ignore[arg-type]
+
+
+def test_an_epoch_is_the_shortest_that_repeats() -> None:
+    for order, epoch in (([0, 1, 2], 3), ([0, 0, 0], 1), ([0, 1, 0, 1], 2), ([0, 1, 0], 3)):
+        assert Curriculum(torch.tensor(order)[:, None]).epoch == epoch
 
 
 def test_an_order_of_images_that_are_not_there(digits: Dataset) -> None:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_iter
 
 from proxynas import seeds, train
 from proxynas.datasets import Dataset
-from proxynas.distill import students, unroll
+from proxynas.distill import students, tracing, unroll
 from proxynas.distill.loop import distill, plan
 from proxynas.errors import DivergedError, SpaceError, SpecError
 from proxynas.nets import convnet
@@ -138,6 +138,68 @@ def test_stacked_students_are_the_sum_of_single_ones() -> None:
         each.append(unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM))
     assert together.loss == pytest.approx(sum(one.loss for one in each), rel=1e-10)
     assert relative(together.x, torch.stack([one.x for one in each]).sum(0)) < 1e-10
+
+
+@pytest.mark.parametrize("arch", ["L1-relu", "L4x10-relu", "L2x5-tanh"])
+def test_recorded_students_are_the_stacked_ones(arch: str) -> None:
+    """Losses and hypergradients are equal to rounding, for the batch size of the record and for others."""
+    data = DistillSpec(data="moons").dataset()
+    task, _ = plan(DistillSpec(data="moons", method="unroll", ipc=8, settings={"students": [f"mlp-grid:{arch}"]}), data)
+    nets = [students.student(task, f"mlp-grid:{arch}", r) for r in range(3)]
+    forward = students.recorded(task, f"mlp-grid:{arch}", 3, 4)
+    assert forward is not None
+    x, y = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 2
+    found = []
+    for each in (None, forward):
+        start, loss = students.student_loss(nets, each)
+        real = data.train.x[:9], data.train.y[:9]
+        found.append(unroll.hypergradient(loss, start, x, y, torch.full((6,), 0.3), real, MOMENTUM))
+    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-6)
+    assert relative(found[1].x, found[0].x) < 1e-5
+    assert relative(found[1].rates, found[0].rates) < 1e-5
+
+
+def test_a_record_has_only_what_does_something() -> None:
+    def twice(x: Tensor) -> Tensor:
+        return (x.view(3, 2).expand(3, 2) * 1).reshape(3, 2) @ x.t().relu()
+
+    x = torch.randn(3, 2)
+    run = tracing.record(twice, [x])
+    assert torch.equal(run(2 * x), twice(2 * x))
+    seen: list[Any] = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Seen():
+        run(x)
+    assert not {torch.ops.aten.view.default, torch.ops.aten.expand.default} & set(seen)
+
+
+def test_batch_norms_are_not_recorded(digits: Dataset) -> None:
+    arch = "D1-W32-relu-batchnorm-avgpooling"
+    task, _ = plan(DistillSpec(method="unroll", settings={**SMALL, "students": [arch]}), digits)
+    assert students.recorded(task, arch, 3, 10) is None
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_the_momentum_of_a_step(momentum: float) -> None:
+    """Parameters after the inner steps are those of torch.optim.SGD, with momentum and without."""
+    net, (x, y, rates, _) = tiny(), problem(2, 4)
+    start, loss = students.student_loss([net])
+    velocity = {name: torch.zeros_like(p) for name, p in start.items()}
+    with torch.no_grad():
+        end, _ = unroll._run(loss, (start, velocity), x, y, rates, momentum, range(4))
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0, momentum=momentum)
+    for n in range(4):
+        optimizer.param_groups[0]["lr"] = rates[n].item()
+        optimizer.zero_grad()
+        F.cross_entropy(net(x[n % 2]), y).backward()
+        optimizer.step()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(end[name], p.detach(), rtol=1e-10, atol=1e-12)
 
 
 def test_a_step_is_the_mean_over_students_and_architectures(digits: Dataset) -> None:

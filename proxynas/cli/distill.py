@@ -162,6 +162,15 @@ def evaluate(
         typer.Option(help="Whose recipe: Zhao 2021's, or Loo 2023's (for rcig).", rich_help_panel="Evaluation"),
     ] = "zhao",
     augment: Augment = None,
+    going_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Train past the steps that the set was distilled for by a strategy of Medvedev 2020, such as "
+            "--going-on strategy=3; repeatable, with times=10 as many steps in all, decay=0.98, rate=0.3.",
+            rich_help_panel="Evaluation",
+        ),
+    ] = None,
     seed: Seed = None,
     device: Device = None,
 ) -> None:
@@ -169,7 +178,8 @@ def evaluate(
 
     The recipe is Zhao 2021's: 300 updates of SGD 0.01, momentum 0.9, weight decay 5e-4, a tenth of the rate from
     half-way on. With --protocol loo it is Loo 2023's: 1000 (ten images) or 2000 updates of Adam 1e-4 on squared errors,
-    after 500 of warm-up a cosine, on the network of that paper.
+    after 500 of warm-up a cosine, on the network of that paper. Where a set has learning rates of its own these are
+    used; --going-on strategy=1, 2 or 3 trains for longer than it has.
 
     [bold]Example[/]
 
@@ -178,8 +188,10 @@ def evaluate(
     from .. import evaluation, hardware, settings
     from ..console import Bar, ConsoleWatcher
     from ..console import out as console
+    from ..curriculum import GoingOn
     from ..specs import DataSpec
 
+    further = pairs(going_on, "--going-on")
     flags = {"data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca}
     spec = settings.load(DataSpec, None, {**flags, "device": hardware.check(device or "cpu")})
     watcher = ConsoleWatcher()
@@ -199,6 +211,7 @@ def evaluate(
             seed=seed or 0,
             augment=augment,
             protocol=protocol,
+            going_on=None if further is None else settings.make(GoingOn, further, where="--going-on"),
             on_done=bar.update,
         )
     for row in found:

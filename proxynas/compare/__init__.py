@@ -1,7 +1,7 @@
 """A table of accuracies, as papers have them: rows are methods and their settings, columns are networks.
 
 Every row is distilled several times under one limit, networks are trained on every set, and the table has their mean
-± sd beside published figures. In its folder:
+± sd beside published figures. Rows that distil the same share their sets. In its folder:
 
 spec.toml                       what was asked for; a folder belongs to one spec
 sets/<row>-<seed>.safetensors   the proxy set; .at-1-8 and so on: as it was at that part of its seconds
@@ -55,11 +55,12 @@ def compare(spec: CompareSpec, folder: Path, *, workers: int | None = None, watc
     del dataset  # every process has its own
     if left:
         watcher.comparing(len(found), len(wanted), "")
-        for job, result in map_apart(measure, left, prepare, (spec,), workers):
-            files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
-            job.clean()
-            found[job.result] = result
-            watcher.comparing(len(found), len(wanted), job.title)
+        for part in ([job for job in left if job.distils], [job for job in left if not job.distils]):  # sets are there
+            for job, result in map_apart(measure, part, prepare, (spec,), workers):
+                files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
+                job.clean()
+                found[job.result] = result
+                watcher.comparing(len(found), len(wanted), job.title)
         watcher.ended()
     table = tabulate(spec, wanted, [found[job.result] for job in wanted], data)
     files.write_text(folder / "table.json", table.json())

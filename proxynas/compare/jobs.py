@@ -4,11 +4,12 @@ import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from .. import distill, evaluation, settings, spaces
+from ..curriculum import GoingOn
 from ..datasets import Dataset
 from ..distill.loop import plan
 from ..errors import ProxynasError, SpecError
@@ -31,8 +32,15 @@ class Job:
     batch_size: int | None
     augment: str | None
     labels: Literal["own", "hard"]
+    going_on: GoingOn | None
     students: int
     points: tuple[float, ...]  # parts of the seconds after which the set is looked at, the last one 1
+    made_by: str  # the slug of the first row that distils the same: its set is this job's
+
+    @property
+    def distils(self) -> bool:
+        """Whether its set is made by itself, and not by a row before."""
+        return self.made_by == self.slug
 
     @property
     def title(self) -> str:
@@ -47,12 +55,12 @@ class Job:
     def set(self, point: float = 1.0) -> Path:
         """The proxy set, as it is at a part of the seconds."""
         part = "" if point == 1 else f".at-1-{round(1 / point)}"
-        return self.folder / "sets" / f"{self.slug}-{self.spec.seed}{part}.safetensors"
+        return self.folder / "sets" / f"{self.made_by}-{self.spec.seed}{part}.safetensors"
 
     @property
     def checkpoint(self) -> Path:
         """How far its distillation is."""
-        return self.folder / "sets" / f"{self.slug}-{self.spec.seed}.checkpoint"
+        return self.folder / "sets" / f"{self.made_by}-{self.spec.seed}.checkpoint"
 
     def clean(self) -> None:
         """Remove what is only there to go on from."""
@@ -77,13 +85,19 @@ def all_jobs(spec: CompareSpec, dataset: Dataset, folder: Path) -> list[Job]:
             slug = _slug(row, {job.slug: job.row for job in found})
             of_row = [_job(spec, row, dataset, folder, slug, n) for n in range(spec.distillations)]
             _check(row, of_row[0], dataset)
-        found += of_row
+        found += [_sharing(job, found) for job in of_row]
     return found
 
 
 def label(arch: str) -> str:
     """What a network's column is called: as it is written, without a space that needs no telling."""
     return arch.removeprefix(f"{spaces.EVALUATION}:").removeprefix(f"{evaluation.GRID}:")
+
+
+def _sharing(job: Job, before: list[Job]) -> Job:
+    """The job, with the set of an earlier one that distils the same, which is then not looked at on the way again."""
+    same = next((other for other in before if other.spec == job.spec), None)
+    return job if same is None else replace(job, made_by=same.made_by, points=job.points[-1:])
 
 
 @contextmanager
@@ -116,12 +130,14 @@ def _job(spec: CompareSpec, row: Row, dataset: Dataset, folder: Path, slug: str,
         spec=distillation,
         archs=tuple(dict.fromkeys(label(arch) for arch in evaluation.named(archs, dataset, protocol))),
         protocol=protocol,
-        updates=_or(row.updates, spec.updates),
+        updates=_or(row.updates, spec.updates if row.going_on is None else None),
         batch_size=_or(row.batch_size, spec.batch_size),
         augment=_or(row.augment, spec.augment),
         labels=row.labels,
+        going_on=row.going_on,
         students=spec.students,
         points=_points(distillation, spec.points),
+        made_by=slug,
     )
 
 

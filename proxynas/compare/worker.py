@@ -126,7 +126,8 @@ def evaluated(
 
 def _as_used(made: ProxySet, job: Job) -> tuple[ProxySet, train.Recipe]:
     """The set with the labels that networks are trained on, and how they are."""
-    how = evaluation.recipe(made, job.protocol, job.updates, job.augment, job.batch_size)
+    made, updates = evaluation.gone_on(made, job.going_on, job.updates)
+    how = evaluation.recipe(made, job.protocol, updates, job.augment, job.batch_size)
     if job.labels == "own":
         return made, how
     return replace(made, y=made.hard_labels()), replace(how, loss="cross-entropy")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,15 @@ from torch.nn import functional as F
 
 from .. import seeds, spaces
 from ..datasets import Dataset
+from . import tracing
 from .method import Task
 
 Parameters = dict[str, Tensor]
 Loss = Callable[[Parameters, Tensor, Tensor], Tensor]
 """Loss of a student with the given parameters on images (B, …) with labels (B,); a scalar."""
+
+Forward = Callable[[Parameters, Tensor], Tensor]
+"""Logits (R, B, K) of stacked students with the given parameters on images (B, …)."""
 
 
 def default_student(shape: tuple[int, ...], width: int | None = None) -> str:
@@ -53,23 +58,65 @@ def student(task: Task, arch: str, *stream: object) -> nn.Module:
     return net.to(task.dataset.train.x.device).train()
 
 
-def student_loss(nets: Sequence[nn.Module]) -> tuple[Parameters, Loss]:
+def student_loss(nets: Sequence[nn.Module], forward: Forward | None = None) -> tuple[Parameters, Loss]:
     """Parameters of students and their loss as a function: of one student, or, stacked, the sum over equal ones.
 
+    ``forward`` is what gives the logits of stacked students, :func:`recorded` or (``None``) the first's under ``vmap``.
     Batch norms use the statistics of the batch; their running averages are left alone.
     """
 
-    def one(parameters: Parameters, buffers: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    def one(parameters: Parameters, buffers: Parameters, x: Tensor) -> Tensor:
         own = {name: value.clone() for name, value in buffers.items()}
-        return F.cross_entropy(functional_call(nets[0], (parameters, own), (x,)), y)
+        logits: Tensor = functional_call(nets[0], (parameters, own), (x,))
+        return logits
 
     if len(nets) == 1:
         buffers = dict(nets[0].named_buffers())
         parameters = {name: p.detach() for name, p in nets[0].named_parameters()}
-        return parameters, lambda p, x, y: one(p, buffers, x, y)
+        return parameters, lambda p, x, y: F.cross_entropy(one(p, buffers, x), y)
     stacked, buffers = stack_module_state(list(nets))
-    parameters = {name: p.detach() for name, p in stacked.items()}
-    return parameters, lambda p, x, y: vmap(one, (0, 0, None, None))(p, buffers, x, y).sum()
+
+    def logits(p: Parameters, x: Tensor) -> Tensor:
+        return vmap(one, (0, 0, None))(p, buffers, x) if forward is None else forward(p, x)
+
+    def total(p: Parameters, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits(p, x).flatten(0, 1), y.repeat(len(nets))) * len(nets)
+
+    return {name: p.detach() for name, p in stacked.items()}, total
+
+
+def recorded(task: Task, arch: str, replicas: int, rows: int) -> Forward | None:
+    """What gives the logits (R, B, K) of stacked students from their parameters and ``rows`` images, as a record of its
+    operations, or ``None`` where it cannot be recorded: batch norms change their buffers in place."""
+    like = task.dataset.train.x
+    return _recorded(arch, task.dataset.shape, task.dataset.num_classes, replicas, rows, like.dtype, like.device)
+
+
+@lru_cache(maxsize=32)
+def _recorded(
+    arch: str, shape: tuple[int, ...], classes: int, replicas: int, rows: int, dtype: torch.dtype, device: torch.device
+) -> Forward | None:
+    space, name = spaces.resolve(arch)
+    with torch.random.fork_rng(devices=()):
+        net = space.build(name, shape, classes).to(device, dtype).train()
+    if dict(net.named_buffers()):
+        return None
+    names, parameters = zip(*net.named_parameters(), strict=True)
+
+    def stacked(x: Tensor, *values: Tensor) -> Tensor:
+        def one(*own: Tensor) -> Tensor:
+            logits: Tensor = functional_call(net, dict(zip(names, own, strict=True)), (x,))
+            return logits
+
+        return vmap(one)(*values)
+
+    example = [p.detach().expand(replicas, *p.shape).contiguous() for p in parameters]
+    run = tracing.record(stacked, [torch.zeros(rows, *shape, dtype=dtype, device=device), *example])
+
+    def forward(p: Parameters, x: Tensor) -> Tensor:
+        return (run if len(x) == rows else stacked)(x, *(p[name] for name in names))
+
+    return forward
 
 
 def real_batch(dataset: Dataset, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
