@@ -83,7 +83,9 @@ def networks(
     Raises:
         SpaceError: one that the space does not have, or that cannot be built for this data.
     """
-    within = (space_name if archs else None) or GRID
+    if space_name is not None and not archs:
+        raise SpecError(f"a space ({space_name}) is only where archs are looked up; name one or more (--arch)")
+    within = space_name or GRID
     found = [spaces.resolve(name, within) for name in named(archs, dataset, protocol)]
     for space, arch in found:
         space.build(arch, dataset.shape, dataset.num_classes)

@@ -201,9 +201,9 @@ def fusion_pays(nets: Sequence[nn.Module], x: Tensor, recipe: Recipe) -> bool:
     """Whether one stacked call beats one replica after the other, for these sizes.
 
     On a CPU it does for three or more small replicas, whose time goes into calls and not into arithmetic; on an
-    accelerator for any two.
+    accelerator for any two. Never for attention, which ``vmap`` does one by one.
     """
-    if len(nets) < 2:
+    if len(nets) < 2 or any(isinstance(module, nn.MultiheadAttention) for module in nets[0].modules()):
         return False
     if x.device.type != "cpu":
         return True

@@ -11,7 +11,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from proxynas import seeds, spaces, train
 from proxynas.datasets import Dataset
 from proxynas.errors import SpaceError
-from proxynas.nets import alexnet, convnet, lenet, mlp, published, resnet, vgg
+from proxynas.nets import alexnet, convnet, lenet, mlp, published, resnet, vgg, vit
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 CLASSES = 7
@@ -151,6 +151,24 @@ def test_too_small_images_and_tables_are_refused() -> None:
         convnet.make((2,), 10)
 
 
+def test_vision_transformers_are_trained_one_by_one() -> None:
+    """PyTorch has no batching rule for attention: under vmap it is no faster, and warns."""
+    nets, x = [vit.make((1, 8, 8), 3, layers=1, heads=2, width=8, hidden=8) for _ in range(3)], torch.randn(1, 1, 8, 8)
+    assert not train.fusion_pays(nets, x, train.Recipe(batch_size=1))
+    assert train.fusion_pays([SMALL["mlp"]() for _ in range(3)], x, train.Recipe(batch_size=1))
+
+
+@pytest.mark.parametrize(("side", "patch", "tokens"), [(8, 1, 64), (28, 4, 49), (32, 4, 64), (64, 8, 64)])
+def test_patches_of_a_vision_transformer(side: int, patch: int, tokens: int) -> None:
+    net = vit.make((2, side, side), 5)
+    assert net(torch.randn(3, 2, side, side)).shape == (3, 5)
+    assert net.conv_proj.weight.shape == (256, 2, patch, patch)  # type: ignore[union-attr]
+    assert net.seq_length == tokens + 1
+    for shape in ((1, 8, 9), (1, 6, 6), (2,)):
+        with pytest.raises(SpaceError, match=r"ViT needs square images \(C, H, H\) of at least 7×7"):
+            vit.make(shape, 5)
+
+
 def test_a_one_layer_mlp_is_linear() -> None:
     net = mlp.make((2,), 2, depth=1).double()
     a, b = torch.randn(2, 1, 2, dtype=torch.float64)
@@ -183,7 +201,7 @@ def test_layers_written_otherwise(layers: str) -> None:
 
 
 def test_published_names() -> None:
-    assert list(spaces.load(spaces.EVALUATION)) == list(published.NETWORKS)
+    assert list(spaces.load(spaces.EVALUATION)) == [*published.NETWORKS, *published.MORE]
     with pytest.raises(SpaceError, match="net must be one of convnet, lenet"):
         published.make((1, 8, 8), 10, net="lenet5")
 

@@ -146,7 +146,7 @@ def evaluate(
     arch: Annotated[
         list[str] | None,
         typer.Option(
-            help="Network to train: convnet, lenet, alexnet, vgg11, resnet18, mlp, all (those six), or an "
+            help="Network to train: convnet, lenet, alexnet, vgg11, resnet18, mlp, all (those six), vit, or an "
             "architecture of --space; repeatable. By default the student of Zhao 2021, for tables mlp.",
             rich_help_panel="Evaluation",
         ),

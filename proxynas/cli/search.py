@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import SpecError
 from .options import (
     Combine,
     Config,
@@ -172,6 +173,10 @@ def search(
         "val_size": val_size, "val_points": val_points, "calibrate": calibrate, "truth_data": truth_data,
         "distinct": distinct, "tables": pairs(table, "--table"),
     }  # fmt: skip
+    made = {"--method": method, "--ipc": ipc, "--steps": steps, "--set": set_}
+    idle = [flag for flag, value in made.items() if value is not None]
+    if proxy is not None and idle:
+        raise SpecError(f"--proxy takes a set that is made already, so {idle[0]} would change nothing; leave one out")
     watcher = ConsoleWatcher()
     if budget is None:
         spec = settings.load(SearchSpec, config, flags)

@@ -1,11 +1,11 @@
-"""The six networks that Zhao 2021 (§3.1) trains on a set, each with its published settings, by name."""
+"""The networks that papers train on a set, by name: the six of Zhao 2021 (§3.1), as published, and a ViT."""
 
 from collections.abc import Callable
 
 from torch import nn
 
 from ..errors import SpaceError
-from . import alexnet, convnet, lenet, mlp, resnet, vgg
+from . import alexnet, convnet, lenet, mlp, resnet, vgg, vit
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "convnet": convnet.make,
@@ -15,7 +15,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet.make,
     "mlp": mlp.make,
 }
-"""Factories by name; for tables there is only ``mlp``."""
+"""The six of Zhao 2021; for tables there is only ``mlp``."""
+
+MORE: dict[str, Callable[..., nn.Module]] = {"vit": vit.make}
+"""APM's Table 2 has a vision transformer as well."""
 
 
 def make(shape: tuple[int, ...], classes: int, *, net: str) -> nn.Module:
@@ -24,6 +27,7 @@ def make(shape: tuple[int, ...], classes: int, *, net: str) -> nn.Module:
     Raises:
         SpaceError: there is none of that name, or it cannot have inputs of that shape.
     """
-    if net not in NETWORKS:
-        raise SpaceError(f"net must be one of {', '.join(NETWORKS)}, but got {net!r}")
-    return NETWORKS[net](shape, classes)
+    known = NETWORKS | MORE
+    if net not in known:
+        raise SpaceError(f"net must be one of {', '.join(known)}, but got {net!r}")
+    return known[net](shape, classes)
