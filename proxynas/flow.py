@@ -69,6 +69,8 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     watcher = watcher or Watcher()
     spec = replace(spec, device=hardware.check(spec.device), steps=_steps(spec))
     space = spaces.load(spec.space, spec.space_settings)
+    looked_at = spaces.load(spec.space, spec.zero_cost_settings) if spec.zero_cost_settings else space
+    seen = "" if looked_at is space else f", zero-cost {looked_at.fingerprint}"
     choose_indicator(spec, space)
     dataset = spec.dataset(watcher.loading)
     watcher.ended()
@@ -80,7 +82,7 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     proxy = get_proxy(spec, dataset, folder, watcher)
     store = Store(folder / "run.sqlite")
     try:
-        store.claim(f"data {dataset.fingerprint}, space {space.fingerprint}")
+        store.claim(f"data {dataset.fingerprint}, space {space.fingerprint}{seen}")
         score_all(spec, space, dataset, archs, store, folder, workers, watcher)
         return write_report(spec, dataset, proxy, store, table, tables, folder)
     finally:

@@ -127,7 +127,14 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
         sources[name] = Source(
             name, x, y, recipe, calibration=calibration, val_points=spec.val_points, curriculum=curriculum
         )
-    return Work(spaces.load(spec.space, spec.space_settings), dataset, sources, spec.seed, spec.device)
+    return Work(
+        spaces.load(spec.space, spec.space_settings),
+        dataset,
+        sources,
+        spec.seed,
+        spec.device,
+        spaces.load(spec.space, spec.zero_cost_settings) if spec.zero_cost_settings else None,
+    )
 
 
 def _part(split: Split, size: int) -> Split:

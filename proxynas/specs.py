@@ -101,8 +101,9 @@ class SearchSpec(DataSpec):
     Candidates are trained by SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021); ``training`` changes any field of
     :class:`~proxynas.train.Recipe`. They are scored on ``val_size`` validation images, ``val_points`` times a run,
     after their batch norms have seen ``calibrate`` real training images (0: none). ``space_settings`` replaces fixed
-    settings of the space, ``distinct`` samples no two isomorphic candidates, ``combine`` ranks by mean ranks as well
-    (``"sotl+synflow"``).
+    settings of the space, ``zero_cost_settings`` those of the networks that zero-cost indicators look at (by default
+    the same: a space may be shrunk for training alone), ``distinct`` samples no two isomorphic candidates, ``combine``
+    ranks by mean ranks as well (``"sotl+synflow"``).
 
     ``truth`` is a table's path, ``auto`` (the one that ships or is installed for this space and data, if there is one)
     or ``none``; ``truth_data`` is what its data are called, where that is not the name of ours. ``tables`` are further
@@ -111,6 +112,7 @@ class SearchSpec(DataSpec):
 
     space: str = "convnet-grid"
     space_settings: dict[str, Any] = Field(default_factory=dict)
+    zero_cost_settings: dict[str, Any] = Field(default_factory=dict)
     proxy: str | None = None
     method: str = "gm"
     ipc: Positive = 1

@@ -6,15 +6,24 @@ from pathlib import Path
 import pytest
 
 from proxynas import distill, headline, resources, settings, spaces
-from proxynas.specs import SearchSpec
+from proxynas.specs import CompareSpec, SearchSpec
 
 FILES = sorted(resources.folder("experiments").glob("*.toml"))
+COMPARISONS = [path for path in FILES if "rows" in tomllib.loads(path.read_text())]
+SEARCHES = [path for path in FILES if path not in COMPARISONS]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_comparisons_load(path: Path) -> None:
+    spec = settings.load(CompareSpec, path, {})
+    for row in spec.rows:
+        method = row.method or spec.method
+        own = {**spec.settings.get(method, {}), **row.settings}
+        settings.make(distill.find(method).settings, own, where=f"{path.name}, {row.name}")
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_searches_load(path: Path) -> None:
-    if "rows" in tomllib.loads(path.read_text()):
-        pytest.skip("a comparison")
     spec = settings.load(SearchSpec, path, {})
     headline.choose_indicator(spec, spaces.load(spec.space, spec.space_settings))
     settings.make(distill.find(spec.method).settings, spec.settings, where=path.name)

@@ -246,6 +246,23 @@ def test_a_table_measured_elsewhere_is_a_row(small_spec: SearchSpec, digits: Dat
     assert not (tmp_path / "other").exists()
 
 
+def test_zero_cost_indicators_may_see_other_networks(small_spec: SearchSpec, tmp_path: Path) -> None:
+    found = spaces.load("nasbench201", {"channels": 4, "cells": 1})
+    spec = replace(
+        small_spec, space="nasbench201", space_settings={"channels": 4, "cells": 1}, candidates=2, seeds=1, truth="none"
+    )
+    same = flow.search(spec, tmp_path / "a", workers=1).ranking.values
+    wider = replace(spec, zero_cost_settings={"channels": 8, "cells": 1})
+    other = flow.search(wider, tmp_path / "b", workers=1).ranking.values
+    assert list(same.index) == list(other.index)
+    assert all(arch in found for arch in same.index)
+    pd.testing.assert_series_equal(same["proxy", "sotl"], other["proxy", "sotl"])
+    assert not np.allclose(same["zero-cost", "grad_norm"], other["zero-cost", "grad_norm"])
+    with pytest.raises(SpaceError, match="no fixed setting 'width'"):
+        flow.search(replace(spec, zero_cost_settings={"width": 1}), tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
 def test_what_picks_the_best_network(small_spec: SearchSpec) -> None:
     small = spaces.load(small_spec.space)
     (_, studied), reason = headline.choose_indicator(small_spec, spaces.load("convnet-grid"))

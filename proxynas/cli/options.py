@@ -98,6 +98,14 @@ SpaceSet = Annotated[
         rich_help_panel="Search",
     ),
 ]
+ZeroCostSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="As --space-set, for zero-cost indicators, which can afford larger networks than training; repeatable.",
+        rich_help_panel="Search",
+    ),
+]
 Combine = Annotated[
     list[str] | None,
     typer.Option(metavar="A+B", help="Rank by the mean rank of these as well; repeatable.", rich_help_panel="Search"),

@@ -24,6 +24,7 @@ from .options import (
     Table,
     Workers,
     Zca,
+    ZeroCostSet,
     pairs,
 )
 
@@ -71,6 +72,7 @@ def search(
         ),
     ] = None,
     space_set: SpaceSet = None,
+    zero_cost_set: ZeroCostSet = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images an update, at most; 256 by default.", rich_help_panel="Search")
     ] = None,
@@ -172,6 +174,7 @@ def search(
         "training": pairs(train, "--train"), "space_settings": pairs(space_set, "--space-set"), "also": also,
         "val_size": val_size, "val_points": val_points, "calibrate": calibrate, "truth_data": truth_data,
         "distinct": distinct, "tables": pairs(table, "--table"),
+        "zero_cost_settings": pairs(zero_cost_set, "--zero-cost-set"),
     }  # fmt: skip
     made = {"--method": method, "--ipc": ipc, "--steps": steps, "--set": set_}
     idle = [flag for flag, value in made.items() if value is not None]

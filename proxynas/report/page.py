@@ -106,15 +106,14 @@ def _rival(ranking: Ranking) -> str:
 
 def _row(row: Mapping[Any, Any], key: Key, headline: Key, rival: str) -> dict[str, Any]:
     estimates = [
-        (words.number(row[name]), words.span(row[f"{name}_low"], row[f"{name}_high"]))
-        for name in ("rho", rival, "tau", "rho_top10")
+        (words.number(row[name]), words.span(row[f"{name}_low"], row[f"{name}_high"])) for name in ("rho", rival)
     ]
     return {
         "source": words.source(key[0]),
         "indicator": words.column(key[1]) if key[0] != key[1] else "",
         "n": f"{row['n']:,}",
         "estimates": estimates,
-        "best": words.number(row["rho_best"]),
+        "figures": [words.number(row[name]) for name in ("tau", "rho_top10", "rho_best")],
         "regret": _points(row["regret"]),
         "winner": _name(row["winner"]),
         "winner_truth": words.percent(row["winner_truth"]),

@@ -19,6 +19,7 @@ class Work:
     sources: dict[str, Source]
     seed: int
     device: str = "cpu"
+    zero_cost_space: spaces.SearchSpace | None = None  # whose networks zero-cost indicators look at; None: space's
 
 
 ZERO_COST = "zero-cost"
@@ -80,5 +81,5 @@ def runs(tasks: Sequence[Task]) -> int:
 def _score(work: Work, task: Task) -> tuple[list[Score], list[ZeroCost]]:
     source, arch, replicas = task
     if source == ZERO_COST:
-        return [], score_zero_cost(work.space, arch, work.dataset, work.seed)
+        return [], score_zero_cost(work.zero_cost_space or work.space, arch, work.dataset, work.seed)
     return score(work.space, arch, work.sources[source], work.dataset, replicas, work.seed, work.device), []
