@@ -55,6 +55,13 @@ def test_unknown_names(name: str, hint: str) -> None:
         indicators.resolve(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "left"), [("sotl+vote", "vote"), ("vote+sotl+flops", "vote+flops"), ("sotl", None), ("vote+flops", None)]
+)
+def test_what_is_left_without_training(name: str, left: str | None) -> None:
+    assert indicators.untrained(name) == left
+
+
 def test_a_combination_is_the_mean_rank_for_every_source() -> None:
     found = scores(np.random.default_rng(0), "proxy", "random")
     values = indicators.columns(found, None, COSTS, None, ["sotl+parameters", "parameters+flops"])

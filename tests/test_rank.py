@@ -268,6 +268,28 @@ def test_verdict_praises_only_what_beats_every_rival() -> None:
     assert "(fixed before)" in text
 
 
+def test_verdict_praises_nothing_that_was_not_compared_with_a_random_coreset() -> None:
+    proxy = {a: [q] for a, q in QUALITY.items()}
+    scores, truth = (
+        scores_of({"proxy": proxy, "early-stopping": {a: [1 - q] for a, q in QUALITY.items()}}),
+        truth_of(QUALITY),
+    )
+    found = verdict(rank(scores, costs_of(ARCHS[::-1]), truth), ledger_of(scores, truth), ("proxy", "val_loss"), "")
+    assert found.worth == "undecided"
+    assert "is not known: it was not compared with the random coreset." in " ".join(found.sentences)
+
+
+def test_verdict_says_what_training_adds_to_a_mean_rank() -> None:
+    proxy = {a: [q] for a, q in QUALITY.items()}
+    scores, truth, costs = scores_of({"proxy": proxy, "random": proxy}), truth_of(QUALITY), costs_of(ARCHS)
+    costs["flops"] = costs["parameters"]
+    combine = ["sotl+parameters+flops", "parameters+flops"]
+    found = verdict(
+        rank(scores, costs, truth, combine=combine), ledger_of(scores, truth), ("proxy", "sotl+parameters+flops"), ""
+    )
+    assert "the mean rank of parameters and FLOPs, before any training (" in " ".join(found.comparisons)
+
+
 @pytest.mark.parametrize(
     ("noise", "parameters", "blamed"),
     [

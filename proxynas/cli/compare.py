@@ -71,7 +71,7 @@ def compare(
       name = "GM, pixels"
       method = "gm"
       settings = { init = "real" }
-      paper = { mlp = "80.1" }
+      paper = { mlp = "what was published" }
     """
     from .. import settings
     from ..compare import compare as make

@@ -59,6 +59,13 @@ def resolve(name: str, source: str = "proxy") -> Key:
     return ZERO_COST, "+".join(terms)
 
 
+def untrained(name: str) -> str | None:
+    """What is left of an indicator without what is read off training; ``None`` where nothing is, or where all is."""
+    terms = name.split("+")
+    left = [term for term in terms if term not in TRAINING]
+    return "+".join(left) if 0 < len(left) < len(terms) else None
+
+
 def columns(
     scores: pd.DataFrame,
     zero_cost: pd.DataFrame | None,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..truth import WHOLE
 from . import words
-from .indicators import VOTE, Key
+from .indicators import VOTE, Key, resolve, untrained
 from .ledger import EARLY, PROXY, ZERO_COST, Ledger
 from .ranking import Difference, Ranking, paired_difference
 
@@ -51,9 +51,10 @@ class Verdict:
 def verdict(ranking: Ranking, ledger: Ledger, headline: Key, reason: str) -> Verdict:
     """Judge the ``headline`` (source, indicator), which was chosen for ``reason``, against its rivals.
 
-    The rivals are a random coreset, early stopping on the real data (each with the same indicator), parameters, FLOPs
-    and the vote of zero-cost indicators. It beats a rival when the whole 95 % interval of the difference in ρ is above
-    zero. The proxy was worth distilling only if it beats all of them but FLOPs, whichever of them there are.
+    The rivals are a random coreset, early stopping on the real data (each with the same indicator), parameters, FLOPs,
+    the vote of zero-cost indicators and, where the headline is a mean rank, what is left of it without training. It
+    beats a rival when the whole 95 % interval of the difference in ρ is above zero. The proxy was worth distilling only
+    if it beats all of them but FLOPs; without a random coreset and early stopping among them that is not known.
 
     Raises:
         KeyError: the ranking has no such row.
@@ -106,14 +107,15 @@ def _trust(ranking: Ranking, headline: Key) -> str:
 
 
 def _rivals(ranking: Ranking, headline: Key) -> list[Key]:
+    left = untrained(headline[1])
     wanted = [("random", headline[1]), (EARLY, headline[1]), ("parameters", "parameters"), ("flops", "flops")]
-    wanted.append((ZERO_COST, VOTE))
-    return [key for key in wanted if key in ranking.keys() and key != headline]  # noqa: SIM118  # keys() is a method here
+    wanted += [(ZERO_COST, VOTE), *([resolve(left)] if left is not None else [])]
+    return [key for key in dict.fromkeys(wanted) if key in ranking.keys() and key != headline]  # noqa: SIM118  # keys() is a method here
 
 
 def _compared(ranking: Ranking, headline: Key, rival: Key, d: Difference) -> str:
     figures = f"ρ = {words.number(ranking.row(rival)['rho'])}; difference {words.difference(d)}"
-    name = NAMES.get(rival[0], words.source(rival[0]))
+    name = _name(rival)
     if not math.isfinite(d.value):
         return f"It cannot be compared with {name}: one of the two correlations is not defined."
     if d.better:
@@ -142,7 +144,29 @@ def _worth(headline: Key, differences: dict[Key, Difference]) -> str:
     decisive = [d for key, d in differences.items() if key[0] in DECISIVE]
     if not decisive or not all(math.isfinite(d.value) for d in decisive):
         return UNDECIDED
-    return WORTH if all(d.better for d in decisive) else NOT_WORTH
+    if not all(d.better for d in decisive):
+        return NOT_WORTH
+    return UNDECIDED if _missing(differences) else WORTH
+
+
+def _missing(differences: dict[Key, Difference]) -> list[str]:
+    """What distilling has to beat and was not compared with."""
+    there = {key[0] for key in differences}
+    return [NAMES.get(name, words.source(name)) for name in ("random", EARLY) if name not in there]
+
+
+def _name(rival: Key) -> str:
+    return (
+        words.phrase(rival)
+        if rival[1] != VOTE and rival[0] == ZERO_COST
+        else NAMES.get(rival[0], words.source(rival[0]))
+    )
+
+
+def _rival(key: Key) -> str:
+    if key[0] == ZERO_COST and key[1] != VOTE:
+        return f"{words.indicator(key[1])}, which takes no training"
+    return RIVALS[key[0]]
 
 
 def _conclusion(worth: str, differences: dict[Key, Difference]) -> list[str]:
@@ -151,13 +175,15 @@ def _conclusion(worth: str, differences: dict[Key, Difference]) -> list[str]:
             "On this evidence the proxy set was worth distilling: it ranks better than every cheaper way compared here."
         ]
     if worth == NOT_WORTH:
-        behind = [RIVALS[key[0]] for key, d in differences.items() if d.worse and key[0] in DECISIVE]
-        level = [RIVALS[key[0]] for key, d in differences.items() if not d.better | d.worse and key[0] in DECISIVE]
+        behind = [_rival(key) for key, d in differences.items() if d.worse and key[0] in DECISIVE]
+        level = [_rival(key) for key, d in differences.items() if not d.better | d.worse and key[0] in DECISIVE]
         why = [f"it ranks worse than {_list(behind, 'and')}"] if behind else []
         why += [f"it is not shown to beat {_list(level, 'or')}"] if level else []
         return [f"On this evidence the proxy set was not worth distilling: {'; and '.join(why)}."]
     if worth == UNDECIDED:
-        return ["Whether the proxy set was worth distilling is not known from these candidates."]
+        missing = _missing(differences)
+        reason = f": it was not compared with {_list(missing, 'or')}" if missing else " from these candidates"
+        return [f"Whether the proxy set was worth distilling is not known{reason}."]
     return []
 
 
