@@ -160,8 +160,8 @@ def write_report(
     scores, costs, zero_cost = store.scores(), store.candidates(), store.zero_cost()
     space = spaces.load(spec.space, spec.space_settings)
     headline, reason = choose_indicator(spec, space)
-    left = rank.indicators.untrained(headline[1])  # so that the verdict can say what the training adds
-    combine = dict.fromkeys((*spec.combine, *(name for name in (headline[1], left) if name and "+" in name)))
+    names = (headline[1], *rank.indicators.counterparts(headline[1]))  # so that the verdict can say what training adds
+    combine = dict.fromkeys((*spec.combine, *(name for name in names if "+" in name)))
     kinds = None if space.kind is None else {arch: space.kind(arch) for arch in costs.index}
     ranking = rank.rank(
         scores,

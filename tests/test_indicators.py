@@ -62,6 +62,19 @@ def test_what_is_left_without_training(name: str, left: str | None) -> None:
     assert indicators.untrained(name) == left
 
 
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("sotl+vote", ["vote"]),
+        ("vote+flops", ["sotl_late+vote+flops"]),
+        ("sotl+val_loss", []),
+        ("vote", ["sotl_late+vote"]),
+    ],
+)
+def test_what_training_adds_is_seen_against(name: str, others: list[str]) -> None:
+    assert indicators.counterparts(name) == others
+
+
 def test_a_combination_is_the_mean_rank_for_every_source() -> None:
     found = scores(np.random.default_rng(0), "proxy", "random")
     values = indicators.columns(found, None, COSTS, None, ["sotl+parameters", "parameters+flops"])

@@ -279,6 +279,17 @@ def test_verdict_praises_nothing_that_was_not_compared_with_a_random_coreset() -
     assert "is not known: it was not compared with the random coreset." in " ".join(found.sentences)
 
 
+@pytest.mark.parametrize(("better", "worth"), [(False, "not worth distilling"), (True, "undecided")])
+def test_verdict_on_a_proxy_set_that_is_not_needed(better: bool, worth: str) -> None:
+    rng = np.random.default_rng(0)
+    noise = {a: [q if better else rng.random()] for a, q in QUALITY.items()}
+    scores, truth = scores_of({"proxy": noise}), truth_of(QUALITY)
+    costs = costs_of(ARCHS).assign(parameters=rng.permutation(len(ARCHS)) if better else range(len(ARCHS)))
+    found = verdict(rank(scores, costs, truth), ledger_of(scores, truth), ("parameters", "parameters"), "")
+    assert found.worth == worth
+    assert "This ranking takes no proxy set" in " ".join(found.summary)
+
+
 def test_verdict_says_what_training_adds_to_a_mean_rank() -> None:
     proxy = {a: [q] for a, q in QUALITY.items()}
     scores, truth, costs = scores_of({"proxy": proxy, "random": proxy}), truth_of(QUALITY), costs_of(ARCHS)

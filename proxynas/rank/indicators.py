@@ -66,6 +66,14 @@ def untrained(name: str) -> str | None:
     return "+".join(left) if 0 < len(left) < len(terms) else None
 
 
+def counterparts(name: str) -> list[str]:
+    """What an indicator is compared with to see what training adds: itself without it, or with it."""
+    left = untrained(name)
+    if left is not None:
+        return [left]
+    return [] if set(name.split("+")) <= set(TRAINING) else [f"sotl_late+{name}"]
+
+
 def columns(
     scores: pd.DataFrame,
     zero_cost: pd.DataFrame | None,

@@ -67,11 +67,15 @@ def verdict(ranking: Ranking, ledger: Ledger, headline: Key, reason: str) -> Ver
         )
         return Verdict(UNVERIFIED, (best, nothing), (), _cost(ledger))
     differences = {key: paired_difference(ranking, headline, key) for key in _rivals(ranking, headline)}
-    worth = _worth(headline, differences)
     compared = [_compared(ranking, headline, key, d) for key, d in differences.items()]
+    if headline[0] == PROXY:
+        worth = _worth(differences)
+        conclusion = _conclusion(worth, differences)
+    else:
+        worth, conclusion = _needless(ranking, headline)
     return Verdict(
         worth,
-        (best, _trust(ranking, headline), *_conclusion(worth, differences)),
+        (best, _trust(ranking, headline), *conclusion),
         (*compared, *_hindsight(ranking, headline)),
         _cost(ledger),
     )
@@ -138,9 +142,22 @@ def _hindsight(ranking: Ranking, headline: Key) -> list[str]:
     return [f"With hindsight, {words.phrase(key)} ranks best of all rows but the whole data (ρ = {rho})."]
 
 
-def _worth(headline: Key, differences: dict[Key, Difference]) -> str:
-    if headline[0] != PROXY:
-        return NO_PROXY
+def _needless(ranking: Ranking, headline: Key) -> tuple[str, list[str]]:
+    """The verdict on a proxy set that the headline does without: even its best row, by hindsight, has to beat it."""
+    trained = ranking.rows[ranking.rows["source"] == PROXY].dropna(subset=["rho"])
+    if trained.empty or not math.isfinite(ranking.row(headline)["rho"]):
+        return NO_PROXY, []
+    first = trained.iloc[int(trained["rho"].to_numpy().argmax())]
+    key = (PROXY, str(first["indicator"]))
+    d = paired_difference(ranking, key, headline)
+    figures = f"(ρ = {words.number(first['rho'])}; difference {words.difference(d)})"
+    row = f"the best row that takes the proxy set, with hindsight, is {words.phrase(key)} {figures}"
+    if d.better:
+        return UNDECIDED, [f"This ranking takes no proxy set; {row}, which ranks better on these candidates."]
+    return NOT_WORTH, [f"This ranking takes no proxy set, and distilling one was not worth it: {row}."]
+
+
+def _worth(differences: dict[Key, Difference]) -> str:
     decisive = [d for key, d in differences.items() if key[0] in DECISIVE]
     if not decisive or not all(math.isfinite(d.value) for d in decisive):
         return UNDECIDED
