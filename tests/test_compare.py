@@ -188,7 +188,7 @@ def test_points_before_the_experts_are_paid_for_are_left_out(digits: Dataset, tm
     assert shared > 0
     job = replace(job, spec=replace(job.spec, seconds=shared * 1.2), points=(0.25, 0.5, 1.0))
     assert list(worker.distilled(digits, job)) == [1.0]
-    job = replace(job, slug="b", spec=replace(job.spec, seconds=shared / 2))
+    job = replace(job, slug="b", made_by="b", spec=replace(job.spec, seconds=shared / 2))
     failed = worker.measure(digits, job)[1]
     assert failed.failed == "failed"
     assert "the experts of apm alone took" in failed.reason
