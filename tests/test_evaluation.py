@@ -12,7 +12,7 @@ from proxynas import cli, evaluation, proxyset, seeds, train
 from proxynas.curriculum import Curriculum, GoingOn
 from proxynas.datasets import Dataset, Split
 from proxynas.distill.loop import distill
-from proxynas.errors import SpaceError
+from proxynas.errors import SpaceError, SpecError
 from proxynas.nets import published
 from proxynas.specs import DistillSpec
 
@@ -99,7 +99,9 @@ def test_networks_of_several_spaces_at_once(a_set: str, digits: Dataset) -> None
     archs = ["lenet", "L2x5-relu", "convnet-grid:D1-W32-relu-none-none"]
     found = evaluation.evaluate(a_set, digits, "mlp-grid", archs, runs=1, updates=1, seed=0)
     assert [row.arch for row in found] == ["lenet", "L2x5-relu", "D1-W32-relu-none-none"]
-    default = evaluation.evaluate(a_set, digits, "mlp-grid", None, runs=1, updates=1, seed=0)
+    with pytest.raises(SpecError, match="only where archs are looked up"):
+        evaluation.evaluate(a_set, digits, "mlp-grid", None, runs=1, updates=1, seed=0)
+    default = evaluation.evaluate(a_set, digits, None, None, runs=1, updates=1, seed=0)
     assert [row.arch for row in default] == ["D2-W32-relu-instancenorm-avgpooling"]
 
 
