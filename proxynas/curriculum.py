@@ -128,9 +128,9 @@ class GoingOn:
     """
 
     strategy: Literal[1, 2, 3]
-    times: Annotated[int, Field(ge=1)] = 10
+    times: Annotated[int, Field(ge=1, le=1000)] = 10
     rate: Annotated[float, Field(gt=0)] = 0.3  # where the first strategy's begin
-    decay: Annotated[float, Field(gt=0)] = 0.98  # of the second's and third's
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.98  # of the second's and third's
 
     def after(self, curriculum: Curriculum) -> Curriculum:
         """The steps to train for."""

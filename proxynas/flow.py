@@ -36,13 +36,13 @@ from . import (
 from .datasets import Dataset
 from .errors import RunFolderError
 from .headline import choose_indicator
-from .measured import find_tables, find_truth
+from .measured import check_covered, find_tables, find_truth
 from .proxyset import ProxySet
 from .runfolder import open_folder
 from .search.pool import cores
 from .search.run import ZERO_COST, pending, run, runs
 from .search.store import Score, Store, ZeroCost
-from .sources import PROXY, check_proxy, get_proxy, prepare, training_sources
+from .sources import PROXY, also_names, check_proxy, get_proxy, prepare, training_sources
 from .spaces import SearchSpace
 from .specs import SearchSpec
 from .truth import TruthTable
@@ -77,7 +77,9 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     table, tables = find_truth(spec, dataset, space), find_tables(spec, dataset, space)
     check_proxy(spec, dataset)
     archs = candidates(spec, space)
-    space.build(archs[0], dataset.shape, dataset.num_classes)  # a space of images refuses tables here
+    check_covered(tables, archs)
+    for seen_space in (space, looked_at):  # a space of images refuses tables here
+        seen_space.build(archs[0], dataset.shape, dataset.num_classes)
     open_folder(spec, folder)
     proxy = get_proxy(spec, dataset, folder, watcher)
     store = Store(folder / "run.sqlite")
@@ -253,12 +255,14 @@ def rewrite(
     spec = settings.make(SearchSpec, settings.read_toml(folder / "spec.toml"), where=str(folder / "spec.toml"))
     spec = replace(spec, truth=truth_table or spec.truth, indicator=indicator or spec.indicator)
     spec = replace(spec, combine=(*spec.combine, *combine), tables={**spec.tables, **(tables or {})})
+    also_names(spec)  # a table must not take the place of a source
     dataset, store = spec.dataset(), Store(folder / "run.sqlite")
     try:
         if store.scores().empty:
             raise RunFolderError(f"{folder} has no scores yet; start its search again")
         space = spaces.load(spec.space, spec.space_settings)
         table, others = find_truth(spec, dataset, space), find_tables(spec, dataset, space)
+        check_covered(others, list(store.candidates().index))
         proxy = proxyset.read(folder / f"{PROXY}.safetensors")
         proxyset.check(proxy, dataset)
         return write_report(spec, dataset, proxy, store, table, others, folder)

@@ -1,5 +1,6 @@
 """The tables that a search is compared with: truth, and accuracies that were measured elsewhere."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from . import truth, truth_import
@@ -39,6 +40,21 @@ def find_tables(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> dict[
     """
     data = spec.truth_data or dataset.name
     return {name: _of_space(truth.read(Path(p)), dataset, space, data, p) for name, p in spec.tables.items()}
+
+
+def check_covered(tables: Mapping[str, TruthTable], archs: Sequence[str]) -> None:
+    """Refuse a table that has few of the candidates: all rows are compared on those that every row has.
+
+    Raises:
+        TruthError: it has fewer than three of them, and fewer than all.
+    """
+    for name, table in tables.items():
+        there = len(set(archs) & set(table.rows["arch"]))
+        if there < min(3, len(archs)):
+            raise TruthError(
+                f"the table {name!r} has {there} of the {len(archs)} candidates, and rows are compared on what all "
+                "have; leave it out, or give one of the whole space"
+            )
 
 
 def _of_space(table: TruthTable, dataset: Dataset, space: SearchSpace, data: str, name: str) -> TruthTable:

@@ -72,7 +72,7 @@ def also_names(spec: SearchSpec) -> list[str]:
             raise SpecError(f"also would make two sources called {name!r}; rename the file {given}")
         found.append(name)
     for name in spec.tables:
-        if name in (*found, *RESERVED):
+        if name in (*found, *RESERVED) or not name.strip():
             raise SpecError(f"there is a source called {name!r} already; give that table another name")
     return found
 

@@ -225,5 +225,5 @@ class CompareSpec(DataSpec):
     updates: Positive | None = None
     batch_size: Positive | None = None
     augment: Strategy | None = None
-    points: Positive = 4
+    points: Annotated[int, Field(ge=1, le=10)] = 4
     seed: NotNegative = 0

@@ -83,6 +83,7 @@ BAD = {
     "a proxy and how to make one": (["search", "--proxy", "{proxy}", "--ipc", "2"], "--ipc would change nothing"),
     "a space without an architecture": (["evaluate", "{proxy}", "--space", "mlp-grid"], "(--arch)"),
     "a table that is not there": (["search", "--table", "early=nothing.csv"], "cannot read the truth table"),
+    "a table twice": (["search", "--table", "a=1.csv", "--table", "a=2.csv"], "--table has 'a' twice"),
     "no such truth": (["search", "--truth", "nothing.csv"], "cannot read the truth table"),
     "no such config": (["search", "-c", "nothing.toml"], "cannot read nothing.toml"),
     "not a run folder": (["report", "{out}"], "is not a run folder"),

@@ -238,6 +238,12 @@ def test_a_table_measured_elsewhere_is_a_row(small_spec: SearchSpec, digits: Dat
     assert ranking.row(("fewer epochs", "test_accuracy"))["rho"] == pytest.approx(1)
     again = flow.rewrite(tmp_path / "run", combine=["sotl+parameters"], tables={"more": str(truth)}).ranking
     assert {("more", "test_accuracy"), ("proxy", "sotl+parameters")} <= set(again.keys())
+    with pytest.raises(SpecError, match="a source called 'proxy' already"):
+        flow.rewrite(tmp_path / "run", tables={"proxy": str(truth)})
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(truth.read_text().splitlines()[:5]) + "\n")
+    with pytest.raises(TruthError, match="of the 6 candidates"):
+        flow.rewrite(tmp_path / "run", tables={"few": str(few)})
     other = a_truth_table(small_spec, digits, tmp_path / "other.csv", space="another")
     with pytest.raises(TruthError, match="measured on space 'another'"):
         flow.search(replace(spec, tables={"fewer epochs": str(other)}), tmp_path / "other")

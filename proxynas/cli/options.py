@@ -128,8 +128,16 @@ def pairs(items: list[str] | None, flag: str = "--set") -> dict[str, Any] | None
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise SpecError(f"{flag} takes KEY=VALUE, but got {item!r}")
+        if key in found:
+            raise SpecError(f"{flag} has {key!r} twice; leave one out")
         try:
             found[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             found[key] = value
     return found or None
+
+
+def named(items: list[str] | None) -> dict[str, str] | None:
+    """``--table NAME=FILE`` flags as a dict of text."""
+    found = pairs(items, "--table")
+    return None if found is None else {key: str(value) for key, value in found.items()}

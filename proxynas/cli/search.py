@@ -25,6 +25,7 @@ from .options import (
     Workers,
     Zca,
     ZeroCostSet,
+    named,
     pairs,
 )
 
@@ -173,7 +174,7 @@ def search(
         "device": device, "combine": combine, "baselines": baseline, "batch_size": batch_size, "lr": lr,
         "training": pairs(train, "--train"), "space_settings": pairs(space_set, "--space-set"), "also": also,
         "val_size": val_size, "val_points": val_points, "calibrate": calibrate, "truth_data": truth_data,
-        "distinct": distinct, "tables": pairs(table, "--table"),
+        "distinct": distinct, "tables": named(table),
         "zero_cost_settings": pairs(zero_cost_set, "--zero-cost-set"),
     }  # fmt: skip
     made = {"--method": method, "--ipc": ipc, "--steps": steps, "--set": set_}
@@ -217,8 +218,6 @@ def report(
     from ..console import out as console
     from ..report.tables import ranking_table
 
-    result = flow.rewrite(
-        folder, truth_table=truth, indicator=indicator, combine=combine or (), tables=pairs(table, "--table")
-    )
+    result = flow.rewrite(folder, truth_table=truth, indicator=indicator, combine=combine or (), tables=named(table))
     console.print(ranking_table(result.ranking, result.headline))
     console.print(f"\nreport: {result.report}", markup=False, soft_wrap=True)

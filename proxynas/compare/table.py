@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from .. import __version__, settings
@@ -89,7 +90,7 @@ class Table:
         for name in others:
             table.add_column(name, justify="right", overflow="fold")
         for row in self._body():
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         return table
 
     def notes(self) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any
 from .. import evaluation, hardware, proxyset, train
 from ..datasets import Dataset
 from ..distill import find
-from ..distill.loop import distill, plan
-from ..errors import DataError, DivergedError, SpaceError, SpecError
+from ..distill.loop import distill, fingerprint, plan
+from ..errors import DataError, DivergedError, RunFolderError, SpaceError, SpecError
 from ..proxyset import ProxySet
 from ..specs import CompareSpec
 from .jobs import Job
@@ -93,6 +93,8 @@ def distilled(dataset: Dataset, job: Job) -> dict[float, ProxySet]:
         if path.exists():
             sets[point] = proxyset.read(path)
             proxyset.check(sets[point], dataset)
+            if sets[point].provenance.get("spec") != fingerprint(job.spec, dataset):
+                raise RunFolderError(f"{path} was made by other settings; remove it, or give another --out")
             continue
         made = distill(replace(job.spec, seconds=seconds), dataset, checkpoint=job.checkpoint)
         sets[point] = replace(made, provenance={**made.provenance, "base_mib": round(base, 1)})

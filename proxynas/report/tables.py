@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from ..rank import Key, Ledger, Ranking, words
@@ -34,7 +35,7 @@ def ranking_table(ranking: Ranking, headline: Key) -> Table:
             else [row["winner"] if isinstance(row["winner"], str) else "–"]
         )
         name = words.short(key[1]) if key[0] != key[1] else ""
-        table.add_row(source, name, *cells, style="bold" if key == headline else None)
+        table.add_row(escape(source), name, *cells, style="bold" if key == headline else None)
     return table
 
 
