@@ -22,7 +22,7 @@ lint: $(READY) ## ruff and mypy --strict only
 	$(BIN)/mypy -p proxynas
 
 bench: $(READY) ## measure what the defaults are chosen by, as ratios within one run
-	@$(BIN)/python -m proxynas.bench $(ARGS)
+	@$(BIN)/python -m proxynas.cli.bench $(ARGS)
 
 clean: ## remove the environment, caches and build leftovers (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

@@ -22,7 +22,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from . import seeds, settings, spaces, train
+from . import spaces, training
+from .core import seeds, settings
 from .datasets import Dataset, Preprocessing, Split
 from .distill import students
 from .distill.method import Method, State, Task
@@ -184,19 +185,19 @@ def _validation_loss(case: Case, task: Task, state: State) -> float:
     (x, y), extras = case.method.finish(task, state), case.method.extras(task, state)
     updates = 30 if extras.curriculum is None else len(extras.curriculum.order)
     usual: dict[str, Any] = {"updates": updates, "lr": 0.02, "momentum": 0.5, "weight_decay": 0.0, "loss": _loss(y)}
-    recipe = settings.make(train.Recipe, {**usual, **extras.recipe})
+    recipe = settings.make(training.Recipe, {**usual, **extras.recipe})
     space, total = spaces.load("convnet-grid"), 0.0
     for r in range(3):
         with seeds.seeded(seeds.derive(r, "contract")):
             net = space.build(
                 students.default_student(task.dataset.shape), task.dataset.shape, task.dataset.num_classes
             )
-        train.fit([net.to(x)], x, y, recipe, seed=r, curriculum=extras.curriculum)
-        total += train.evaluate(net, task.dataset.val.x, task.dataset.val.y)[1] / 3
+        training.fit([net.to(x)], x, y, recipe, seed=r, curriculum=extras.curriculum)
+        total += training.evaluate(net, task.dataset.val.x, task.dataset.val.y)[1] / 3
     return total
 
 
-def _loss(y: Tensor) -> train.Loss:
+def _loss(y: Tensor) -> training.Loss:
     return "mse" if y.ndim == 2 else "cross-entropy"
 
 

@@ -11,17 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proxynas import datasets, planning, proxyset, seeds, sources, testing, train
+from proxynas import datasets, proxyset, testing, training
+from proxynas.core import seeds
+from proxynas.core.errors import DivergedError, RunFolderError, SpecError
+from proxynas.core.progress import Progress, Watcher
 from proxynas.datasets import Dataset, Split
-from proxynas.distill import apm, experts, students
+from proxynas.distill import experts, students
 from proxynas.distill.experts import Pool, Training
-from proxynas.distill.loop import Progress, distill, plan
+from proxynas.distill.loop import distill, plan
 from proxynas.distill.method import Task, class_labels
-from proxynas.errors import DivergedError, RunFolderError, SpecError
+from proxynas.distill.methods import apm
+from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
+from proxynas.pipeline import planning, sources
+from proxynas.pipeline.spec import SearchSpec
 from proxynas.rank import ledger
-from proxynas.specs import DistillSpec, SearchSpec
-from proxynas.watcher import Watcher
 
 STUDENT = "D1-W32-relu-instancenorm-avgpooling"
 SMALL: dict[str, Any] = {"student": STUDENT, "epochs": 6, "checkpoints": 3, "experts": 2, "expert_epochs": 3}
@@ -185,9 +189,9 @@ def test_the_learning_rate_falls_at_half_of_the_rounds(toy: Dataset) -> None:
 
 
 def test_reuse_trains_a_student_for_three_rounds(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, trained, fit = task_of(toy, reuse=3), [], train.fit
+    task, trained, fit = task_of(toy, reuse=3), [], training.fit
     apm.prepare(task, lambda done, total: None)
-    monkeypatch.setattr(train, "fit", lambda nets, *a, **kw: trained.append(nets) or fit(nets, *a, **kw))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(training, "fit", lambda nets, *a, **kw: trained.append(nets) or fit(nets, *a, **kw))  # type: ignore[func-returns-value]
     state = apm.init(task)
     for k in range(4):
         state, _ = apm.step(task, state, k)
@@ -242,7 +246,7 @@ def test_soft_labels_are_the_logits_of_the_expert_that_validates_best(toy: Datas
     spec = DistillSpec(method="apm", ipc=2, steps=2, settings={**SMALL, "experts": 3})
     made = distill(spec, toy)
     found = apm.pool(plan(spec, toy)[0])
-    scores = [train.evaluate(found.network(i), toy.val.x, toy.val.y) for i in range(3)]
+    scores = [training.evaluate(found.network(i), toy.val.x, toy.val.y) for i in range(3)]
     best = max(range(3), key=lambda i: (scores[i][0], -scores[i][1]))
     assert found.best() == best == made.provenance["shared"]["about"]["labels"]
     assert torch.equal(made.y, found.network(best)(made.x))
@@ -261,15 +265,15 @@ def test_a_pool_goes_on_after_an_interruption_bit_for_bit(
     whole = pools(toy, 3)
     wanted = [weights(whole, i) for i in range(3)]
     monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path / "other"))
-    fit, calls = train.fit, []
+    fit, calls = training.fit, []
 
-    def dies(*arguments: Any, **own: Any) -> train.Trained:
+    def dies(*arguments: Any, **own: Any) -> training.Trained:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return fit(*arguments, **own)
 
-    monkeypatch.setattr(train, "fit", dies)
+    monkeypatch.setattr(training, "fit", dies)
     with pytest.raises(KeyboardInterrupt):
         pools(toy, 3).complete()
     kept = list((tmp_path / "other" / "experts").rglob("*"))
@@ -285,7 +289,7 @@ def test_a_pool_goes_on_after_an_interruption_bit_for_bit(
 def test_a_pool_is_not_trained_twice(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pools(toy, 2)
     cost, one = first.complete(), weights(first, 0)
-    monkeypatch.setattr(train, "fit", lambda *a, **kw: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "fit", lambda *a, **kw: pytest.fail("trained again"))
     assert pools(toy, 2).complete() == cost
     assert pools(replace(toy), 1).complete() == cost[:1]  # a smaller pool is a part of it
     assert same(weights(pools(toy, 2), 0), one)
@@ -318,17 +322,17 @@ def test_a_damaged_expert_is_trained_again(toy: Dataset, caplog: pytest.LogCaptu
 
 def test_an_expert_keeps_what_validates_best(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made to peak in the middle, it keeps the weights it had then."""
-    accuracies, seen, evaluate = iter([0.1, 0.9, 0.9, 0.2]), [], train.evaluate
+    accuracies, seen, evaluate = iter([0.1, 0.9, 0.9, 0.2]), [], training.evaluate
 
     def told(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
         assert x is toy.val.x
         seen.append({name: value.clone() for name, value in net.state_dict().items()})
         return next(accuracies), 1.0
 
-    monkeypatch.setattr(train, "evaluate", told)
+    monkeypatch.setattr(training, "evaluate", told)
     pool = Pool(toy, Training(STUDENT, epochs=8, batch_size=60, validations=4), 1)
     (expert,) = pool.complete()
-    monkeypatch.setattr(train, "evaluate", evaluate)
+    monkeypatch.setattr(training, "evaluate", evaluate)
     assert (expert.val_accuracy, expert.update) == (0.9, 12)  # 16 updates, looked at after 4, 8, 12 and 16
     assert same(weights(pool, 0), seen[2])
 

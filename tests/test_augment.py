@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from proxynas import augment, seeds, settings, spaces, train
-from proxynas.datasets import Dataset
-from proxynas.errors import SpecError
-from proxynas.train import Recipe
+from proxynas import spaces, training
+from proxynas.core import seeds, settings
+from proxynas.core.errors import SpecError
+from proxynas.datasets import Dataset, augment
+from proxynas.training import Recipe
 
 
 def images(n: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -122,12 +123,12 @@ def replicas(n: int) -> list[torch.nn.Module]:
 def test_augmented_training_does_not_depend_on_fusion_or_company(digits: Dataset) -> None:
     recipe = Recipe(updates=5, batch_size=16, augment="crop+rotate+scale+cutout+color+flip")
     x, y = digits.train.x[:60].double(), digits.train.y[:60]
-    fused = train.fit([net.double() for net in replicas(3)], x, y, recipe, fused=True)
-    each = train.fit([net.double() for net in replicas(3)], x, y, recipe, fused=False)
-    alone = train.fit([net.double() for net in replicas(3)[2:]], x, y, recipe, fused=False, replicas=[2])
+    fused = training.fit([net.double() for net in replicas(3)], x, y, recipe, fused=True)
+    each = training.fit([net.double() for net in replicas(3)], x, y, recipe, fused=False)
+    alone = training.fit([net.double() for net in replicas(3)[2:]], x, y, recipe, fused=False, replicas=[2])
     torch.testing.assert_close(fused.losses, each.losses, rtol=1e-9, atol=1e-12)
     assert torch.equal(each.losses[2], alone.losses[0])
-    plain = train.fit([net.double() for net in replicas(3)], x, y, replace(recipe, augment=""), fused=False)
+    plain = training.fit([net.double() for net in replicas(3)], x, y, replace(recipe, augment=""), fused=False)
     assert not torch.allclose(plain.losses, each.losses)
 
 

@@ -11,9 +11,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from proxynas import cli, proxyset, settings, truth
-from proxynas.errors import ProxyFileError
-from proxynas.specs import SearchSpec
+from proxynas import cli, proxyset, truth
+from proxynas.core import settings
+from proxynas.core.errors import ProxyFileError
+from proxynas.pipeline.spec import SearchSpec
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -166,7 +167,7 @@ def test_bad_toml(
 @pytest.fixture(scope="session")
 def a_proxy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from proxynas.distill.loop import distill
-    from proxynas.specs import DistillSpec
+    from proxynas.distill.spec import DistillSpec
 
     path = tmp_path_factory.mktemp("proxy") / "random.safetensors"
     spec = DistillSpec(method="random")

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from proxynas import cli, compare, evaluation, proxyset, settings, train
-from proxynas.compare import worker
+from proxynas import cli, compare, proxyset, training
+from proxynas.compare import evaluation, worker
 from proxynas.compare.jobs import Job, all_jobs
+from proxynas.compare.spec import CompareSpec
 from proxynas.compare.table import tabulate
 from proxynas.compare.worker import Result
+from proxynas.core import settings
+from proxynas.core.errors import RunFolderError, SpaceError, SpecError
+from proxynas.core.rundir import open_folder
 from proxynas.datasets import Dataset
 from proxynas.distill import loop
-from proxynas.errors import RunFolderError, SpaceError, SpecError
-from proxynas.runfolder import open_folder
-from proxynas.specs import CompareSpec
 
 ARCH = "D1-W32-relu-none-avgpooling"
 GM = {"student": ARCH, "real_batch": 10}
@@ -199,7 +200,7 @@ def test_hard_labels(digits: Dataset, tmp_path: Path) -> None:
     rows = [{**rcig, "settings": {}}, {**rcig, "settings": {}, "name": "hard", "labels": "hard"}]
     jobs = all_jobs(make(*rows), digits, tmp_path)
     made = replace(loop.distill(replace(jobs[0].spec, method="random", steps=0), digits), y=torch.eye(10) * 2 - 1)
-    made = replace(made, recipe=train.Recipe(loss="mse", lr=0.02))
+    made = replace(made, recipe=training.Recipe(loss="mse", lr=0.02))
     used, how = worker._as_used(made, jobs[0])
     assert (used.y.shape, how.loss, how.updates) == ((10, 10), "mse", 5)
     used, how = worker._as_used(made, jobs[1])
@@ -256,8 +257,8 @@ def test_rows_that_distil_the_same_share_their_sets(tmp_path: Path) -> None:
 def test_training_past_the_distilled_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row has its steps, from one distillation; a set without steps to go on from is a failed one."""
     seen: list[int] = []
-    fit = train.fit
-    monkeypatch.setattr(train, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw))
+    fit = training.fit
+    monkeypatch.setattr(training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw))
     made: list[int] = []
     monkeypatch.setattr(worker, "distill", lambda *a, **kw: made.append(1) or loop.distill(*a, **kw))
     rows = [

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proxynas import datasets, seeds, settings, train
+from proxynas import datasets, training
+from proxynas.core import seeds, settings
 from proxynas.datasets import Dataset, Split
-from proxynas.distill import METHODS, coreset
+from proxynas.distill import METHODS
 from proxynas.distill.loop import distill
 from proxynas.distill.method import Task, class_labels, real_images
+from proxynas.distill.methods import coreset
+from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet, mlp
-from proxynas.specs import DistillSpec
 
 CHEAP = {
     "random": {},
@@ -135,14 +137,14 @@ def test_k_center_chooses_equal_points_once_each() -> None:
 def test_forgetting_against_a_loop(batch_size: int) -> None:
     """Toneva 2019, Algorithm 1, written out with plain SGD; noise as data, so that much is forgotten."""
     x, y = features(20, 0).float(), torch.arange(20) % 2
-    recipe = train.Recipe(updates=60, batch_size=batch_size, lr=0.3, momentum=0.0, weight_decay=0.0)
+    recipe = training.Recipe(updates=60, batch_size=batch_size, lr=0.3, momentum=0.0, weight_decay=0.0)
     torch.manual_seed(0)
     net = mlp.make((3,), 2, depth=2, width=4)
     by_hand = mlp.make((3,), 2, depth=2, width=4)
     by_hand.load_state_dict(net.state_dict())
     counts = coreset.forgetting_events(net, x, y, recipe, seed=5)
     accuracy_before, expected, ever = [0] * 20, [0] * 20, [False] * 20
-    order = train.batches(20, recipe, seeds.generator(5, "order", 0))
+    order = training.batches(20, recipe, seeds.generator(5, "order", 0))
     for _ in range(60):
         batch = next(order)
         logits = by_hand(x[batch])
@@ -165,7 +167,7 @@ def test_what_is_never_right_is_forgotten_most() -> None:
     """A point with the label of the other side."""
     x = torch.cat([torch.full((10, 1), -1.0), torch.full((11, 1), 1.0)])
     y = torch.tensor([0] * 10 + [1] * 10 + [0])
-    recipe = train.Recipe(updates=50, batch_size=21, lr=0.5)
+    recipe = training.Recipe(updates=50, batch_size=21, lr=0.5)
     net = nn.Sequential(nn.Linear(1, 2))
     nn.init.zeros_(net[0].bias)
     net[0].weight.data = torch.tensor([[-1.0], [1.0]])
@@ -191,10 +193,10 @@ def test_best_random_is_the_best_of_its_draws(small: Dataset) -> None:
         x = real_images(small, 2, seeds.generator(0, "best-random", n))
         with seeds.seeded(seeds.derive(0, "best-random", "net")):
             net = convnet.make((1, 8, 8), 10, depth=3, width=8)
-        recipe = train.Recipe(updates=5, batch_size=256, lr=0.01)
+        recipe = training.Recipe(updates=5, batch_size=256, lr=0.01)
         order = seeds.derive(0, "best-random", "order")
-        train.fit([net], x.flatten(0, 1), class_labels(10, 2, x.device), recipe, seed=order)
-        accuracies.append(train.evaluate(net, small.val.x, small.val.y)[0])
+        training.fit([net], x.flatten(0, 1), class_labels(10, 2, x.device), recipe, seed=order)
+        accuracies.append(training.evaluate(net, small.val.x, small.val.y)[0])
         sets.append(x)
     assert len(set(accuracies)) > 1
     assert torch.equal(chosen, sets[accuracies.index(max(accuracies))])

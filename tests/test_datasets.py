@@ -24,8 +24,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from proxynas.core.errors import DataError
 from proxynas.datasets import Dataset, Preprocessing, cache, folder, load, names, pixels, split, vision
-from proxynas.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 RUN_AS_ROOT = os.geteuid() == 0
@@ -690,7 +690,7 @@ def write_mnist(root: Path, folder_name: str = "MNIST") -> Path:
 
 def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, *, hundred: bool) -> Path:
     """Write ten images of each of two classes, as python pickled them when the sets were made."""
-    from proxynas._torchvision import datasets as tv
+    from proxynas.core.torchvision import datasets as tv
 
     factory = tv.CIFAR100 if hundred else tv.CIFAR10
     rng, where = np.random.default_rng(1), root / factory.base_folder
@@ -756,7 +756,7 @@ def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hundr
 
 
 def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from proxynas._torchvision import datasets as tv
+    from proxynas.core.torchvision import datasets as tv
 
     rng, lists = np.random.default_rng(2), {}
     for part, count in (("train", 40), ("test", 10)):
@@ -802,7 +802,7 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_download_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from proxynas._torchvision import datasets as tv
+    from proxynas.core.torchvision import datasets as tv
 
     def unreachable(self: Any) -> None:
         raise URLError("Name or service not known")
@@ -840,7 +840,7 @@ def test_torchvision_is_imported_where_its_operators_are_missing_and_register_fa
 
 
 def test_only_missing_operators_of_torchvision_are_passed_over() -> None:
-    from proxynas._torchvision import _tolerant
+    from proxynas.core.torchvision import _tolerant
 
     def fake(x: torch.Tensor) -> torch.Tensor:
         return x

@@ -8,13 +8,15 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-from proxynas import cli, evaluation, proxyset, seeds, train
-from proxynas.curriculum import Curriculum, GoingOn
+from proxynas import cli, proxyset, training
+from proxynas.compare import evaluation
+from proxynas.core import seeds
+from proxynas.core.errors import SpaceError, SpecError
 from proxynas.datasets import Dataset, Split
 from proxynas.distill.loop import distill
-from proxynas.errors import SpaceError, SpecError
+from proxynas.distill.spec import DistillSpec
 from proxynas.nets import published
-from proxynas.specs import DistillSpec
+from proxynas.training.curriculum import Curriculum, GoingOn
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +58,8 @@ def test_going_on_past_the_distilled_steps(
     assert evaluation.gone_on(made, None, 7) == (made, 7)
     made.save(tmp_path / "steps.safetensors")
     seen: list[int] = []
-    fit = train.fit
-    monkeypatch.setattr(train, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw))
+    fit = training.fit
+    monkeypatch.setattr(training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw))
     for path, said in ((tmp_path / "steps.safetensors", ""), (a_table, "going_on is for sets that were distilled for")):
         arguments = [str(path), "--data", "moons", "--runs", "1", "--going-on", "strategy=3", "--going-on", "times=4"]
         monkeypatch.setattr(sys, "argv", ["proxynas", "evaluate", *arguments])
@@ -87,7 +89,7 @@ def test_mean_and_deviation_over_fresh_networks(a_set: str, digits: Dataset) -> 
     for r in range(3):
         with seeds.seeded(seeds.derive(4, "evaluate", "mlp", r)):
             net = published.make((1, 8, 8), 10, net="mlp")
-        train.fit([net], made.x, made.y, recipe, seed=4, replicas=[r])
+        training.fit([net], made.x, made.y, recipe, seed=4, replicas=[r])
         net.eval()
         with torch.no_grad():
             accuracies.append((net(digits.test.x).argmax(1) == digits.test.y).double().mean().item())

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from proxynas import distill, headline, resources, settings, spaces
-from proxynas.specs import CompareSpec, SearchSpec
+from proxynas import distill, spaces
+from proxynas.compare.spec import CompareSpec
+from proxynas.core import resources, settings
+from proxynas.pipeline import selection
+from proxynas.pipeline.spec import SearchSpec
 
 FILES = sorted(resources.folder("experiments").glob("*.toml"))
 COMPARISONS = [path for path in FILES if "rows" in tomllib.loads(path.read_text())]
@@ -25,6 +28,6 @@ def test_comparisons_load(path: Path) -> None:
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_searches_load(path: Path) -> None:
     spec = settings.load(SearchSpec, path, {})
-    headline.choose_indicator(spec, spaces.load(spec.space, spec.space_settings))
+    selection.choose_indicator(spec, spaces.load(spec.space, spec.space_settings))
     settings.make(distill.find(spec.method).settings, spec.settings, where=path.name)
     assert spec.recipe().updates == spec.updates

@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from proxynas import flow, headline, proxyset, runfolder, settings, sources, spaces, watcher
+from proxynas import proxyset, spaces
+from proxynas.core import progress, rundir, settings
+from proxynas.core.errors import ProxyFileError, RunFolderError, SpaceError, SpecError, TruthError
 from proxynas.datasets import Dataset
 from proxynas.distill import loop
-from proxynas.errors import ProxyFileError, RunFolderError, SpaceError, SpecError, TruthError
+from proxynas.pipeline import flow, selection, sources
+from proxynas.pipeline.spec import SearchSpec
 from proxynas.search import zerocost
-from proxynas.specs import SearchSpec
 
 
 def a_truth_table(spec: SearchSpec, digits: Dataset, path: Path, **changed: str) -> Path:
@@ -57,9 +59,9 @@ def test_the_same_command_again_reuses_everything(small_spec: SearchSpec, tmp_pa
     }
     seen: list[object] = []
 
-    class Listening(watcher.Watcher):
-        def searching(self, done: int, total: int, score: object) -> None:
-            seen.append(score)
+    class Listening(progress.Watcher):
+        def searching(self, done: int, total: int, arch: str) -> None:
+            seen.append(arch)
 
         def distilling(self, progress: object) -> None:
             seen.append(progress)
@@ -102,9 +104,9 @@ def test_killed_at_random_moments_and_resumed(small_spec: SearchSpec, tmp_path: 
 
 
 def test_a_run_folder_of_another_spec(small_spec: SearchSpec, tmp_path: Path) -> None:
-    runfolder.open_folder(small_spec, tmp_path / "run")
+    rundir.open_folder(small_spec, tmp_path / "run")
     with pytest.raises(RunFolderError, match="holds another run: its updates is 5, but this one asks for 6"):
-        runfolder.open_folder(replace(small_spec, updates=6), tmp_path / "run")
+        rundir.open_folder(replace(small_spec, updates=6), tmp_path / "run")
     assert settings.read_toml(tmp_path / "run" / "spec.toml") == settings.to_dict(small_spec)
 
 
@@ -271,17 +273,17 @@ def test_zero_cost_indicators_may_see_other_networks(small_spec: SearchSpec, tmp
 
 def test_what_picks_the_best_network(small_spec: SearchSpec) -> None:
     small = spaces.load(small_spec.space)
-    (_, studied), reason = headline.choose_indicator(small_spec, spaces.load("convnet-grid"))
+    (_, studied), reason = selection.choose_indicator(small_spec, spaces.load("convnet-grid"))
     assert studied == "sotl+val_loss+vote"
     assert "for ConvNets" in reason
-    assert "not been studied" in headline.choose_indicator(small_spec, small)[1]
+    assert "not been studied" in selection.choose_indicator(small_spec, small)[1]
     own = replace(small, headline=spaces.Headline("snip+vote", "sotl", "I say so"))
-    assert headline.choose_indicator(small_spec, own) == (("zero-cost", "snip+vote"), "I say so")
+    assert selection.choose_indicator(small_spec, own) == (("zero-cost", "snip+vote"), "I say so")
     wrong = replace(small, headline=spaces.Headline("snip+vote", "sotle", "I say so"))
     with pytest.raises(SpecError, match=rf"search space {small.name}, without_zero_cost: .*sotle"):
-        headline.choose_indicator(small_spec, wrong)
-    assert headline.choose_indicator(replace(small_spec, baselines=()), own) == (("proxy", "sotl"), "I say so")
-    assert headline.choose_indicator(replace(small_spec, indicator="val_loss"), own)[0] == ("proxy", "val_loss")
+        selection.choose_indicator(small_spec, wrong)
+    assert selection.choose_indicator(replace(small_spec, baselines=()), own) == (("proxy", "sotl"), "I say so")
+    assert selection.choose_indicator(replace(small_spec, indicator="val_loss"), own)[0] == ("proxy", "val_loss")
 
 
 def test_a_set_with_learned_rates_is_searched_with_them(small_spec: SearchSpec, tmp_path: Path) -> None:

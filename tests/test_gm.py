@@ -7,13 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from proxynas import seeds, train
+from proxynas import training
+from proxynas.core import seeds
+from proxynas.core.errors import DivergedError, RunFolderError, SpecError
+from proxynas.core.progress import Progress
 from proxynas.datasets import Dataset
-from proxynas.distill import gm, students
-from proxynas.distill.loop import Progress, distill, plan
-from proxynas.errors import DivergedError, RunFolderError, SpecError
+from proxynas.distill import students
+from proxynas.distill.loop import distill, plan
+from proxynas.distill.methods import gm
+from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
-from proxynas.specs import DistillSpec
 
 SMALL = {"student": "D1-W32-sigmoid-none-avgpooling", "real_batch": 8}
 
@@ -195,8 +198,8 @@ def test_ten_learned_images_train_better_than_ten_random_ones(digits: Dataset) -
     for made in (learned, drawn):
         with seeds.seeded(1):
             net = convnet.make(digits.shape, 10, depth=2, width=32)
-        train.fit([net], made.x, made.y, train.Recipe(updates=200))
-        accuracy.append(train.evaluate(net, digits.val.x, digits.val.y)[0])
+        training.fit([net], made.x, made.y, training.Recipe(updates=200))
+        accuracy.append(training.evaluate(net, digits.val.x, digits.val.y)[0])
     assert accuracy[0] > accuracy[1] + 0.05
 
 

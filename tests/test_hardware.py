@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from proxynas import hardware
+from proxynas.core import hardware
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells and resets the peak")

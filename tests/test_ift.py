@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from proxynas import seeds
+from proxynas.core import seeds
+from proxynas.core.errors import DivergedError, SpaceError
 from proxynas.datasets import Dataset
-from proxynas.distill import ift, students
+from proxynas.distill import students
 from proxynas.distill.loop import distill, plan
-from proxynas.errors import DivergedError, SpaceError
+from proxynas.distill.methods import ift
+from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
-from proxynas.specs import DistillSpec
 
 SMALL = {"student": "D1-W32-sigmoid-none-avgpooling", "real_batch": 20, "inner": 4, "terms": 3}
 L2 = 0.5

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import rankdata
 
 from proxynas import rank
-from proxynas.errors import SpecError
+from proxynas.core.errors import SpecError
 from proxynas.rank import indicators
 from proxynas.truth import COLUMNS, TruthTable
 

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from proxynas import proxyset, train
-from proxynas.curriculum import Curriculum
+from proxynas import proxyset, training
+from proxynas.core.errors import ProxyFileError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill.loop import distill
-from proxynas.errors import ProxyFileError
+from proxynas.distill.spec import DistillSpec
 from proxynas.proxyset import ProxySet
-from proxynas.specs import DistillSpec
-from proxynas.train import Recipe
+from proxynas.training import Recipe
+from proxynas.training.curriculum import Curriculum
 
 POOL = {"what": "experts", "key": "abc", "seconds": 60.0, "core_seconds": 80.0}
 
@@ -117,4 +117,4 @@ def test_a_merged_set_trains_and_has_no_generator(digits: Dataset) -> None:
     assert found.y.tolist() == [*range(10), *range(10)]
     proxyset.check(found, digits)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    assert train.fit([net], found.x, found.y, Recipe(updates=3)).failed == (None,)
+    assert training.fit([net], found.x, found.y, Recipe(updates=3)).failed == (None,)

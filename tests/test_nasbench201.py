@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
-from proxynas import seeds, spaces, train
-from proxynas.errors import SpaceError
+from proxynas import spaces, training
+from proxynas.core import seeds
+from proxynas.core.errors import SpaceError
 from proxynas.nets import nasbench201
+from proxynas.nets.flops import forward_flops
 
 CIFAR = (3, 32, 32)
 SPACE = spaces.load("nasbench201")
@@ -124,9 +126,9 @@ def test_other_image_sizes_work(shape: tuple[int, int, int]) -> None:
 
 def test_replicas_are_trained_fused_as_one_by_one() -> None:
     x, y = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 4
-    recipe = train.Recipe(updates=3, batch_size=6, lr=0.1)
+    recipe = training.Recipe(updates=3, batch_size=6, lr=0.1)
     one, fused = (
-        train.fit([small(MIXED, seed) for seed in range(3)], x, y, recipe, fused=how) for how in (False, True)
+        training.fit([small(MIXED, seed) for seed in range(3)], x, y, recipe, fused=how) for how in (False, True)
     )
     torch.testing.assert_close(one.losses, fused.losses, rtol=1e-4, atol=1e-5)
     for a, b in zip(one.nets, fused.nets, strict=True):
@@ -148,7 +150,7 @@ def test_stacked_replicas_give_what_each_gives(arch: str) -> None:
 
 def _cost_of(net: nn.Module, shape: tuple[int, int, int] = CIFAR) -> tuple[int, int]:
     device = next(net.parameters()).device
-    flops = train.forward_flops(net, torch.zeros(1, *shape, device=device))
+    flops = forward_flops(net, torch.zeros(1, *shape, device=device))
     return sum(p.numel() for p in net.parameters()), flops
 
 

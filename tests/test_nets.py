@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from proxynas import seeds, spaces, train
+from proxynas import spaces, training
+from proxynas.core import seeds
+from proxynas.core.errors import SpaceError
 from proxynas.datasets import Dataset
-from proxynas.errors import SpaceError
 from proxynas.nets import alexnet, convnet, lenet, mlp, published, resnet, vgg, vit
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
@@ -95,8 +96,8 @@ def test_deep_networks_learn_small_images(name: str, digits: Dataset) -> None:
     makes = {"vgg11": lambda: vgg.make((1, 8, 8), 10, width=8), "resnet18": lambda: resnet.make((1, 8, 8), 10, width=8)}
     with seeds.seeded(0):
         net = makes[name]()
-    train.fit([net], digits.train.x, digits.train.y, train.Recipe(updates=60, batch_size=64, lr=0.03))
-    assert train.evaluate(net, digits.val.x, digits.val.y)[0] > 0.7
+    training.fit([net], digits.train.x, digits.train.y, training.Recipe(updates=60, batch_size=64, lr=0.03))
+    assert training.evaluate(net, digits.val.x, digits.val.y)[0] > 0.7
 
 
 def test_the_linear_layer_sees_the_whole_last_map_where_it_should() -> None:
@@ -154,8 +155,8 @@ def test_too_small_images_and_tables_are_refused() -> None:
 def test_vision_transformers_are_trained_one_by_one() -> None:
     """PyTorch has no batching rule for attention: under vmap it is no faster, and warns."""
     nets, x = [vit.make((1, 8, 8), 3, layers=1, heads=2, width=8, hidden=8) for _ in range(3)], torch.randn(1, 1, 8, 8)
-    assert not train.fusion_pays(nets, x, train.Recipe(batch_size=1))
-    assert train.fusion_pays([SMALL["mlp"]() for _ in range(3)], x, train.Recipe(batch_size=1))
+    assert not training.fusion_pays(nets, x, training.Recipe(batch_size=1))
+    assert training.fusion_pays([SMALL["mlp"]() for _ in range(3)], x, training.Recipe(batch_size=1))
 
 
 @pytest.mark.parametrize(("side", "patch", "tokens"), [(8, 1, 64), (28, 4, 49), (32, 4, 64), (64, 8, 64)])

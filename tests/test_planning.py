@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from proxynas import planning, settings
-from proxynas.errors import SpecError
+from proxynas.core import settings
+from proxynas.core.errors import SpecError
+from proxynas.pipeline import planning
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("45", 45)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from proxynas.errors import DataError, WorkerError
+from proxynas.core.errors import DataError, WorkerError
 from proxynas.search.pool import map_apart, map_unordered
 
 

@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from proxynas import proxyset, spaces
+from proxynas.core.errors import ProxyFileError, RunFolderError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill.loop import distill
-from proxynas.errors import ProxyFileError, RunFolderError
+from proxynas.distill.spec import DistillSpec
 from proxynas.proxyset import ProxySet
-from proxynas.specs import DistillSpec
-from proxynas.train import Recipe
+from proxynas.training import Recipe
 
 
 @pytest.fixture

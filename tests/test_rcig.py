@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from proxynas import datasets, proxyset, seeds, testing
+from proxynas import datasets, proxyset, testing
+from proxynas.core import seeds
+from proxynas.core.errors import DivergedError, SpecError
 from proxynas.datasets import Dataset
-from proxynas.distill import implicit, linearised, rcig, studentpool
+from proxynas.distill import implicit, linearised, studentpool
 from proxynas.distill.implicit import Pair
 from proxynas.distill.linearised import LAST, Centred, Inner, Linearised, Standard
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.method import State, Task
+from proxynas.distill.methods import rcig
+from proxynas.distill.spec import DistillSpec
 from proxynas.distill.students import Parameters
-from proxynas.errors import DivergedError, SpecError
 from proxynas.nets import doubling, published
-from proxynas.specs import DistillSpec
 
 N, CLASSES, L2 = 6, 3, 0.02
 STUDENT = "doubling-convnet:D1-W4-none-softplus"

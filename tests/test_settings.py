@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from proxynas import settings
-from proxynas.errors import SpecError
-from proxynas.specs import DistillSpec, SearchSpec, TruthSpec
+from proxynas.core import settings
+from proxynas.core.errors import SpecError
+from proxynas.distill.spec import DistillSpec
+from proxynas.pipeline.spec import SearchSpec
+from proxynas.truth.spec import TruthSpec
 
 
 @pytest.mark.parametrize("cls", [DistillSpec, SearchSpec, TruthSpec])

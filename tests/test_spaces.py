@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from proxynas import spaces
-from proxynas.errors import SpaceError, SpecError
+from proxynas.core.errors import SpaceError, SpecError
 
 
 def test_the_grid_is_zhaos() -> None:

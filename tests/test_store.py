@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proxynas.errors import RunFolderError
+from proxynas.core.errors import RunFolderError
 from proxynas.search.store import Score, Store
 
 

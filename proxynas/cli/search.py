@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import SpecError
+from ..core.errors import SpecError
 from .options import (
     Combine,
     Config,
@@ -160,11 +160,12 @@ def search(
 
       proxynas search --data ./my-images --space ./my-space.toml --ipc 10 --out runs/mine
     """
-    from .. import flow, planning, settings
-    from ..console import ConsoleWatcher
-    from ..console import out as console
+    from ..core import settings
+    from ..pipeline import flow, planning
+    from ..pipeline.spec import SearchSpec
     from ..report.tables import ledger_table, ranking_table
-    from ..specs import SearchSpec
+    from .console import ConsoleWatcher
+    from .console import out as console
 
     flags = {
         "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
@@ -214,9 +215,9 @@ def report(
 
       proxynas report runs/digits-convnet-grid-gm-ipc1-0123ab --indicator sotl
     """
-    from .. import flow
-    from ..console import out as console
+    from ..pipeline import flow
     from ..report.tables import ranking_table
+    from .console import out as console
 
     result = flow.rewrite(folder, truth_table=truth, indicator=indicator, combine=combine or (), tables=named(table))
     console.print(ranking_table(result.ranking, result.headline))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..errors import SpecError
+from ..core.errors import SpecError
 from .options import Config, Data, DataRoot, Device, Download, ImageSize, Seed, Space, Workers, Zca
 
 
@@ -60,11 +60,11 @@ def truth(
         return
     if out is None:
         raise SpecError("truth needs --out, the table (.csv) to write")
-    from .. import hardware, settings
-    from .. import truth as tables
-    from ..console import Bar, ConsoleWatcher
-    from ..console import out as console
-    from ..specs import TruthSpec
+    from ..core import hardware, settings
+    from ..truth.measure import measure
+    from ..truth.spec import TruthSpec
+    from .console import Bar, ConsoleWatcher
+    from .console import out as console
 
     flags = {
         "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
@@ -77,9 +77,7 @@ def truth(
     spec.dataset(watcher.loading)
     watcher.ended()
     with Bar("training") as bar:
-        made = tables.measure(
-            spec, out, workers=workers, on_done=lambda done, total, s: bar.update(done, total, s.arch)
-        )
+        made = measure(spec, out, workers=workers, on_done=lambda done, total, s: bar.update(done, total, s.arch))
     accuracy = made.accuracy()
     console.print(
         f"{out}: {len(accuracy)} networks × {spec.seeds} seeds, {made.rows['seconds'].sum():,.0f} core seconds; "
@@ -123,8 +121,8 @@ def truth_import(
       proxynas truth import mine.csv --data my-images --space ./mine.toml --percent --out truth.csv
     """
     from .. import spaces
-    from .. import truth_import as imports
-    from ..console import out as console
+    from ..truth import importing as imports
+    from .console import out as console
 
     if out.exists():
         raise SpecError(f"{out} exists already; give another --out, or remove it")

@@ -20,14 +20,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from .. import files, hardware
+from ..core import files, hardware
+from ..core.errors import RunFolderError
+from ..core.progress import Watcher
+from ..core.rundir import open_folder
 from ..datasets import Dataset
-from ..errors import RunFolderError
-from ..runfolder import open_folder
 from ..search.pool import cores, map_apart
-from ..specs import CompareSpec
-from ..watcher import Watcher
 from .jobs import Job, all_jobs
+from .spec import CompareSpec
 from .table import Table, tabulate
 from .worker import Result, measure, prepare
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from .. import distill, evaluation, settings, spaces
-from ..curriculum import GoingOn
+from .. import distill, spaces
+from ..core import settings
+from ..core.errors import ProxynasError, SpecError
 from ..datasets import Dataset
 from ..distill.loop import plan
-from ..errors import ProxynasError, SpecError
-from ..specs import CompareSpec, DistillSpec, Protocol, Row
+from ..distill.spec import DistillSpec
+from ..training.curriculum import GoingOn
+from . import evaluation
+from .spec import CompareSpec, Protocol, Row
 
 T = TypeVar("T")
 

@@ -11,9 +11,10 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from .. import __version__, settings
-from ..specs import CompareSpec, Row
+from .. import __version__
+from ..core import settings
 from .jobs import Job, label
+from .spec import CompareSpec, Row
 from .worker import Result
 
 

@@ -4,14 +4,16 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any
 
-from .. import evaluation, hardware, proxyset, train
+from .. import proxyset, training
+from ..core import hardware
+from ..core.errors import DataError, DivergedError, RunFolderError, SpaceError, SpecError
 from ..datasets import Dataset
 from ..distill import find
 from ..distill.loop import distill, fingerprint, plan
-from ..errors import DataError, DivergedError, RunFolderError, SpaceError, SpecError
 from ..proxyset import ProxySet
-from ..specs import CompareSpec
+from . import evaluation
 from .jobs import Job
+from .spec import CompareSpec
 
 LOOKS = 2
 """Networks that are trained at each point on the way, of the first architecture, and tested on the validation split."""
@@ -126,7 +128,7 @@ def evaluated(
     return accuracies, curve
 
 
-def _as_used(made: ProxySet, job: Job) -> tuple[ProxySet, train.Recipe]:
+def _as_used(made: ProxySet, job: Job) -> tuple[ProxySet, training.Recipe]:
     """The set with the labels that networks are trained on, and how they are."""
     made, updates = evaluation.gone_on(made, job.going_on, job.updates)
     how = evaluation.recipe(made, job.protocol, updates, job.augment, job.batch_size)

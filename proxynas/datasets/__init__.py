@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from proxynas.datasets import digits, folder, moons, table, vision, zca
-from proxynas.datasets.base import Dataset, Images, Preprocessing, Split, Stored, assemble
-from proxynas.datasets.pixels import resize
-from proxynas.errors import DataError
+from ..core.errors import DataError
+from . import digits, folder, moons, table, vision, zca
+from .base import Dataset, Images, Preprocessing, Split, Stored, assemble
+from .pixels import resize
 
 __all__ = ["Dataset", "Known", "Preprocessing", "Split", "load", "names"]
 

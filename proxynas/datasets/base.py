@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from proxynas.datasets.zca import Whitening
-from proxynas.errors import DataError
+from ..core.errors import DataError
+from .zca import Whitening
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)`, in images, from the thread that loads."""

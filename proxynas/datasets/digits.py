@@ -3,8 +3,8 @@
 import torch
 from sklearn.datasets import load_digits
 
-from proxynas.datasets.base import Images, Stored
-from proxynas.datasets.split import stratified
+from .base import Images, Stored
+from .split import stratified
 
 TEST_IMAGES = 500
 VAL_IMAGES = 297  # which leaves 1,000 to train on

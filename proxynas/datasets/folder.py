@@ -21,12 +21,12 @@ import PIL
 import torch
 from torch import Tensor
 
-from proxynas.datasets.base import Images, Progress, Stored
-from proxynas.datasets.cache import ImageCache
-from proxynas.datasets.pixels import EXTENSIONS, decode_all
-from proxynas.datasets.split import ORDER_SEED, keys, stratified
-from proxynas.datasets.vision import SOURCES
-from proxynas.errors import DataError
+from ..core.errors import DataError
+from .base import Images, Progress, Stored
+from .cache import ImageCache
+from .pixels import EXTENSIONS, decode_all
+from .split import ORDER_SEED, keys, stratified
+from .vision import SOURCES
 
 TEST_FRACTION = 0.2
 VAL_FRACTION = 0.1

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from proxynas.datasets.base import Dataset
-from proxynas.datasets.split import keys
-from proxynas.datasets.table import Rows, shuffled, split
+from .base import Dataset
+from .split import keys
+from .table import Rows, shuffled, split
 
 POINTS = 1800
 TEST_POINTS = 500

@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from proxynas.datasets.base import Progress
-from proxynas.errors import DataError
+from ..core.errors import DataError
+from .base import Progress
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 BATCH = 256  # files that the threads decode between two calls of `progress`

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxynas.errors import DataError
+from ..core.errors import DataError
 
 SEED = 20210420
 """Seeds PCG64 for every split. Changing it changes the test images of every folder that brings no test split."""

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proxynas.datasets.base import Dataset, Preprocessing, Split
-from proxynas.datasets.split import ORDER_SEED, keys, stratified
-from proxynas.errors import DataError
+from ..core.errors import DataError
+from .base import Dataset, Preprocessing, Split
+from .split import ORDER_SEED, keys, stratified
 
 TEST_FRACTION = 0.2
 VAL_FRACTION = 0.1

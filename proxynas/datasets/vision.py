@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from proxynas.datasets.base import Images, Stored
-from proxynas.datasets.cache import cache_dir
-from proxynas.datasets.split import stratified
-from proxynas.errors import DataError
+from ..core.errors import DataError
+from .base import Images, Stored
+from .cache import cache_dir
+from .split import stratified
 
 VAL_FRACTION = 0.1
 DIGITS = tuple("0123456789")
@@ -108,10 +108,10 @@ def read(name: str, root: Path | None, download: bool, val_fraction: float | Non
 
 def _read_both(name: str, folder: Path, download: bool) -> tuple[Images, Images, tuple[str, ...]]:
     """Return the official train and test splits and the names of the classes."""
-    from proxynas import _torchvision
+    from ..core import torchvision
 
     source = SOURCES[name]
-    factory: Any = getattr(_torchvision.datasets, source.factory)
+    factory: Any = getattr(torchvision.datasets, source.factory)
     parts: list[dict[str, Any]] = [{"split": "train"}, {"split": "test"}]
     if name != "svhn":
         parts = [{"train": True}, {"train": False}]

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from proxynas import files
-from proxynas.datasets.cache import cache_dir
-from proxynas.errors import DataError, RunFolderError
+from ..core import files
+from ..core.errors import DataError, RunFolderError
+from .cache import cache_dir
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Distillation: real data to a proxy set. A method is one file here and one line in :data:`METHODS`."""
 
-from ..errors import SpecError
-from . import apm, coreset, gm, ift, rcig, unroll
+from ..core.errors import SpecError
 from .method import Method
+from .methods import apm, coreset, gm, ift, rcig, unroll
 
 METHODS: dict[str, Method] = {
     method.name: method for method in (gm.METHOD, unroll.METHOD, ift.METHOD, rcig.METHOD, apm.METHOD, *coreset.METHODS)

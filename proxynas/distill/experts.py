@@ -26,10 +26,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .. import files, hardware, seeds, spaces, train
+from .. import spaces, training
+from ..core import files, hardware, seeds
+from ..core.errors import DivergedError
 from ..datasets import Dataset
 from ..datasets.cache import cache_dir
-from ..errors import DivergedError
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +51,9 @@ class Training:
     validations: int = 10
     seed: int = 0
 
-    def recipe(self, n: int) -> train.Recipe:
+    def recipe(self, n: int) -> training.Recipe:
         """As the one training loop takes it, for ``n`` images."""
-        return train.Recipe(
+        return training.Recipe(
             max(1, self.epochs * n // min(n, self.batch_size)),
             self.batch_size,
             lr=self.lr,
@@ -149,12 +150,12 @@ class Pool:
 
         def look(place: int, watched: nn.Module) -> None:
             update = points[len(scores)]
-            accuracy, loss = train.evaluate(watched, data.val.x, data.val.y)
+            accuracy, loss = training.evaluate(watched, data.val.x, data.val.y)
             if not scores or (accuracy, -loss) >= max(scores.values()):
                 kept.update({name: value.detach().cpu().clone() for name, value in watched.state_dict().items()})
             scores[update] = (accuracy, -loss)
 
-        trained = train.fit(
+        trained = training.fit(
             [net],
             data.train.x,
             data.train.y,

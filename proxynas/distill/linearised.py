@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import SpecError
+from ..core.errors import SpecError
 from .students import Parameters
 
 LAST = "last-layer"

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +14,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from .. import __version__, files, hardware, settings, train
+from .. import __version__, training
+from ..core import files, hardware, settings
+from ..core.errors import DivergedError, ProxynasError, RunFolderError, SpecError
+from ..core.progress import Progress
 from ..datasets import Dataset
-from ..errors import DivergedError, ProxynasError, RunFolderError, SpecError
 from ..proxyset import ProxySet
-from ..specs import DistillSpec
 from . import find
 from .method import Method, Shared, State, Task
+from .spec import DistillSpec
 
 CHECKPOINT_SECONDS = 10.0
-
-
-@dataclass
-class Progress:
-    """How far a distillation is: told after every step."""
-
-    step: int = 0
-    steps: int = 0
-    loss: float = math.nan
-    seconds: float = 0.0  # wall, over all starts
-    core_seconds: float = 0.0  # of all cores together, over all starts
-    peak_mib: float = 0.0
-    losses: list[float] = field(default_factory=list)
 
 
 def distill(
     spec: DistillSpec,
     dataset: Dataset,
-    recipe: train.Recipe | None = None,
+    recipe: training.Recipe | None = None,
     *,
     checkpoint: Path | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
@@ -102,7 +91,7 @@ def distill(
         y,
         dataset.preprocessing,
         dataset.class_names,
-        replace(recipe or train.Recipe(), **extras.recipe),
+        replace(recipe or training.Recipe(), **extras.recipe),
         _provenance(spec, task, progress, shared),
         extras.curriculum,
         extras.generator,

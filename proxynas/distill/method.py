@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..curriculum import Curriculum
 from ..datasets import Dataset
 from ..nets.generator import Distilled
+from ..training.curriculum import Curriculum
 
 State = dict[str, Tensor]
 
@@ -52,7 +52,7 @@ class Shared:
 class Extras:
     """What a proxy set has beside images and labels, where a method makes it.
 
-    ``recipe`` has the settings of :class:`proxynas.train.Recipe` that the curriculum's learning rates need.
+    ``recipe`` has the settings of :class:`proxynas.training.Recipe` that the curriculum's learning rates need.
     """
 
     curriculum: Curriculum | None = None

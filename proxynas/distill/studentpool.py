@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .. import seeds
+from ..core import seeds
 from . import students
 from .linearised import LAST, Student, cut
 from .method import State, Task, pack, unpack

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
-from .. import seeds, spaces
+from .. import spaces
+from ..core import seeds
 from ..datasets import Dataset
 from . import tracing
 from .method import Task

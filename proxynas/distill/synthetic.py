@@ -18,9 +18,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
-from .. import seeds, settings
-from ..augment import Strategy
-from ..errors import DivergedError, SpecError
+from ..core import seeds, settings
+from ..core.errors import DivergedError, SpecError
+from ..datasets.augment import Strategy
 from ..nets.generator import NOISE, Distilled, Generator, generate, noise
 from .method import State, Task, class_labels, pack, real_images, unpack
 from .students import Parameters

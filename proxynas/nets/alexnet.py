@@ -7,7 +7,7 @@ first convolution, which makes it 32×32. Three poolings need images of at least
 
 from torch import Tensor, nn
 
-from ..errors import SpaceError
+from ..core.errors import SpaceError
 
 
 class AlexNet(nn.Module):

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import SpaceError
+from ..core.errors import SpaceError
 
 Norm = Literal["none", "batchnorm", "layernorm", "instancenorm", "groupnorm"]
 Activation = Literal["sigmoid", "relu", "leakyrelu"]

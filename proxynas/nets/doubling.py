@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..errors import SpaceError
+from ..core.errors import SpaceError
 from .convnet import InstanceNorm
 
 Norm = Literal["none", "batchnorm", "instancenorm"]

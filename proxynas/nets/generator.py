@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from .. import seeds
+from ..core import seeds
 
 NOISE = 64
 """Length of a generator's input beside the label."""

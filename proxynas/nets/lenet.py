@@ -9,7 +9,7 @@ nothing; there both are padded by 2 and keep the size.
 
 from torch import Tensor, nn
 
-from ..errors import SpaceError
+from ..core.errors import SpaceError
 
 
 class LeNet(nn.Module):

@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..errors import SpaceError
+from ..core.errors import SpaceError
 
 Activation = Literal["relu", "leakyrelu", "tanh", "sigmoid"]
 Init = Literal["default", "xavier"]

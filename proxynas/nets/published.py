@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ..errors import SpaceError
+from ..core.errors import SpaceError
 from . import alexnet, convnet, lenet, mlp, resnet, vgg, vit
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {

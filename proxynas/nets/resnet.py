@@ -17,7 +17,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import SpaceError
+from ..core.errors import SpaceError
 from .convnet import InstanceNorm
 
 Norm = Literal["instancenorm", "batchnorm"]

@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..errors import SpaceError
+from ..core.errors import SpaceError
 from .convnet import InstanceNorm
 
 LAYERS = ((1,), (2,), (4, 4), (8, 8), (8, 8))

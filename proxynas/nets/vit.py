@@ -6,8 +6,8 @@ patches of 4×4, 6 layers, 8 heads, width 256, 512 units in each MLP, no dropout
 
 from torch import nn
 
-from .._torchvision import models
-from ..errors import SpaceError
+from ..core.errors import SpaceError
+from ..core.torchvision import models
 
 TOKENS = 7
 """Patches along a side, at least."""

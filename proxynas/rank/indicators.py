@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ..errors import SpecError
+from ..core.errors import SpecError
 from ..search import zerocost
 from ..search.run import ZERO_COST
 from ..truth import WHOLE, TruthTable

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import files
+from ..core import files
 from ..rank import Key, Ledger, Ranking, Verdict, verdict
 from . import figures, images, page
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..errors import ProxynasError, WorkerError
+from ..core.errors import ProxynasError, WorkerError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

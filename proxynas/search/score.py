@@ -6,10 +6,11 @@ from statistics import mean
 
 from torch import Tensor, nn
 
-from .. import seeds, train
-from ..curriculum import Curriculum
+from .. import training
+from ..core import seeds
 from ..datasets import Dataset
 from ..spaces import SearchSpace
+from ..training.curriculum import Curriculum
 from . import zerocost
 from .store import Score, ZeroCost
 
@@ -24,7 +25,7 @@ class Source:
     name: str
     x: Tensor
     y: Tensor
-    recipe: train.Recipe
+    recipe: training.Recipe
     test: bool = False  # on the test split as well
     calibration: Tensor | None = None  # real images (M, …) that batch-norm averages are taken from before scoring
     val_points: int = 1  # how often a run is validated, evenly; the last time at its end
@@ -54,7 +55,7 @@ def score(
         curves[place].append(_validate(net, dataset, source)[0])
 
     points = [source.recipe.updates * (i + 1) // source.val_points for i in range(source.val_points - 1)]
-    trained = train.fit(
+    trained = training.fit(
         nets,
         source.x,
         source.y,
@@ -84,7 +85,7 @@ def score(
 
 def _evaluate(net: nn.Module, dataset: Dataset, source: Source, curve: list[float]) -> dict[str, float | None]:
     val = _validate(net, dataset, source)
-    tested = train.evaluate(net, dataset.test.x, dataset.test.y) if source.test else (None, None)
+    tested = training.evaluate(net, dataset.test.x, dataset.test.y) if source.test else (None, None)
     return {
         "val_accuracy": val[0],
         "val_loss": val[1],
@@ -96,8 +97,8 @@ def _evaluate(net: nn.Module, dataset: Dataset, source: Source, curve: list[floa
 
 def _validate(net: nn.Module, dataset: Dataset, source: Source) -> tuple[float, float]:
     if source.calibration is not None:
-        train.calibrate(net, source.calibration)
-    return train.evaluate(net, dataset.val.x, dataset.val.y)
+        training.calibrate(net, source.calibration)
+    return training.evaluate(net, dataset.val.x, dataset.val.y)
 
 
 def score_zero_cost(space: SearchSpace, arch: str, dataset: Dataset, seed: int) -> list[ZeroCost]:

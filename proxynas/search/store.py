@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..errors import RunFolderError
+from ..core.errors import RunFolderError
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS scores (

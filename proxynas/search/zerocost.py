@@ -2,7 +2,7 @@
 
 Each takes a freshly initialised network and leaves it as it was: the work is done on a copy. The copy is in training
 mode, so batch norm normalises by the batch itself, as a running average that has seen nothing would not; synflow does
-without. In training mode dropout draws from PyTorch's global generator (see :func:`proxynas.seeds.seeded`).
+without. In training mode dropout draws from PyTorch's global generator (see :func:`proxynas.core.seeds.seeded`).
 
 "Weights" are the parameters of two or more dimensions outside normalisation layers: those of convolutions and linear
 layers, without their biases. A score that cannot be had is NaN, and :func:`vote` and :func:`mean_rank` put it last.
@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .. import seeds
+from ..core import seeds
+from ..core.errors import SpecError
 from ..datasets import Dataset
-from ..errors import SpecError
 from ..spaces import SearchSpace
 
 _NORMS = (

@@ -1,0 +1,218 @@
+"""``make bench``: what the defaults are chosen by, measured as ratios within one run.
+
+Each row times the naive way and the fast way in turn (A B A B …) and prints the median of the ratios, their range, and
+which of the two the default takes for that size.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .. import spaces, training
+from ..core import hardware, seeds
+from ..datasets import Dataset
+from ..distill import linearised, students
+from ..distill.loop import plan
+from ..distill.method import Task
+from ..distill.methods import gm, rcig
+from ..distill.spec import DistillSpec
+from ..search.pool import map_unordered
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds of the naive way; ratios naive/fast, above 1 where the fast way wins; which of them the default takes."""
+
+    what: str
+    naive_s: float
+    ratios: list[float]
+    default_fast: bool
+
+    @property
+    def default_ratio(self) -> float:
+        """How much faster the default is than the naive way; 1 where it is the naive way."""
+        return median(self.ratios) if self.default_fast else 1.0
+
+
+def compare(
+    what: str,
+    naive: Callable[[], object],
+    fast: Callable[[], object],
+    default_fast: bool,
+    repeats: int,
+    *,
+    warm_up: bool = True,
+) -> Row:
+    """Time both in turn, after one warm-up each."""
+    if warm_up:
+        naive(), fast()
+    pairs = [(_seconds(naive), _seconds(fast)) for _ in range(repeats)]
+    return Row(what, median(a for a, _ in pairs), [a / b for a, b in pairs], default_fast)
+
+
+def matching(device: str, repeats: int) -> list[Row]:
+    """GM: the synthetic images' gradients of all classes in one call, against a class at a time."""
+    rows = []
+    for width, ipc in ((32, 1), (64, 1), (128, 1), (64, 10), (128, 10)):
+        student = f"D2-W{width}-relu-instancenorm-avgpooling"
+        naive, fast = (
+            _gm_step(
+                DistillSpec(ipc=ipc, settings={"student": student, "batch_classes": batched, "outer": 1}, device=device)
+            )
+            for batched in (False, True)
+        )
+        dataset = DistillSpec(device=device).dataset()
+        net = spaces.load("convnet-grid").build(student, dataset.shape, dataset.num_classes).to(device)
+        x = torch.zeros(dataset.num_classes, ipc, *dataset.shape, device=device)
+        rows.append(compare(f"GM step, width {width}, ipc {ipc}", naive, fast, gm.batching_pays(net, x), repeats))
+    return rows
+
+
+def tabulating(device: str, repeats: int) -> list[Row]:
+    """RCIG: both inner loops on one Jacobian a step, against derivatives along a line at every turn of them."""
+    rows = []
+    for side, depth, width, ipc in (
+        (8, 2, 32, 1),
+        (8, 2, 32, 10),
+        (8, 2, 128, 1),
+        (28, 3, 16, 1),
+        (28, 3, 16, 10),
+        (28, 3, 32, 1),
+    ):
+        student = f"doubling-convnet:D{depth}-W{width}-none-softplus"
+        usual: dict[str, object] = {"student": student, "real_batch": 256, "pool": 1, "inner_lr": 1e-4, "hinv_lr": 1e-3}
+        tasks = [
+            plan(spec, spec.dataset())[0]
+            for spec in (
+                DistillSpec(
+                    method="rcig", ipc=ipc, image_size=side, settings={**usual, "tabulate": tabulate}, device=device
+                )
+                for tabulate in (False, True)
+            )
+        ]
+        naive, fast = (_rcig_step(task, device) for task in tasks)
+        net = students.student(tasks[0], student, "bench")
+        body = linearised.cut(net, tasks[0].dataset.num_classes)
+        x = torch.zeros(10 * ipc, *tasks[0].dataset.shape, device=device)
+        pays = rcig.tabulation_pays(body, x, torch.zeros(len(x), 10, device=device), 40)
+        rows.append(compare(f"RCIG step, {side} × {side}, width {width}, ipc {ipc}", naive, fast, pays, repeats))
+    return rows
+
+
+def fusing(device: str, repeats: int) -> list[Row]:
+    """Training: three seeds in one stacked call, against one after the other."""
+    space, dataset, rows = spaces.load("convnet-grid"), DistillSpec(device=device).dataset(), []
+    for arch, batch in (
+        ("D1-W32-relu-none-avgpooling", 10),
+        ("D2-W32-relu-instancenorm-avgpooling", 10),
+        ("D4-W32-relu-batchnorm-maxpooling", 10),
+        ("D3-W64-relu-none-avgpooling", 10),
+        ("D2-W32-relu-instancenorm-avgpooling", 100),
+        ("D3-W128-relu-instancenorm-avgpooling", 10),
+        ("D4-W64-relu-layernorm-none", 10),
+    ):
+        with seeds.seeded(0):
+            nets = [space.build(arch, dataset.shape, dataset.num_classes).to(device) for _ in range(3)]
+        recipe = training.Recipe(updates=20, batch_size=batch)
+
+        def fit(fused: bool, nets: list[torch.nn.Module] = nets, recipe: training.Recipe = recipe) -> None:
+            training.fit(nets, dataset.train.x, dataset.train.y, recipe, fused=fused)
+            _synchronize(device)
+
+        pays = training.fusion_pays(nets, dataset.train.x, recipe)
+        rows.append(compare(f"3 seeds, {arch}, batch {batch}", lambda: fit(False), lambda: fit(True), pays, repeats))
+    return rows
+
+
+def working(repeats: int) -> list[Row]:
+    """Searching: two worker processes of one thread each, against one; starting them is included."""
+    tasks = ["D2-W64-relu-instancenorm-avgpooling"] * 60
+
+    def go(workers: int) -> None:
+        list(map_unordered(_train_one, tasks, _prepare, (), workers))
+
+    return [
+        compare(
+            "60 training runs, two workers", lambda: go(1), lambda: go(2), True, max(2, repeats // 3), warm_up=False
+        )
+    ]
+
+
+def main() -> None:
+    """Measure everything and print one table."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=9)
+    chosen = parser.parse_args()
+    device, console = hardware.check(chosen.device), Console(highlight=False, width=120)
+    rows = matching(device, chosen.repeats) + tabulating(device, chosen.repeats) + fusing(device, chosen.repeats)
+    rows += working(chosen.repeats) if device == "cpu" else []
+    table = Table(title=f"naive / fast, on {hardware.describe(device)}", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("what", "naive ms", "naive / fast", "range", "default", "default gains"):
+        table.add_column(name, justify="left" if name in ("what", "default") else "right")
+    for row in rows:
+        span = f"{min(row.ratios):.2f}–{max(row.ratios):.2f}"
+        default = "fast" if row.default_fast else "naive"
+        table.add_row(
+            row.what,
+            f"{1e3 * row.naive_s:.1f}",
+            f"{median(row.ratios):.2f}",
+            span,
+            default,
+            f"{row.default_ratio:.2f}×",
+        )
+    console.print(table)
+
+
+def _rcig_step(task: Task, device: str) -> Callable[[], object]:
+    state = rcig.init(task)
+
+    def step() -> None:
+        rcig.step(task, state, 0)
+        _synchronize(device)
+
+    return step
+
+
+def _gm_step(spec: DistillSpec) -> Callable[[], object]:
+    task, _ = plan(spec, spec.dataset())
+    state = gm.init(task)
+
+    def step() -> None:
+        gm.step(task, state, 0)
+        _synchronize(spec.device)
+
+    return step
+
+
+def _prepare() -> tuple[spaces.SearchSpace, Dataset]:
+    return spaces.load("convnet-grid"), DistillSpec().dataset()
+
+
+def _train_one(context: tuple[spaces.SearchSpace, Dataset], arch: str) -> float:
+    space, dataset = context
+    net = space.build(arch, dataset.shape, dataset.num_classes)
+    recipe = training.Recipe(updates=200, batch_size=25)
+    return training.fit([net], dataset.train.x, dataset.train.y, recipe).losses[0, -1].item()
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What is here: datasets, spaces, truth tables, methods and proxy sets, as rich tables."""
+
+from dataclasses import fields
+
+from rich import box
+from rich.table import Table
+
+from .. import datasets, proxyset, spaces, truth
+from ..core import resources
+from ..distill import METHODS
+
+
+def tables() -> list[Table]:
+    """One table each; reading them trains nothing."""
+    return [_datasets(), _spaces(), _truth(), _methods(), _proxy_sets()]
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+
+
+def _datasets() -> Table:
+    table = _table("Datasets (or the path of a folder of images, or of a .csv table)", "name", "what", "here now")
+    for known in datasets.names():
+        table.add_row(known.name, known.description, "yes" if known.available else "with --data-root or --download")
+    return table
+
+
+def _spaces() -> Table:
+    table = _table("Search spaces (or the path of a TOML file)", "name", "networks", "what")
+    for name in spaces.names():
+        space = spaces.load(name)
+        table.add_row(name, f"{len(space):,}", space.description)
+    return table
+
+
+def _truth() -> Table:
+    table = _table("Measured truth tables", "space", "data", "networks", "runs", "made on")
+    for path in sorted(resources.folder("search_spaces").glob("*.csv")):
+        made = truth.read(path)
+        networks = f"{made.rows['arch'].nunique():,}"
+        table.add_row(
+            str(made.made["space"]), str(made.made["data"]), networks, f"{len(made.rows):,}", str(made.made["made_on"])
+        )
+    return table
+
+
+def _methods() -> Table:
+    table = _table("Methods", "name", "what", "steps", "settings (--set KEY=VALUE)")
+    for name, method in METHODS.items():
+        keys = ", ".join(field.name for field in fields(method.settings))
+        table.add_row(name, method.summary, f"{method.steps:,}" if method.steps else "–", keys or "–")
+    return table
+
+
+def _proxy_sets() -> Table:
+    table = _table("Shipped proxy sets", "name", "data", "method", "images a class", "distilled in")
+    for name in proxyset.names():
+        told = proxyset.read(proxyset.locate(name)).provenance
+        table.add_row(name, str(told["data"]), str(told["method"]), str(told["ipc"]), f"{told['seconds']:.0f} s")
+    return table

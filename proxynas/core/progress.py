@@ -1,0 +1,42 @@
+"""Who is told how far a flow is; the command line draws progress bars from it."""
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Progress:
+    """How far a distillation is: told after every step."""
+
+    step: int = 0
+    steps: int = 0
+    loss: float = math.nan
+    seconds: float = 0.0  # wall, over all starts
+    core_seconds: float = 0.0  # of all cores together, over all starts
+    peak_mib: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+
+class Watcher:
+    """Told how far the flow is. This one listens to nothing; the command line draws progress bars."""
+
+    def say(self, text: str) -> None:
+        """A stage begins or was found done."""
+
+    def loading(self, done: int, total: int) -> None:
+        """Images decoded so far."""
+
+    def preparing(self, done: int, total: int) -> None:
+        """Experts trained or found so far."""
+
+    def distilling(self, progress: Progress) -> None:
+        """A distillation step is done."""
+
+    def searching(self, done: int, total: int, arch: str) -> None:
+        """Training runs done, found ones included; ``arch`` is the last one's."""
+
+    def comparing(self, done: int, total: int, name: str) -> None:
+        """Sets distilled and evaluated, found ones included; ``name`` is the last one's."""
+
+    def ended(self) -> None:
+        """The stage that was told about last is over."""

@@ -1,0 +1,229 @@
+"""Coresets: real images chosen instead of learned. They are the baselines every distilled set has to beat.
+
+- Random draws ipc images a class.
+- Herding (Welling 2009) chooses, one after the other, the image that brings the mean feature of the chosen ones nearest
+  to the mean feature of the class.
+- K-center (Wolf 2011; Sener & Savarese 2018), greedily: first the image nearest to the class's mean feature, then
+  always the one farthest from all chosen so far.
+- Forgetting (Toneva 2019) chooses the images that a network in training forgets most often: it had the image
+  right when it saw it last, and has it wrong now. One that it never had right counts as forgotten without end.
+- Optimal random selection draws many random coresets and keeps the one on which a small network validates best.
+
+This is how Zhao 2021 (§3.1 and appendix) uses them, each class on its own; the last is a fairer "random" for whoever
+may validate. Herding and k-center take the features of a network trained on the whole data, a ConvNet (an MLP on
+tables), before its last layer. All training is part of what a method costs.
+
+Where implementations differ: Toneva 2019 counts over 200 epochs; our default of 10 is what a baseline may cost, and
+ties are broken at random.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+from torch import Tensor, nn
+
+from ... import training
+from ...core import seeds, settings
+from ...nets import convnet, mlp
+from ..method import Method, State, Task, class_labels, draw, real_images
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class Random:
+    """Random selection has no settings."""
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class Features:
+    """Settings of herding and k-center: the network whose features are used, and its training."""
+
+    width: Positive = 64
+    updates: Positive = 500
+    batch_size: Positive = 128
+    lr: Annotated[float, Field(gt=0)] = 0.01
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class Forgetting:
+    """Settings of forgetting: the network that forgets, and its training."""
+
+    width: Positive = 64
+    epochs: Annotated[int, Field(ge=2)] = 10
+    batch_size: Positive = 128
+    lr: Annotated[float, Field(gt=0)] = 0.01
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class BestRandom:
+    """Settings of optimal random selection: how many draws, and the network that judges them."""
+
+    draws: Positive = 20
+    width: Positive = 32
+    updates: Positive = 100
+    batch_size: Positive = 256
+    lr: Annotated[float, Field(gt=0)] = 0.01
+
+
+def init_random(task: Task) -> State:
+    """Real images drawn at random, (C, ipc, …)."""
+    return {"x": real_images(task.dataset, task.ipc, seeds.generator(task.seed, "random"))}
+
+
+def init_herding(task: Task) -> State:
+    """Real images whose features average as the whole class's do, (C, ipc, …)."""
+    features = _features(task, "herding")  # (N, F)
+    return _choose(task, "herding", lambda members: herd(features[members], task.ipc))
+
+
+def init_kcenter(task: Task) -> State:
+    """Real images that leave no other of their class far away in feature space, (C, ipc, …)."""
+    features = _features(task, "kcenter")  # (N, F)
+    return _choose(task, "kcenter", lambda members: farthest_first(features[members], task.ipc))
+
+
+def init_forgetting(task: Task) -> State:
+    """The real images forgotten most often, (C, ipc, …)."""
+    own: Forgetting = task.settings
+    x, y = task.dataset.train.x, task.dataset.train.y
+    size = min(own.batch_size, len(x))
+    recipe = training.Recipe(max(1, own.epochs * len(x) // size), size, lr=own.lr)
+    net = _network(task, "forgetting", own.width)
+    counts = forgetting_events(net, x, y, recipe, seeds.derive(task.seed, "forgetting", "order"))  # (N,)
+    return _choose(
+        task, "forgetting", lambda members: counts[members].argsort(descending=True, stable=True)[: task.ipc]
+    )
+
+
+def init_best_random(task: Task) -> State:
+    """The random coreset (C, ipc, …) on which a small network reaches the best validation accuracy; ties: the first."""
+    own: BestRandom = task.settings
+    recipe = training.Recipe(own.updates, own.batch_size, lr=own.lr)
+    y = class_labels(task.dataset.num_classes, task.ipc, task.dataset.train.x.device)
+    best, chosen = -1.0, torch.empty(0)
+    for n in range(own.draws):
+        x = real_images(task.dataset, task.ipc, seeds.generator(task.seed, "best-random", n))
+        net = _network(task, "best-random", own.width)  # the same network judges every draw
+        training.fit([net], x.flatten(0, 1), y, recipe, seed=seeds.derive(task.seed, "best-random", "order"))
+        accuracy, _ = training.evaluate(net, task.dataset.val.x, task.dataset.val.y)
+        if accuracy > best:
+            best, chosen = accuracy, x
+    return {"x": chosen}
+
+
+def herd(features: Tensor, n: int) -> Tensor:
+    """Indices (n,) of the rows of ``features`` (N, F) chosen by herding (Welling 2009), first chosen first."""
+    mean, total = features.mean(0), torch.zeros_like(features[0])
+    free = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    chosen = []
+    for size in range(1, n + 1):
+        gaps = (mean - (total + features) / size).norm(dim=1).where(free, torch.inf)  # (N,)
+        best = int(gaps.argmin())
+        chosen.append(best)
+        free[best] = False
+        total = total + features[best]
+    return torch.tensor(chosen, device=features.device)
+
+
+def farthest_first(features: Tensor, n: int) -> Tensor:
+    """Indices (n,) of the rows of ``features`` (N, F) chosen by greedy k-center, first chosen first."""
+    chosen = [int((features - features.mean(0)).norm(dim=1).argmin())]
+    gaps = (features - features[chosen[0]]).norm(dim=1)  # (N,): distance to the nearest chosen row
+    gaps[chosen[0]] = -1
+    for _ in range(n - 1):
+        best = int(gaps.argmax())
+        chosen.append(best)
+        gaps = gaps.minimum((features - features[best]).norm(dim=1))
+        gaps[best] = -1  # equal rows are still different images
+    return torch.tensor(chosen, device=features.device)
+
+
+def forgetting_events(net: nn.Module, x: Tensor, y: Tensor, recipe: training.Recipe, seed: int) -> Tensor:
+    """How often each of (N, …) images was forgotten while ``net`` trains on them, int64 (N,).
+
+    An image counts when a batch has it (Toneva 2019, Algorithm 1), on the logits before that update. One that was
+    never right has a count above all others.
+    """
+    order = training.batches(len(x), recipe, seeds.generator(seed, "order", 0))  # the very batches of training.fit
+    events = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    right_before = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    ever_right = torch.zeros_like(right_before)
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> None:
+        batch = next(order).to(x.device)
+        right = logits.detach().argmax(1) == y[batch]
+        events[batch] += (right_before[batch] & ~right).long()
+        right_before[batch] = right
+        ever_right[batch] |= right
+
+    handle = net.register_forward_hook(look)
+    try:
+        training.fit([net], x, y, recipe, seed=seed, fused=False)
+    finally:
+        handle.remove()
+    return events.where(ever_right, recipe.updates + 1)
+
+
+def no_step(task: Task, state: State, k: int) -> tuple[State, float]:
+    """A coreset is whole once it is chosen."""
+    raise AssertionError("a coreset has no steps")
+
+
+def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
+    """Images (C·ipc, …) and hard labels."""
+    x = state["x"].flatten(0, 1)
+    return x, class_labels(task.dataset.num_classes, task.ipc, x.device)
+
+
+def _choose(task: Task, name: str, pick: Callable[[Tensor], Tensor]) -> State:
+    """``pick`` gets a class's images as indices in random order and says which places of them are chosen."""
+    dataset = task.dataset
+    generator = seeds.generator(task.seed, name)
+    classes = draw(dataset.train.y, dataset.num_classes, len(dataset.train), generator)
+    return {"x": torch.stack([dataset.train.x[members[pick(members)]] for members in classes])}
+
+
+def _features(task: Task, name: str) -> Tensor:
+    """Features (N, F) of all training images, of a network trained on them."""
+    dataset, own = task.dataset, task.settings
+    net = _network(task, name, own.width)
+    recipe = training.Recipe(own.updates, own.batch_size, lr=own.lr)
+    training.fit([net], dataset.train.x, dataset.train.y, recipe, seed=seeds.derive(task.seed, name, "order"))
+    net.eval()
+    with torch.no_grad():
+        return torch.cat([net.features(batch).flatten(1) for batch in torch.split(dataset.train.x, 512)])
+
+
+def _network(task: Task, name: str, width: int) -> convnet.ConvNet | mlp.MLP:
+    """The published ConvNet ``width`` wide, for tables an MLP as deep; initialised by the name and the task's seed."""
+    dataset = task.dataset
+    shape, classes = dataset.shape, dataset.num_classes
+    net: convnet.ConvNet | mlp.MLP
+    with seeds.seeded(seeds.derive(task.seed, name, "net")):
+        if len(shape) == 3:
+            net = convnet.ConvNet(
+                shape, classes, depth=3, width=width, norm="instancenorm", activation="relu", pooling="avgpooling"
+            )
+        else:
+            net = mlp.MLP(shape, classes, depth=3, width=width, activation="relu", init="default")
+    return net.to(dataset.train.x.device)
+
+
+def _coreset(name: str, summary: str, own: type, init: Callable[[Task], State]) -> Method:
+    return Method(name, summary, own, 0, init, no_step, finish)
+
+
+RANDOM = _coreset("random", "a random coreset: real images drawn at random", Random, init_random)
+HERDING = _coreset("herding", "herding: real images near the class mean in feature space", Features, init_herding)
+KCENTER = _coreset("kcenter", "k-center: real images that cover their class in feature space", Features, init_kcenter)
+FORGETTING = _coreset(
+    "forgetting", "forgetting: the real images that training forgets most often", Forgetting, init_forgetting
+)
+BEST_RANDOM = _coreset(
+    "best-random", "the best of many random coresets, by validation accuracy", BestRandom, init_best_random
+)
+METHODS = (RANDOM, HERDING, KCENTER, FORGETTING, BEST_RANDOM)

@@ -1,0 +1,291 @@
+"""GM, gradient matching: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching" (ICLR 2021), Algorithm 1;
+generators as in Medvedev & D'yakonov 2021 (§VI, Fig. 5), augmentation as in Zhao & Bilen 2021 (DSA).
+
+Every step draws a fresh student. Its gradient on synthetic images of a class is made to point where its gradient on
+real images of that class points (eq. 9), the synthetic images moving; then the student itself takes some steps on the
+synthetic images, and again, ``outer`` times. The student is not trained after the last match.
+
+The distance (eq. 10) is one minus the cosine, for every output unit's row of every weight, summed over classes and
+layers; with a generator the mean is taken instead, over layers as in Medvedev 2021 (§VI) and over classes as in their
+code. Parameters with one dimension (biases, scale and shift of norms) count nothing, also in that mean; the other two
+distances are of the whole gradient as one vector (Zhao 2021, Appendix B). ``per_class = false`` matches one batch of
+all classes (Medvedev 2021, Table II).
+
+Where implementations differ: the authors' code, run on a student with batch norm, lets one forward pass of 16 real
+images a class move the running statistics a tenth of the way and freezes them there; the paper replaces them by those
+of the real images, and so does this file. Each class's gradients are the published ones; those of the synthetic images
+are taken for all classes in one ``vmap`` call where that is faster (:func:`batching_pays`), which only changes
+rounding. Medvedev's code makes a generator's images for one class at a time where it matches per class, ours always
+all classes as one batch. Its mean over layers counts the parameters with one dimension too, as zero. It trains the
+student by SGD 0.02 with momentum 0.5; here that is as in Zhao 2021. It clips the norm of the pixels' gradient to 1000,
+Zhao 2021 and ours not at all. It augments the real images alone (``siamese = false``).
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ... import training
+from ...core import seeds, settings
+from ...core.errors import SpecError
+from ...datasets import augment
+from ...nets.flops import forward_flops
+from .. import students, synthetic
+from ..method import Extras, Method, State, Task, class_labels, draw
+from ..students import Parameters
+from ..synthetic import Rule
+
+PIXELS = Rule("sgd", lr=0.1, momentum=0.5)
+GTN = Rule("adam", lr=0.01, momentum=0.9, clip=10.0)
+
+SCHEDULE = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+"""(outer, inner) by images per class, as published; sizes between take the next smaller entry."""
+GTN_SCHEDULE = (10, 10)
+"""(outer, inner) of a generator (Medvedev 2021, Table II)."""
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class GM(synthetic.Learned):
+    """Settings of gradient matching; the defaults are the published ones."""
+
+    real_batch: Annotated[int, Field(ge=1)] = 256  # images a class, or in all where per_class is false
+    outer: Annotated[int, Field(ge=1)] | None = None  # None: by ipc, see SCHEDULE; 10 for a generator
+    inner: Annotated[int, Field(ge=0)] | None = None  # epochs of the student between two matches
+    student: str | None = None  # an architecture, see spaces.resolve; None: see students.default_student
+    student_lr: Annotated[float, Field(gt=0)] = 0.01
+    student_batch: Annotated[int, Field(ge=1)] = 256
+    distance: Literal["rowwise-cosine", "cosine", "euclidean"] = "rowwise-cosine"
+    layers: Literal["sum", "mean"] | None = None  # over layers and classes; None: sum for pixels, mean for generators
+    per_class: bool = True
+    siamese: bool = True  # augment synthetic images too, exactly as the real ones, and while the student trains
+    batch_classes: bool | None = None  # None: where it is faster
+
+
+def check(task: Task) -> None:
+    """Refuse settings that do not fit each other or the data.
+
+    Raises:
+        SpecError: see :func:`synthetic.check`; a mean over layers of a distance that knows none.
+        SpaceError: an unknown student.
+    """
+    gm: GM = task.settings
+    synthetic.check(task, PIXELS, GTN)
+    if gm.layers is not None and gm.distance != "rowwise-cosine":
+        raise SpecError(f"layers is for distance = 'rowwise-cosine', but the distance is {gm.distance!r}; leave it out")
+    students.check(task, [gm.student or students.default_student(task.dataset.shape)])
+
+
+def init(task: Task) -> State:
+    """Noise N(0, 1), real images (C, ipc, …) or a generator."""
+    return synthetic.start(task, "gm")
+
+
+def step(task: Task, state: State, k: int) -> tuple[State, float]:
+    """One student's life: ``outer`` matches with ``inner`` epochs of training in between; the mean distance.
+
+    The distance is that of a class, on average, or where ``per_class`` is false the one there is.
+    """
+    gm: GM = task.settings
+    outer, inner = schedule(gm, task.ipc)
+    arch = gm.student or students.default_student(task.dataset.shape)
+    net = students.student(task, arch, "gm", "student", k)
+    total = 0.0
+    for match in range(outer):
+        _freeze_batch_norm(task, net, k, match)
+        images = partial(_images, task, stream=("noise", k, match))
+        parameters = synthetic.parameters_of(state)
+        with torch.no_grad():
+            x = images(parameters).clone().requires_grad_()  # (C, ipc, …)
+        found = _match(task, net, x, k, match)
+        if x.grad is None or not math.isfinite(found):
+            return state, found  # the loop says that it diverged
+        total += found
+        gradients = synthetic.pull_back(images, parameters, x.grad)
+        state = synthetic.update(state, gradients, gm.rule(PIXELS, GTN))
+        if match < outer - 1:
+            _train_student(task, net, synthetic.parameters_of(state), inner, k, match)
+    return state, total / outer
+
+
+def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
+    """Images (C·ipc, …) and hard labels."""
+    return synthetic.finish(task, synthetic.parameters_of(state), 1, "gm")
+
+
+def extras(task: Task, state: State) -> Extras:
+    """The generator, where there is one."""
+    return Extras(generator=synthetic.generator_of(task, synthetic.parameters_of(state)))
+
+
+def schedule(gm: GM, ipc: int) -> tuple[int, int]:
+    """Matches a student, and epochs between two of them."""
+    usual = SCHEDULE[max(size for size in SCHEDULE if size <= ipc)]
+    outer, inner = usual if gm.synthetic == "pixels" else GTN_SCHEDULE
+    return gm.outer or outer, inner if gm.inner is None else gm.inner
+
+
+def distance(mine: Parameters, real: Parameters, kind: str, layers: str = "sum") -> Tensor:
+    """The distance between gradients with a leading class axis, (C, …) each, summed over classes; a scalar.
+
+    ``layers`` is ``sum`` or ``mean``, for the row-wise distance: over weights, those with one dimension left out.
+    """
+    if kind == "rowwise-cosine":  # eq. 10
+        pairs = [(mine[name].flatten(2), real[name].flatten(2)) for name in mine if real[name].ndim >= 3]
+        each = torch.stack([(1 - F.cosine_similarity(a, b, -1, 1e-6)).sum() for a, b in pairs])
+        return each.mean() if layers == "mean" else each.sum()
+    a, b = (torch.cat([gradients[name].flatten(1) for name in mine], 1) for gradients in (mine, real))  # (C, P)
+    if kind == "cosine":
+        return (1 - F.cosine_similarity(a, b, -1, 1e-6)).sum()
+    return (a - b).square().sum()
+
+
+def class_gradients(net: nn.Module, parameters: Parameters, x: list[Tensor], batched: bool) -> Parameters:
+    """Gradients of each class's mean loss: images of class c in ``x[c]`` (n, …), results (C, …) by parameter name."""
+    gradient = _gradient(net)
+    y = [torch.full((len(batch),), c, device=batch.device) for c, batch in enumerate(x)]
+    if batched:
+        return vmap(gradient, (None, 0, 0))(parameters, torch.stack(x), torch.stack(y))
+    each = [gradient(parameters, *pair) for pair in zip(x, y, strict=True)]
+    return {name: torch.stack([g[name] for g in each]) for name in parameters}
+
+
+def batching_pays(net: nn.Module, x: Tensor) -> bool:
+    """Whether one batched call beats a class at a time, for synthetic images ``x`` (C, ipc, …): always on a GPU, and on
+    a CPU while a class's work is small (measured with ``make bench``).
+    """
+    return x.device.type != "cpu" or x.shape[1] * forward_flops(net, x[0, :1]) <= BATCHING_LIMIT
+
+
+BATCHING_LIMIT = 70_000_000
+"""Operations of one class's forward pass; read off ``make bench`` on two cores of an AMD EPYC (Zen 5)."""
+
+
+def _match(task: Task, net: nn.Module, x: Tensor, k: int, match: int) -> float:
+    """Leave the distance's gradient in ``x.grad`` and return the distance (eq. 9), that of a class on average."""
+    parameters = {name: p.detach() for name, p in net.named_parameters()}
+    if task.settings.per_class:
+        return _match_classes(task, net, parameters, x, k, match) / len(x)
+    return _match_whole(task, net, parameters, x, k, match)
+
+
+def _match_classes(task: Task, net: nn.Module, parameters: Parameters, x: Tensor, k: int, match: int) -> float:
+    dataset, gm = task.dataset, task.settings
+    picks = draw(
+        dataset.train.y, dataset.num_classes, gm.real_batch, seeds.generator(task.seed, "gm", "real", k, match)
+    )
+    both = [_transforms(task, k, match, c) for c in range(len(x))]
+    with torch.no_grad():  # large batches fill the processor by themselves: one class at a time
+        batches = [of_real(dataset.train.x[pick]) for (of_real, _), pick in zip(both, picks, strict=True)]
+        real = class_gradients(net, parameters, batches, batched=False)
+    batched = batching_pays(net, x.detach()) if gm.batch_classes is None else gm.batch_classes
+    share = len(x) if _layers(gm) == "mean" else 1
+    if batched:
+        mine = [of_mine(images) for (_, of_mine), images in zip(both, x, strict=True)]
+        found = distance(class_gradients(net, parameters, mine, True), real, gm.distance, _layers(gm))
+        (found / share).backward()  # type: ignore[no-untyped-call]
+        return found.item()
+    gradient, total = _gradient(net), 0.0
+    for c, (_, of_mine) in enumerate(both):  # as published: each class's graph is built and freed before the next one's
+        mine_here = gradient(parameters, of_mine(x[c]), torch.full((x.shape[1],), c, device=x.device))
+        real_here = {n: g[c : c + 1] for n, g in real.items()}
+        found = distance({n: g[None] for n, g in mine_here.items()}, real_here, gm.distance, _layers(gm))
+        (found / share).backward()  # type: ignore[no-untyped-call]
+        total += found.item()
+    return total
+
+
+def _match_whole(task: Task, net: nn.Module, parameters: Parameters, x: Tensor, k: int, match: int) -> float:
+    """Not per class: one gradient on images of all classes (Medvedev 2021, Table II)."""
+    gm, gradient = task.settings, _gradient(net)
+    of_real, of_mine = _transforms(task, k, match, 0)
+    generator = seeds.generator(task.seed, "gm", "real", k, match)
+    real_x, real_y = students.real_batch(task.dataset, gm.real_batch, generator)
+    with torch.no_grad():
+        real = gradient(parameters, of_real(real_x), real_y)
+    mine = gradient(parameters, of_mine(x.flatten(0, 1)), class_labels(len(x), x.shape[1], x.device))
+    found = distance(
+        {n: g[None] for n, g in mine.items()}, {n: g[None] for n, g in real.items()}, gm.distance, _layers(gm)
+    )
+    found.backward()  # type: ignore[no-untyped-call]
+    return found.item()
+
+
+def _layers(gm: GM) -> str:
+    return gm.layers or ("sum" if gm.synthetic == "pixels" else "mean")
+
+
+def _transforms(task: Task, k: int, match: int, c: int) -> tuple[augment.Transform, augment.Transform]:
+    """What is done to the real images of a class and to its synthetic ones: the same where it is siamese."""
+    generator = seeds.generator(task.seed, "gm", "augment", k, match, c)
+    shape = task.dataset.shape
+    transform = augment.draw(task.settings.augment, shape, generator)
+    return transform, (transform if task.settings.siamese else augment.draw("", shape, generator))
+
+
+def _images(task: Task, parameters: Parameters, stream: tuple[object, ...]) -> Tensor:
+    """The synthetic images (C, ipc, …)."""
+    return synthetic.make(task).images(parameters, task.ipc, seeds.generator(task.seed, "gm", *stream))
+
+
+def _gradient(net: nn.Module) -> Callable[[Parameters, Tensor, Tensor], Parameters]:
+    def loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(net, parameters, (x,)), y)
+
+    return grad(loss)
+
+
+def _freeze_batch_norm(task: Task, net: nn.Module, k: int, match: int) -> None:
+    """Give batch norms the statistics of 16 real images a class, and let them use those while gradients are matched."""
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        return
+    dataset, generator = task.dataset, seeds.generator(task.seed, "gm", "batchnorm", k, match)
+    picks = draw(dataset.train.y, dataset.num_classes, 16, generator)
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad():
+        net(dataset.train.x[torch.cat(picks)])
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _train_student(task: Task, net: nn.Module, parameters: Parameters, epochs: int, k: int, match: int) -> None:
+    """Algorithm 1, line 9: plain SGD on the synthetic images; a GTN-rnd makes new ones for every epoch."""
+    gm: GM = task.settings
+    seed = seeds.derive(task.seed, "gm", "student", k, match)
+    own_augment = gm.augment if gm.siamese else ""
+    rounds, each = (epochs, 1) if gm.synthetic == "gtn-rnd" else (min(1, epochs), epochs)
+    for place in range(rounds):
+        with torch.no_grad():
+            images = _images(task, parameters, ("train", k, match, place)).flatten(0, 1)
+        updates = each * math.ceil(len(images) / gm.student_batch)
+        recipe = training.Recipe(
+            updates, gm.student_batch, lr=gm.student_lr, momentum=0.0, weight_decay=0.0, augment=own_augment
+        )
+        y = class_labels(task.dataset.num_classes, task.ipc, images.device)
+        training.fit([net], images, y, recipe, seed=seed if rounds == 1 else seeds.derive(seed, place), fused=False)
+
+
+METHOD = Method(
+    "gm",
+    "gradient matching (Zhao 2021, Medvedev 2021)",
+    GM,
+    1000,
+    init,
+    step,
+    finish,
+    check=check,
+    extras=extras,
+)

@@ -1,0 +1,222 @@
+"""``--budget``: one dial. What the user left out is chosen so that the run fits, and every choice gets its reason.
+
+Costs are predicted from counted operations and two short measurements on this machine: a few updates of a middling
+candidate, and one distillation step. The plan is printed and written into the run folder, so a run that is started
+again keeps the plan it began with, whatever the machine does then.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import distill, spaces, training
+from ..core import hardware, seeds, settings
+from ..core.errors import SpecError
+from ..core.progress import Watcher
+from ..datasets import Dataset
+from ..distill import students
+from ..distill.loop import plan as plan_distillation
+from ..nets.flops import forward_flops
+from ..search.pool import cores
+from ..spaces import SearchSpace
+from . import flow, sources
+from .spec import SearchSpec
+
+SEARCH_SHARE = 0.55
+DISTILL_SHARE = 0.3  # the rest: start-up, ranking, report, and what the predictions miss
+
+FEWEST = 40
+"""Candidates below which a correlation says too little (95 % of ρ = 0.5 is then 0.22 to 0.70)."""
+
+MOST = 200
+
+LADDER = (
+    # ipc, updates, seeds, val_size: from what one would like down to what is cheap
+    (10, 200, 3, 2000),
+    (10, 100, 2, 1000),
+    (1, 200, 3, 1000),
+    (1, 100, 2, 1000),
+    (1, 100, 1, 500),
+    (1, 50, 1, 300),
+    (1, 30, 1, 200),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings chosen, the folder they belong to, and a line of reason for each choice."""
+
+    spec: SearchSpec
+    folder: Path
+    reasons: tuple[str, ...]
+
+
+def plan(
+    budget: str,
+    config: Path | None,
+    flags: Mapping[str, Any],
+    out: Path | None,
+    *,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> Plan:
+    """Choose what ``flags`` and ``config`` leave out so that the search fits ``budget``.
+
+    Raises:
+        SpecError: the budget is malformed, or too short for anything.
+    """
+    seconds, watcher = parse(budget), watcher or Watcher()
+    given = {key: value for key, value in flags.items() if value is not None}
+    if config is not None:
+        given = {**settings.read_toml(config), **given}
+    first = settings.make(SearchSpec, given)
+    folder = out or Path("runs") / "-".join([Path(first.data).name, Path(first.space).stem, f"budget-{budget}"])
+    kept = _kept(folder, given)
+    if kept is not None:
+        return Plan(kept, folder, (f"the plan of {folder} is kept, since its run has begun",))
+    first = replace(first, device=hardware.check(first.device))
+    dataset = first.dataset(watcher.loading)
+    watcher.ended()
+    watcher.say(f"planning for {budget}:")
+    spec, reasons = _search_part(first, given, dataset, SEARCH_SHARE * seconds, workers)
+    spec, more = _distill_part(spec, given, dataset, DISTILL_SHARE * seconds)
+    return Plan(spec, folder, (*reasons, *more))
+
+
+def parse(budget: str) -> float:
+    """Seconds of ``90s``, ``10m``, ``1.5h`` or a plain number of seconds.
+
+    Raises:
+        SpecError: not such a text, or under 30 seconds.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", budget.strip())
+    if match is None:
+        raise SpecError(f"--budget must be a time such as 90s, 10m or 1h, but got {budget!r}")
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    if seconds < 30:
+        raise SpecError(f"--budget must be at least 30s, but got {budget!r}; starting up alone takes some seconds")
+    return seconds
+
+
+def _kept(folder: Path, given: Mapping[str, Any]) -> SearchSpec | None:
+    """The spec of a run that was begun, if what is given now agrees with it; the flow says where it does not."""
+    path = folder / "spec.toml"
+    if not path.is_file():
+        return None
+    return settings.make(SearchSpec, {**settings.read_toml(path), **given}, where=str(path))
+
+
+def _search_part(
+    spec: SearchSpec, given: Mapping[str, Any], dataset: Dataset, seconds: float, workers: int | None
+) -> tuple[SearchSpec, list[str]]:
+    space = spaces.load(spec.space, spec.space_settings)
+    workers = 1 if spec.device != "cpu" else workers or cores()
+    wanted = min(int(given.get("candidates", FEWEST)), len(space))
+    sample = flow.candidates(replace(spec, candidates=min(24, len(space))), space)
+    flops = [space.cost(arch, dataset.shape, dataset.num_classes)[1] for arch in sample]
+    speed = _speed(spec, space, sample[_middle(flops)], dataset)
+    for ipc, updates, runs, val_size in LADDER:
+        tried = _with(spec, given, ipc=ipc, updates=updates, seeds=runs, val_size=val_size)
+        if "ipc" not in given and tried.ipc > min(dataset.class_counts()) // 10:
+            continue
+        runs = len(sources.training_sources(tried)) * tried.seeds
+        each = runs * _run_seconds(tried, dataset, sum(flops) / len(flops), speed)
+        affordable = int(seconds * workers / each)
+        if affordable >= wanted:
+            break
+    if affordable < 5:
+        raise SpecError(
+            f"--budget is too short: about {each / workers:.0f} s a candidate on this machine; allow at least "
+            f"{10 * each / workers / SEARCH_SHARE:.0f}s"
+        )
+    n = min(given.get("candidates", min(affordable, MOST)), len(space))
+    reasons = [
+        f"this machine does {speed / 1e6:,.0f} MFLOP/s a core on a middling candidate of {space.name}",
+        f"ipc {tried.ipc}, {tried.updates} updates, {tried.seeds} seed(s): "
+        + (
+            f"the most with room for {wanted} candidates"
+            if affordable >= wanted
+            else "the least that still tells something"
+        ),
+        f"{n} candidates: about {each * n / workers:.0f} s on {workers} core(s), the baselines included"
+        + (f", more than the {seconds:.0f} s set aside" if n > affordable else ""),
+        f"{tried.val_size} validation images score each run",
+    ]
+    return replace(tried, candidates=n), reasons
+
+
+def _distill_part(
+    spec: SearchSpec, given: Mapping[str, Any], dataset: Dataset, seconds: float
+) -> tuple[SearchSpec, list[str]]:
+    if spec.proxy is not None:
+        return spec, [f"the proxy set {spec.proxy} is there: nothing to distil"]
+    reasons = []
+    images = len(dataset.shape) == 3
+    if images and spec.method == "gm" and not {"student", "real_batch"} & set(spec.settings) and spec.device == "cpu":
+        own = {"student": students.default_student(dataset.shape, 32), "real_batch": 64, **spec.settings}
+        spec = replace(spec, settings=own)
+        reasons.append(
+            "GM with a student of 32 filters and 64 real images a class: widths do as well (Zhao 2021, Fig. 12)"
+        )
+    method = distill.find(spec.method)
+    if method.steps == 0 or "steps" in given:
+        return spec, reasons
+    if method.prepare is not None:
+        raise SpecError(
+            f"--budget does not plan what {spec.method} trains beforehand; give --steps, or make the set with "
+            "'proxynas distill' and give it as --proxy"
+        )
+    task, _ = plan_distillation(spec.distillation(), dataset)
+    state = method.init(task)
+    state, _ = method.step(task, state, 0)  # warm up
+    started = time.perf_counter()
+    method.step(task, state, 1)
+    each = time.perf_counter() - started
+    steps = max(1, min(method.steps, int(seconds / each)))
+    reasons.append(
+        f"{steps} steps of {spec.method}, {each:.2g} s each: {steps * each:.0f} s (published: {method.steps})"
+    )
+    return replace(spec, steps=steps), reasons
+
+
+def _with(spec: SearchSpec, given: Mapping[str, Any], **chosen: int) -> SearchSpec:
+    kept: dict[str, Any] = {key: value for key, value in chosen.items() if key not in given}
+    return replace(spec, **kept)
+
+
+def _middle(values: list[int]) -> int:
+    mean = sum(values) / len(values)
+    return min(range(len(values)), key=lambda i: abs(values[i] - mean))
+
+
+def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) -> float:
+    """Operations a second of training ``arch`` on one core (or the GPU), from a few updates."""
+    recipe = replace(spec.recipe(), updates=4)
+    x, y = dataset.train.x[:20], dataset.train.y[:20]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with seeds.seeded(0):
+            net = space.build(arch, dataset.shape, dataset.num_classes).to(spec.device)
+        training.fit([net], x, y, replace(recipe, updates=1), fused=False)  # warm up
+        seconds = training.fit([net], x, y, recipe, fused=False).seconds
+        return 3 * recipe.updates * len(x) * forward_flops(net, x[:1]) / max(seconds, 1e-4)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_seconds(spec: SearchSpec, dataset: Dataset, flops: float, speed: float) -> float:
+    """One training run: forward and backward are three forward passes, validation is one, calls cost something too."""
+    recipe = spec.recipe()
+    batch = min(recipe.batch_size, spec.ipc * dataset.num_classes)
+    passes = 3 * recipe.updates * batch + spec.val_points * (min(spec.val_size, len(dataset.val)) + spec.calibrate)
+    return passes * flops / speed + recipe.updates * CALL_SECONDS
+
+
+CALL_SECONDS = 0.0015
+"""What an update costs however small the network is: some hundred PyTorch calls."""

@@ -1,0 +1,142 @@
+"""What candidates are trained on: the proxy set, its baselines, and further sets; all of them lie in the run folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .. import proxyset, spaces, truth
+from ..core.errors import SpecError
+from ..core.progress import Watcher
+from ..datasets import Dataset, Split
+from ..distill.loop import distill, plan
+from ..proxyset import ProxySet
+from ..rank import indicators
+from ..search.run import ZERO_COST, Work
+from ..search.score import Source
+from .spec import SearchSpec
+
+PROXY, RANDOM, EARLY = "proxy", "random", "early-stopping"
+SOURCES = (PROXY, RANDOM, EARLY)
+"""What candidates are trained on unless ``baselines`` says otherwise; ``also`` adds sets, called as their files."""
+
+
+def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher) -> ProxySet:
+    """The run's proxy set (made, copied or found in the folder) and beside it the random coreset of its size."""
+    path = folder / "proxy.safetensors"
+    if path.exists():
+        watcher.say("proxy set: found in the run folder")
+        proxy = proxyset.read(path)
+        proxyset.check(proxy, dataset)
+    elif spec.proxy is not None:
+        proxy = proxyset.read(proxyset.locate(spec.proxy))
+        proxy.save(path)
+    else:
+        unit = "image" if len(dataset.shape) == 3 else "row"
+        watcher.say(f"distilling: {spec.method}, {spec.ipc} {unit}(s) a class")
+        checkpoint = folder / "distill.checkpoint"
+        proxy = distill(
+            spec.distillation(),
+            dataset,
+            spec.recipe(),
+            checkpoint=checkpoint,
+            on_step=watcher.distilling,
+            on_shared=watcher.preparing,
+        )
+        proxy.save(path)
+        watcher.ended()
+    if not (folder / "random.safetensors").exists():
+        drawn = replace(
+            spec.distillation(), method="random", ipc=len(proxy) // dataset.num_classes, steps=0, settings={}
+        )
+        distill(drawn, dataset, spec.recipe()).save(folder / "random.safetensors")
+    for given, name in zip(spec.also, also_names(spec), strict=True):
+        if not (folder / "also" / f"{name}.safetensors").exists():
+            proxyset.read(proxyset.locate(given)).save(folder / "also" / f"{name}.safetensors")
+    return proxy
+
+
+RESERVED = (*SOURCES, ZERO_COST, *indicators.COSTS, truth.WHOLE)
+
+
+def also_names(spec: SearchSpec) -> list[str]:
+    """What the sources of the further proxy sets are called: as their files.
+
+    Raises:
+        SpecError: two of one name, or the name of another source; a table of such a name.
+    """
+    found: list[str] = []
+    for given in spec.also:
+        name = Path(given).name.removesuffix(".safetensors")
+        if name in (*found, *RESERVED):
+            raise SpecError(f"also would make two sources called {name!r}; rename the file {given}")
+        found.append(name)
+    for name in spec.tables:
+        if name in (*found, *RESERVED) or not name.strip():
+            raise SpecError(f"there is a source called {name!r} already; give that table another name")
+    return found
+
+
+def training_sources(spec: SearchSpec) -> list[str]:
+    """What every candidate is trained on."""
+    return [PROXY, *(name for name in (RANDOM, EARLY) if name in spec.baselines), *also_names(spec)]
+
+
+def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
+    """Refuse a proxy set, or settings to make one, that cannot work, before anything is written.
+
+    Raises:
+        ProxyFileError: the file is damaged or was made from other data.
+        SpecError: unknown method or setting, or an ipc that a class cannot hold.
+    """
+    if spec.proxy is not None:
+        proxyset.check(proxyset.read(proxyset.locate(spec.proxy)), dataset)
+    else:
+        plan(spec.distillation(), dataset)
+    recipe = spec.recipe()
+    if recipe.augment and len(dataset.shape) != 3:
+        raise SpecError(f"augment is for images, but {dataset.name} is a table; leave it out")
+    if spec.val_points > recipe.updates:
+        raise SpecError(f"val_points must be at most the {recipe.updates} updates, but got {spec.val_points}")
+    also_names(spec)
+    for given in spec.also:
+        proxyset.check(proxyset.read(proxyset.locate(given)), dataset)
+
+
+def prepare(spec: SearchSpec, folder: Path) -> Work:
+    """What a worker needs: the space, the data with a part of its validation split, and the sources."""
+    torch.set_flush_denormal(True)
+    dataset = spec.dataset()
+    dataset = replace(dataset, val=_part(dataset.val, spec.val_size))
+    calibration = dataset.train.x[: spec.calibrate] if spec.calibrate else None
+    sets = {PROXY: folder / f"{PROXY}.safetensors", RANDOM: folder / f"{RANDOM}.safetensors"}
+    sets |= {name: folder / "also" / f"{name}.safetensors" for name in also_names(spec)}
+    whole = spec.recipe()
+    size, sources = len(proxyset.read(sets[PROXY])), {}
+    for name in training_sources(spec):
+        recipe = replace(whole, batch_size=min(whole.batch_size, size))  # the same number of images an update
+        curriculum = None
+        if name == EARLY:
+            x, y = dataset.train.x, dataset.train.y
+        else:
+            made = proxyset.read(sets[name])
+            x, y = made.x.to(spec.device), made.y.to(spec.device)
+            soft = "cross-entropy" if made.y.ndim == 1 else made.recipe.loss
+            recipe = replace(recipe, loss=soft, batch_size=min(whole.batch_size, len(made)))
+            recipe, curriculum = proxyset.recipe_for(made, recipe), made.curriculum
+        sources[name] = Source(
+            name, x, y, recipe, calibration=calibration, val_points=spec.val_points, curriculum=curriculum
+        )
+    return Work(
+        spaces.load(spec.space, spec.space_settings),
+        dataset,
+        sources,
+        spec.seed,
+        spec.device,
+        spaces.load(spec.space, spec.zero_cost_settings) if spec.zero_cost_settings else None,
+    )
+
+
+def _part(split: Split, size: int) -> Split:
+    """The first ``size`` images; splits are shuffled, so they are a fair sample."""
+    return Split(split.x[:size], split.y[:size])
