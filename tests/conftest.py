@@ -8,7 +8,7 @@ import torch
 
 from proxynas import datasets
 from proxynas.datasets import Dataset
-from proxynas.pipeline.spec import SearchSpec
+from proxynas.specs import SearchSpec
 
 
 @pytest.fixture(scope="session")

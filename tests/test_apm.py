@@ -21,11 +21,10 @@ from proxynas.distill.experts import Pool, Training
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.method import Task, class_labels
 from proxynas.distill.methods import apm
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
 from proxynas.pipeline import planning, sources
-from proxynas.pipeline.spec import SearchSpec
 from proxynas.rank import ledger
+from proxynas.specs import DistillSpec, SearchSpec
 
 STUDENT = "D1-W32-relu-instancenorm-avgpooling"
 SMALL: dict[str, Any] = {"student": STUDENT, "epochs": 6, "checkpoints": 3, "experts": 2, "expert_epochs": 3}
@@ -382,7 +381,7 @@ def test_what_experts_cost_is_counted_also_where_they_were_found(toy: Dataset, m
 
 def test_a_search_trains_candidates_on_soft_labels(small_spec: SearchSpec, tmp_path: Path) -> None:
     spec, watcher = replace(small_spec, method="apm", ipc=2, steps=1, settings=SMALL), Watched()
-    proxy = sources.get_proxy(spec, spec.dataset(), tmp_path, watcher)
+    proxy = sources.get_proxy(spec, datasets.load_for(spec), tmp_path, watcher)
     assert watcher.told == [(1, 2), (2, 2)]
     found = sources.prepare(spec, tmp_path).sources
     assert torch.equal(found["proxy"].y, proxy.y)

@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from proxynas import cli, proxyset, truth
+from proxynas import cli, datasets, proxyset, truth
 from proxynas.core import settings
 from proxynas.core.errors import ProxyFileError
-from proxynas.pipeline.spec import SearchSpec
+from proxynas.specs import SearchSpec
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -65,7 +65,7 @@ BAD = {
         "LeNet needs images",
     ),
     "a set in place of a folder": (["distill", "--out", "{folder}"], "is a folder"),
-    "unknown space setting": (["search", "--space-set", "width=3"], "has no fixed setting 'width'; it has none"),
+    "unknown space setting": (["search", "--space-option", "width=3"], "has no fixed setting 'width'; it has none"),
     "unknown baseline": (["search", "--baseline", "luck"], "baselines.0: input should be 'random', 'early-stopping'"),
     "further set missing": (["search", "--also", "nowhere.safetensors"], "nowhere.safetensors"),
     "ipc 0": (["search", "--ipc", "0"], "ipc: input should be greater than or equal to 1, but got 0"),
@@ -77,7 +77,7 @@ BAD = {
     "unknown setting": (["search", "--set", "lrr=1"], "settings of gm: unknown key 'lrr'; did you mean 'lr'"),
     "unknown synthetic set": (["search", "--set", "synthetic=gan"], "synthetic: input should be 'pixels', 'gtn-lrn'"),
     "settings that do not fit": (["search", "--method", "unroll", "--set", "ic=3"], "ic must divide ipc"),
-    "unknown augmentation": (["search", "--train", "augment=spin"], "there is no 'spin'"),
+    "unknown augmentation": (["search", "--recipe", "augment=spin"], "there is no 'spin'"),
     "unknown augmentation to evaluate": (["evaluate", "{proxy}", "--augment", "spin"], "there is no 'spin'"),
     "a clock without seconds": (["distill", "--clock", "core", "--out", "{out}"], "give --seconds"),
     "a seed below 0": (["evaluate", "{proxy}", "--seed", "-1"], "should be greater than or equal to 0"),
@@ -167,11 +167,11 @@ def test_bad_toml(
 @pytest.fixture(scope="session")
 def a_proxy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from proxynas.distill.loop import distill
-    from proxynas.distill.spec import DistillSpec
+    from proxynas.specs import DistillSpec
 
     path = tmp_path_factory.mktemp("proxy") / "random.safetensors"
     spec = DistillSpec(method="random")
-    distill(spec, spec.dataset()).save(path)
+    distill(spec, datasets.load_for(spec)).save(path)
     return path
 
 

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from proxynas import cli, compare, proxyset, training
+from proxynas import cli, compare, datasets, proxyset, training
 from proxynas.compare import evaluation, worker
 from proxynas.compare.jobs import Job, all_jobs
-from proxynas.compare.spec import CompareSpec
 from proxynas.compare.table import tabulate
 from proxynas.compare.worker import Result
 from proxynas.core import settings
@@ -22,6 +21,7 @@ from proxynas.core.errors import RunFolderError, SpaceError, SpecError
 from proxynas.core.rundir import open_folder
 from proxynas.datasets import Dataset
 from proxynas.distill import loop
+from proxynas.specs import CompareSpec, EvaluationSpec
 
 ARCH = "D1-W32-relu-none-avgpooling"
 GM = {"student": ARCH, "real_batch": 10}
@@ -91,7 +91,7 @@ def test_the_command_from_a_file_to_the_table_and_on_from_where_it_stopped(
     # what the table says is what 'proxynas evaluate' says of the set
     row = json.loads((folder / "table.json").read_text())["rows"][0]
     path = folder / "sets" / "random-images-4.safetensors"
-    alone = evaluation.evaluate(str(path), digits, None, ["mlp"], runs=2, updates=5, seed=4)[0]
+    alone = evaluation.evaluate(str(path), digits, EvaluationSpec(archs=("mlp",), students=2, updates=5, seed=4))[0]
     assert row["cells"]["mlp"] == {"mean": alone.mean, "sd": alone.sd, "sd_sets": None, "n": 2, "paper": "27.1 ± 0.4"}
 
     lines = (folder / "table.md").read_text().splitlines()
@@ -210,15 +210,15 @@ def test_hard_labels(digits: Dataset, tmp_path: Path) -> None:
 def test_rows_override_what_they_have_in_common(digits: Dataset, tmp_path: Path) -> None:
     rows = [
         {"name": "a", "settings": {"lr": 0.5}},
-        {"name": "b", "method": "herding", "ipc": 2, "archs": ["all"], "protocol": "loo", "updates": 7,
+        {"name": "b", "method": "herding", "ipc": 2, "archs": ["all"], "protocol": "loo2023", "updates": 7,
          "augment": "crop", "batch_size": 4},
     ]  # fmt: skip
     spec = make(*rows, seconds=9.0, distillations=2, seed=5, augment="scale")
     a, second, b, _ = all_jobs(spec, digits, tmp_path)
     assert (a.spec.settings, a.spec.steps, a.spec.seconds, a.spec.seed) == ({**GM, "lr": 0.5}, 2, 9.0, 5)
-    assert (second.spec.seed, a.augment, a.protocol, len(a.points)) == (6, "scale", "zhao", 4)
+    assert (second.spec.seed, a.augment, a.protocol, len(a.points)) == (6, "scale", "zhao2021", 4)
     assert (b.spec.method, b.spec.ipc, b.spec.steps, b.spec.seconds, b.points) == ("herding", 2, None, None, (1.0,))
-    assert (b.archs[0], len(b.archs), b.protocol, b.updates, b.augment) == ("convnet", 6, "loo", 7, "crop")
+    assert (b.archs[0], len(b.archs), b.protocol, b.updates, b.augment) == ("convnet", 6, "loo2023", 7, "crop")
     assert b.batch_size == 4
     assert settings.make(CompareSpec, settings.to_dict(spec)) == spec
 
@@ -240,12 +240,12 @@ def on_moons(*rows: dict[str, Any], **values: Any) -> CompareSpec:
 def test_rows_that_distil_the_same_share_their_sets(tmp_path: Path) -> None:
     rows = [
         {"name": "a"},
-        {"name": "b", "going_on": {"strategy": 1}},
+        {"name": "b", "extend": {"strategy": 1}},
         {"name": "c", "settings": {"ic": 4}},
         {"name": "d", "updates": 7},
     ]
     spec = on_moons(*rows, distillations=2, seconds=4.0)
-    found = all_jobs(spec, spec.dataset(), tmp_path)
+    found = all_jobs(spec, datasets.load_for(spec), tmp_path)
     assert [(job.row, job.made_by, job.distils, len(job.points)) for job in found[::2]] == [
         ("a", "a", True, 4), ("b", "a", False, 1), ("c", "c", True, 4), ("d", "a", False, 1)
     ]  # fmt: skip
@@ -263,23 +263,23 @@ def test_training_past_the_distilled_steps(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(worker, "distill", lambda *a, **kw: made.append(1) or loop.distill(*a, **kw))
     rows = [
         {"name": "raw", "updates": 4},
-        *({"name": str(n), "going_on": {"strategy": n, "times": 3}} for n in (1, 2, 3)),
-        {"name": "short", "going_on": {"strategy": 2}, "updates": 6},
-        {"name": "random", "method": "random", "going_on": {"strategy": 2}},
+        *({"name": str(n), "extend": {"strategy": n, "times": 3}} for n in (1, 2, 3)),
+        {"name": "short", "extend": {"strategy": 2}, "updates": 6},
+        {"name": "random", "method": "random", "extend": {"strategy": 2}},
     ]
     spec = on_moons(*rows, students=1, updates=5)
-    data = spec.dataset()
+    data = datasets.load_for(spec)
     results = [worker.measure(data, job)[1] for job in all_jobs(spec, data, tmp_path)]
     assert seen == [4, 12, 12, 12, 6]
     assert len(made) == 2
     assert [result.failed for result in results] == [None] * 5 + ["failed"]
-    assert "going_on is for sets that were distilled for steps in an order" in results[-1].reason
+    assert "extend is for sets that were distilled for steps in an order" in results[-1].reason
 
 
 def test_tables_of_data_too(tmp_path: Path) -> None:
     row = {"name": "random", "method": "random", "ipc": 10, "paper": "97"}
     spec = make(row, data="moons", archs=["mlp-grid:L2x10-relu"], updates=50)
-    job, found = one(spec, spec.dataset(), tmp_path)
+    job, found = one(spec, datasets.load_for(spec), tmp_path)
     assert job.archs == ("mlp-grid:L2x10-relu",)
     assert mean(found.accuracies["mlp-grid:L2x10-relu"]) > 0.5
     table = tabulate(spec, [job], [found], {"name": "moons"})

@@ -16,8 +16,8 @@ from proxynas.distill import METHODS
 from proxynas.distill.loop import distill
 from proxynas.distill.method import Task, class_labels, real_images
 from proxynas.distill.methods import coreset
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet, mlp
+from proxynas.specs import DistillSpec
 
 CHEAP = {
     "random": {},

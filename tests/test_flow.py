@@ -18,8 +18,8 @@ from proxynas.core.errors import ProxyFileError, RunFolderError, SpaceError, Spe
 from proxynas.datasets import Dataset
 from proxynas.distill import loop
 from proxynas.pipeline import flow, selection, sources
-from proxynas.pipeline.spec import SearchSpec
 from proxynas.search import zerocost
+from proxynas.specs import SearchSpec
 
 
 def a_truth_table(spec: SearchSpec, digits: Dataset, path: Path, **changed: str) -> Path:
@@ -209,8 +209,8 @@ def test_further_sets_are_compared_in_the_same_run(small_spec: SearchSpec, digit
         ({"combine": ("sotl+vote",), "baselines": ("random",)}, "takes 'zero-cost' among the baselines"),
         ({"indicator": "sotl+vote", "baselines": ("random",)}, "takes 'zero-cost' among the baselines"),
         ({"val_points": 6}, "val_points must be at most the 5 updates, but got 6"),
-        ({"training": {"nesterov": True, "momentum": 0}}, "nesterov takes sgd with a momentum above 0"),
-        ({"training": {"momentun": 0.5}}, "training: unknown key 'momentun'; did you mean 'momentum'"),
+        ({"recipe": {"nesterov": True, "momentum": 0}}, "nesterov takes sgd with a momentum above 0"),
+        ({"recipe": {"momentun": 0.5}}, "recipe: unknown key 'momentun'; did you mean 'momentum'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(
@@ -257,17 +257,17 @@ def test_a_table_measured_elsewhere_is_a_row(small_spec: SearchSpec, digits: Dat
 def test_zero_cost_indicators_may_see_other_networks(small_spec: SearchSpec, tmp_path: Path) -> None:
     found = spaces.load("nasbench201", {"channels": 4, "cells": 1})
     spec = replace(
-        small_spec, space="nasbench201", space_settings={"channels": 4, "cells": 1}, candidates=2, seeds=1, truth="none"
+        small_spec, space="nasbench201", space_options={"channels": 4, "cells": 1}, candidates=2, seeds=1, truth="none"
     )
     same = flow.search(spec, tmp_path / "a", workers=1).ranking.values
-    wider = replace(spec, zero_cost_settings={"channels": 8, "cells": 1})
+    wider = replace(spec, zero_cost_options={"channels": 8, "cells": 1})
     other = flow.search(wider, tmp_path / "b", workers=1).ranking.values
     assert list(same.index) == list(other.index)
     assert all(arch in found for arch in same.index)
     pd.testing.assert_series_equal(same["proxy", "sotl"], other["proxy", "sotl"])
     assert not np.allclose(same["zero-cost", "grad_norm"], other["zero-cost", "grad_norm"])
     with pytest.raises(SpaceError, match="no fixed setting 'width'"):
-        flow.search(replace(spec, zero_cost_settings={"width": 1}), tmp_path / "c")
+        flow.search(replace(spec, zero_cost_options={"width": 1}), tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
@@ -297,7 +297,7 @@ def test_a_set_with_learned_rates_is_searched_with_them(small_spec: SearchSpec, 
         settings=own,
         candidates=5,
         seeds=1,
-        training={"augment": "crop+rotate"},
+        recipe={"augment": "crop+rotate"},
     )
     result = flow.search(spec, tmp_path / "run", workers=1)
     assert result.report.is_file()
@@ -324,4 +324,4 @@ def test_a_run_folder_whose_data_or_sets_have_changed(small_spec: SearchSpec, tm
 
 
 def test_recipe_of_candidates(small_spec: SearchSpec) -> None:
-    assert replace(small_spec, training={"batch_size": 3}).recipe().batch_size == 3
+    assert replace(small_spec, recipe={"batch_size": 3}).candidate_recipe().batch_size == 3

@@ -11,8 +11,8 @@ from proxynas.datasets import Dataset
 from proxynas.distill import students
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import ift
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
+from proxynas.specs import DistillSpec
 
 SMALL = {"student": "D1-W32-sigmoid-none-avgpooling", "real_batch": 20, "inner": 4, "terms": 3}
 L2 = 0.5

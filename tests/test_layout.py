@@ -11,6 +11,7 @@ PACKAGE = Path(proxynas.__file__).parent
 
 STAGES = (
     {"core"},
+    {"specs"},
     {"datasets", "nets"},
     {"spaces"},
     {"training"},

@@ -10,8 +10,8 @@ from proxynas import proxyset, training
 from proxynas.core.errors import ProxyFileError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill.loop import distill
-from proxynas.distill.spec import DistillSpec
 from proxynas.proxyset import ProxySet
+from proxynas.specs import DistillSpec
 from proxynas.training import Recipe
 from proxynas.training.curriculum import Curriculum
 

@@ -8,12 +8,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from proxynas import proxyset, spaces
+from proxynas import datasets, proxyset, spaces
 from proxynas.core.errors import ProxyFileError, RunFolderError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill.loop import distill
-from proxynas.distill.spec import DistillSpec
 from proxynas.proxyset import ProxySet
+from proxynas.specs import DistillSpec
 from proxynas.training import Recipe
 
 
@@ -60,7 +60,7 @@ def test_soft_labels_and_any_preprocessing_survive(tmp_path: Path) -> None:
 def test_whitening_survives_and_must_fit(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path))
     spec = DistillSpec(method="random", ipc=2, zca=0.1)
-    white = spec.dataset()
+    white = datasets.load_for(spec)
     distill(spec, white).save(tmp_path / "a.safetensors")
     read = proxyset.read(tmp_path / "a.safetensors")
     assert read.preprocessing == white.preprocessing

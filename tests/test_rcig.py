@@ -23,9 +23,9 @@ from proxynas.distill.linearised import LAST, Centred, Inner, Linearised, Standa
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.method import State, Task
 from proxynas.distill.methods import rcig
-from proxynas.distill.spec import DistillSpec
 from proxynas.distill.students import Parameters
 from proxynas.nets import doubling, published
+from proxynas.specs import DistillSpec
 
 N, CLASSES, L2 = 6, 3, 0.02
 STUDENT = "doubling-convnet:D1-W4-none-softplus"

@@ -4,9 +4,7 @@ import pytest
 
 from proxynas.core import settings
 from proxynas.core.errors import SpecError
-from proxynas.distill.spec import DistillSpec
-from proxynas.pipeline.spec import SearchSpec
-from proxynas.truth.spec import TruthSpec
+from proxynas.specs import DistillSpec, SearchSpec, TruthSpec
 
 
 @pytest.mark.parametrize("cls", [DistillSpec, SearchSpec, TruthSpec])

@@ -14,10 +14,10 @@ from proxynas.datasets import Dataset
 from proxynas.distill import students, synthetic
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import gm
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets.generator import NOISE, Generator, generate
 from proxynas.proxyset import ProxySet
-from proxynas.training.curriculum import Curriculum, GoingOn
+from proxynas.specs import DistillSpec, Extension
+from proxynas.training.curriculum import Curriculum, extended
 
 STUDENT = "D1-W32-sigmoid-none-avgpooling"
 SMALL = {"student": STUDENT, "real_batch": 8, "k": 8}
@@ -288,7 +288,7 @@ def test_the_first_strategy_has_rates_of_its_own() -> None:
     order = torch.tensor([[0], [1]]).repeat(5, 1)  # five epochs of two steps
     curriculum = Curriculum(order, torch.linspace(1, 2, 10))
     assert curriculum.epoch == 2
-    found = GoingOn(1).after(curriculum)
+    found = extended(curriculum, Extension(1))
     assert torch.equal(found.order, order.repeat(10, 1))
     assert found.rates is not None
     each = [0.3 * 1.1**e for e in range(1, 11)] + [0.3 * 1.1**10 * 0.95**e for e in range(1, 41)]
@@ -304,16 +304,16 @@ def test_the_first_strategy_has_rates_of_its_own() -> None:
 def test_the_other_strategies_repeat_learned_rates() -> None:
     rates = torch.tensor([0.1, 0.2, 0.3, 0.4])
     curriculum = Curriculum(torch.tensor([[0], [1], [0], [1]]), rates)
-    second = GoingOn(2, times=3, decay=0.5).after(curriculum)
+    second = extended(curriculum, Extension(2, times=3, decay=0.5))
     assert second.order[:, 0].tolist() == [0, 1] * 6
     assert second.rates is not None
     torch.testing.assert_close(second.rates, torch.cat([rates, rates / 2, rates / 4]))
-    third = GoingOn(3, times=2, decay=0.5).after(curriculum)
+    third = extended(curriculum, Extension(3, times=2, decay=0.5))
     assert third.order[:, 0].tolist() == [0, 1] * 4
     assert third.rates is not None
     torch.testing.assert_close(third.rates, torch.cat([rates, rates[2:] / 2, rates[2:] / 4]))
     for strategy in (2, 3):
-        assert GoingOn(strategy, times=1).after(curriculum).order.shape == (4, 1)  # type: ignore[arg-type]
+        assert extended(curriculum, Extension(strategy, times=1)).order.shape == (4, 1)  # type: ignore[arg-type]
 
 
 def test_an_epoch_is_the_shortest_that_repeats() -> None:

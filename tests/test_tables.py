@@ -15,10 +15,9 @@ from proxynas.core.errors import DataError, SpaceError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill import students
 from proxynas.distill.loop import distill
-from proxynas.distill.spec import DistillSpec
 from proxynas.pipeline import flow
-from proxynas.pipeline.spec import SearchSpec
 from proxynas.search.zerocost import INDICATORS, zero_cost
+from proxynas.specs import DistillSpec, SearchSpec
 
 HEADER = "width,height,kind\n"
 

@@ -6,8 +6,8 @@ import pytest
 from proxynas import truth
 from proxynas.core.errors import TruthError
 from proxynas.datasets import Dataset
+from proxynas.specs import TruthSpec
 from proxynas.truth.measure import measure
-from proxynas.truth.spec import TruthSpec
 
 
 def test_measured_tables_round_trip(small_space: Path, digits: Dataset, tmp_path: Path) -> None:

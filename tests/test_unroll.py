@@ -10,15 +10,15 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from proxynas import training
+from proxynas import datasets, training
 from proxynas.core import seeds
 from proxynas.core.errors import DivergedError, SpaceError, SpecError
 from proxynas.datasets import Dataset
 from proxynas.distill import students, tracing
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import unroll
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
+from proxynas.specs import DistillSpec
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -145,7 +145,7 @@ def test_stacked_students_are_the_sum_of_single_ones() -> None:
 @pytest.mark.parametrize("arch", ["L1-relu", "L4x10-relu", "L2x5-tanh"])
 def test_recorded_students_are_the_stacked_ones(arch: str) -> None:
     """Losses and hypergradients are equal to rounding, for the batch size of the record and for others."""
-    data = DistillSpec(data="moons").dataset()
+    data = datasets.load_for(DistillSpec(data="moons"))
     task, _ = plan(DistillSpec(data="moons", method="unroll", ipc=8, settings={"students": [f"mlp-grid:{arch}"]}), data)
     nets = [students.student(task, f"mlp-grid:{arch}", r) for r in range(3)]
     forward = students.recorded(task, f"mlp-grid:{arch}", 3, 4)

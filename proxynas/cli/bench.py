@@ -15,15 +15,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .. import spaces, training
+from .. import datasets, spaces, training
 from ..core import hardware, seeds
 from ..datasets import Dataset
 from ..distill import linearised, students
 from ..distill.loop import plan
 from ..distill.method import Task
 from ..distill.methods import gm, rcig
-from ..distill.spec import DistillSpec
 from ..search.pool import map_unordered
+from ..specs import DistillSpec
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def matching(device: str, repeats: int) -> list[Row]:
             )
             for batched in (False, True)
         )
-        dataset = DistillSpec(device=device).dataset()
+        dataset = datasets.load_for(DistillSpec(device=device))
         net = spaces.load("convnet-grid").build(student, dataset.shape, dataset.num_classes).to(device)
         x = torch.zeros(dataset.num_classes, ipc, *dataset.shape, device=device)
         rows.append(compare(f"GM step, width {width}, ipc {ipc}", naive, fast, gm.batching_pays(net, x), repeats))
@@ -89,7 +89,7 @@ def tabulating(device: str, repeats: int) -> list[Row]:
         student = f"doubling-convnet:D{depth}-W{width}-none-softplus"
         usual: dict[str, object] = {"student": student, "real_batch": 256, "pool": 1, "inner_lr": 1e-4, "hinv_lr": 1e-3}
         tasks = [
-            plan(spec, spec.dataset())[0]
+            plan(spec, datasets.load_for(spec))[0]
             for spec in (
                 DistillSpec(
                     method="rcig", ipc=ipc, image_size=side, settings={**usual, "tabulate": tabulate}, device=device
@@ -108,7 +108,7 @@ def tabulating(device: str, repeats: int) -> list[Row]:
 
 def fusing(device: str, repeats: int) -> list[Row]:
     """Training: three seeds in one stacked call, against one after the other."""
-    space, dataset, rows = spaces.load("convnet-grid"), DistillSpec(device=device).dataset(), []
+    space, dataset, rows = spaces.load("convnet-grid"), datasets.load_for(DistillSpec(device=device)), []
     for arch, batch in (
         ("D1-W32-relu-none-avgpooling", 10),
         ("D2-W32-relu-instancenorm-avgpooling", 10),
@@ -182,7 +182,7 @@ def _rcig_step(task: Task, device: str) -> Callable[[], object]:
 
 
 def _gm_step(spec: DistillSpec) -> Callable[[], object]:
-    task, _ = plan(spec, spec.dataset())
+    task, _ = plan(spec, datasets.load_for(spec))
     state = gm.init(task)
 
     def step() -> None:
@@ -193,7 +193,7 @@ def _gm_step(spec: DistillSpec) -> Callable[[], object]:
 
 
 def _prepare() -> tuple[spaces.SearchSpace, Dataset]:
-    return spaces.load("convnet-grid"), DistillSpec().dataset()
+    return spaces.load("convnet-grid"), datasets.load_for(DistillSpec())
 
 
 def _train_one(context: tuple[spaces.SearchSpace, Dataset], arch: str) -> float:

@@ -1,48 +1,25 @@
 """``proxynas truth`` and ``proxynas truth import``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ..core.errors import SpecError
-from .options import Config, Data, DataRoot, Device, Download, ImageSize, Seed, Space, Workers, Zca
+from ..specs import TruthSpec
+from .options import Config, Given, Workers, takes
 
 
+@takes(TruthSpec)
 def truth(
+    given: Given,
     context: typer.Context,
     out: Annotated[
         Path | None,
         typer.Option(help="The table to write (.csv, required); its run store lies beside it.", rich_help_panel="Run"),
     ] = None,
-    data: Data = None,
-    data_root: DataRoot = None,
-    download: Download = None,
-    image_size: ImageSize = None,
-    zca: Zca = None,
-    space: Space = None,
-    candidates: Annotated[
-        int | None,
-        typer.Option(help="How many networks to sample; the whole space by default.", rich_help_panel="Search"),
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Training runs a network; 3 by default.", rich_help_panel="Search")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the real data; 12 by default.", rich_help_panel="Search")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images an update; 25 by default.", rich_help_panel="Search")
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            help="Learning rate at the start, 0.01 by default; a cosine takes it to zero.", rich_help_panel="Search"
-        ),
-    ] = None,
     config: Config = None,
-    seed: Seed = None,
-    device: Device = None,
     workers: Workers = None,
 ) -> None:
     """Train candidates on the whole real data and write the table that rankings are checked against.
@@ -60,21 +37,16 @@ def truth(
         return
     if out is None:
         raise SpecError("truth needs --out, the table (.csv) to write")
+    from .. import datasets
     from ..core import hardware, settings
     from ..truth.measure import measure
-    from ..truth.spec import TruthSpec
     from .console import Bar, ConsoleWatcher
     from .console import out as console
 
-    flags = {
-        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
-        "space": space,
-        "candidates": candidates, "seeds": seeds, "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed,
-        "device": None if device is None else hardware.check(device),
-    }  # fmt: skip
-    spec = settings.load(TruthSpec, config, flags)
+    spec = settings.load(TruthSpec, config, given)
+    spec = replace(spec, device=hardware.check(spec.device))
     watcher = ConsoleWatcher()
-    spec.dataset(watcher.loading)
+    datasets.load_for(spec, watcher.loading)
     watcher.ended()
     with Bar("training") as bar:
         made = measure(spec, out, workers=workers, on_done=lambda done, total, s: bar.update(done, total, s.arch))

@@ -20,14 +20,15 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from .. import datasets
 from ..core import files, hardware
 from ..core.errors import RunFolderError
 from ..core.progress import Watcher
 from ..core.rundir import open_folder
 from ..datasets import Dataset
 from ..search.pool import cores, map_apart
+from ..specs import CompareSpec
 from .jobs import Job, all_jobs
-from .spec import CompareSpec
 from .table import Table, tabulate
 from .worker import Result, measure, prepare
 
@@ -45,7 +46,7 @@ def compare(spec: CompareSpec, folder: Path, *, workers: int | None = None, watc
     """
     watcher = watcher or Watcher()
     spec = replace(spec, device=hardware.check(spec.device))
-    dataset = spec.dataset(watcher.loading)
+    dataset = datasets.load_for(spec, watcher.loading)
     watcher.ended()
     wanted = all_jobs(spec, dataset, folder)
     open_folder(spec, folder)

@@ -13,8 +13,8 @@ from rich.table import Table as RichTable
 
 from .. import __version__
 from ..core import settings
+from ..specs import CompareSpec, Row
 from .jobs import Job, label
-from .spec import CompareSpec, Row
 from .worker import Result
 
 

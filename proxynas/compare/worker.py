@@ -4,16 +4,16 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any
 
-from .. import proxyset, training
+from .. import datasets, proxyset
 from ..core import hardware
 from ..core.errors import DataError, DivergedError, RunFolderError, SpaceError, SpecError
 from ..datasets import Dataset
 from ..distill import find
 from ..distill.loop import distill, fingerprint, plan
 from ..proxyset import ProxySet
+from ..specs import CompareSpec
 from . import evaluation
 from .jobs import Job
-from .spec import CompareSpec
 
 LOOKS = 2
 """Networks that are trained at each point on the way, of the first architecture, and tested on the validation split."""
@@ -55,7 +55,7 @@ class Result:
 
 def prepare(spec: CompareSpec) -> Dataset:
     """The data, loaded in the process that uses them."""
-    return spec.dataset()
+    return datasets.load_for(spec)
 
 
 def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
@@ -109,15 +109,15 @@ def evaluated(
 ) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
     """Accuracies on the test split by architecture, and the curve of validation accuracy."""
     device, accuracies, curve = dataset.train.x.device, {}, []
-    nets = list(zip(evaluation.networks(job.archs, dataset, job.protocol), job.archs, strict=True))
+    nets = list(zip(evaluation.networks(job.archs, dataset, job.evaluation.protocol), job.archs, strict=True))
     for point, made in sets.items():
         end = point == 1
         looks: list[float] = []
-        used, how = _as_used(made, job)
+        used, how = evaluation.prepared(made, job.evaluation)
         for (space, arch), name in nets if end else nets[:1]:
             trained = [
-                evaluation.trained(used, space, arch, how, device, seed=job.spec.seed, number=number)
-                for number in range(job.students if end else LOOKS)
+                evaluation.trained(used, space, arch, how, device, seed=job.evaluation.seed, number=number)
+                for number in range(job.evaluation.students if end else LOOKS)
             ]
             looks = looks or [evaluation.accuracy(net, dataset.val) for net in trained[:LOOKS]]
             if end:
@@ -126,15 +126,6 @@ def evaluated(
         at = told["core_seconds" if job.spec.core_clock else "seconds"]
         curve.append({"part": point, "seconds": at, "steps": told["steps"], "accuracy": mean(looks)})
     return accuracies, curve
-
-
-def _as_used(made: ProxySet, job: Job) -> tuple[ProxySet, training.Recipe]:
-    """The set with the labels that networks are trained on, and how they are."""
-    made, updates = evaluation.gone_on(made, job.going_on, job.updates)
-    how = evaluation.recipe(made, job.protocol, updates, job.augment, job.batch_size)
-    if job.labels == "own":
-        return made, how
-    return replace(made, y=made.hard_labels()), replace(how, loss="cross-entropy")
 
 
 def _shared_seconds(dataset: Dataset, job: Job) -> float:

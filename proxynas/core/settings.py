@@ -11,17 +11,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .errors import SpecError
 
 T = TypeVar("T")
-
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
 
 CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=False, validate_default=True, allow_inf_nan=False)
 """Shared by every settings class: unknown keys and infinite numbers are errors; defaults are checked like the rest."""
@@ -55,6 +52,17 @@ def load(cls: type[T], file: Path | None, flags: Mapping[str, Any]) -> T:
         elif value is not None:
             values[key] = value
     return make(cls, values, where=str(file) if file is not None else "")
+
+
+def known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that are fields of ``cls``."""
+    names = {f.name for f in fields(cls)}
+    return {key: value for key, value in values.items() if key in names}
+
+
+def part(cls: type[T], spec: Any) -> T:
+    """Settings ``cls`` made of the fields that ``spec`` has by the same names; the others keep their defaults."""
+    return cls(**{f.name: getattr(spec, f.name) for f in fields(cls) if hasattr(spec, f.name)})  # type: ignore[arg-type]
 
 
 def read_toml(file: Path) -> dict[str, Any]:

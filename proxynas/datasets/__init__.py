@@ -13,11 +13,12 @@ from typing import NamedTuple
 import torch
 
 from ..core.errors import DataError
+from ..specs import DataSpec
 from . import digits, folder, moons, table, vision, zca
 from .base import Dataset, Images, Preprocessing, Split, Stored, assemble
 from .pixels import resize
 
-__all__ = ["Dataset", "Known", "Preprocessing", "Split", "load", "names"]
+__all__ = ["Dataset", "Known", "Preprocessing", "Split", "load", "load_for", "names"]
 
 
 class Known(NamedTuple):
@@ -77,6 +78,20 @@ def load(
     else:
         stored = folder.read(_folder(name, root), val_fraction, image_size, progress)
     return _whitened(assemble(stored), whiten).to(device)
+
+
+def load_for(spec: DataSpec, progress: Callable[[int, int], None] | None = None) -> Dataset:
+    """Load the data that a command was asked for; see :func:`load`."""
+    root = None if spec.data_root is None else Path(spec.data_root)
+    return load(
+        spec.data,
+        root,
+        download=spec.download,
+        image_size=spec.image_size,
+        whiten=spec.zca,
+        device=spec.device,
+        progress=progress,
+    )
 
 
 def _whitened(dataset: Dataset, strength: float | None) -> Dataset:

@@ -14,14 +14,13 @@ turns by up to 45 degrees.
 
 import math
 from collections.abc import Callable
-from typing import Annotated
 
 import torch
-from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import SpecError
+from ..specs import check_operations
 
 Transform = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to the same shape; where each image has parameters of its own, B is what they were drawn for."""
@@ -50,7 +49,7 @@ def draw(strategy: str, shape: tuple[int, ...], generator: torch.Generator, n: i
     if not strategy:
         return _identity
     try:
-        names = check(strategy).split("+")
+        names = check_operations(strategy).split("+")
     except ValueError as error:
         raise SpecError(f"augment: {error}") from None
     if len(shape) != 3:
@@ -59,22 +58,6 @@ def draw(strategy: str, shape: tuple[int, ...], generator: torch.Generator, n: i
         )
     chosen = names[int(torch.randint(len(names), (), generator=generator))]
     return OPS[chosen](n, (shape[1], shape[2]), generator)
-
-
-def check(strategy: str) -> str:
-    """The strategy itself.
-
-    Raises:
-        ValueError: an operation is unknown.
-    """
-    for name in strategy.split("+") if strategy else ():
-        if name not in OPS:
-            raise ValueError(f"operations joined by '+' are expected, of {', '.join(OPS)}; there is no {name!r}")
-    return strategy
-
-
-Strategy = Annotated[str, AfterValidator(check)]
-"""A setting that names operations joined by ``+``; empty for none."""
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ from ..core.errors import DivergedError, ProxynasError, RunFolderError, SpecErro
 from ..core.progress import Progress
 from ..datasets import Dataset
 from ..proxyset import ProxySet
+from ..specs import DistillSpec
 from . import find
 from .method import Method, Shared, State, Task
-from .spec import DistillSpec
 
 CHECKPOINT_SECONDS = 10.0
 

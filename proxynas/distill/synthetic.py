@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ..core import seeds, settings
 from ..core.errors import DivergedError, SpecError
-from ..datasets.augment import Strategy
 from ..nets.generator import NOISE, Distilled, Generator, generate, noise
+from ..specs import Strategy
 from .method import State, Task, class_labels, pack, real_images, unpack
 from .students import Parameters
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__, distill, proxyset, rank, report, spaces
+from .. import __version__, datasets, distill, proxyset, rank, report, spaces
 from ..core import hardware, seeds, settings
 from ..core.errors import RunFolderError
 from ..core.progress import Watcher
@@ -33,10 +33,10 @@ from ..search.pool import cores
 from ..search.run import ZERO_COST, pending, run, runs
 from ..search.store import Score, Store, ZeroCost
 from ..spaces import SearchSpace
+from ..specs import SearchSpec
 from ..truth import TruthTable
 from .selection import choose_indicator
 from .sources import PROXY, also_names, check_proxy, get_proxy, prepare, training_sources
-from .spec import SearchSpec
 from .truth_tables import check_covered, find_tables, find_truth
 
 
@@ -59,11 +59,11 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     """
     watcher = watcher or Watcher()
     spec = replace(spec, device=hardware.check(spec.device), steps=_steps(spec))
-    space = spaces.load(spec.space, spec.space_settings)
-    looked_at = spaces.load(spec.space, spec.zero_cost_settings) if spec.zero_cost_settings else space
+    space = spaces.load(spec.space, spec.space_options)
+    looked_at = spaces.load(spec.space, spec.zero_cost_options) if spec.zero_cost_options else space
     seen = "" if looked_at is space else f", zero-cost {looked_at.fingerprint}"
     choose_indicator(spec, space)
-    dataset = spec.dataset(watcher.loading)
+    dataset = datasets.load_for(spec, watcher.loading)
     watcher.ended()
     table, tables = find_truth(spec, dataset, space), find_tables(spec, dataset, space)
     check_proxy(spec, dataset)
@@ -151,7 +151,7 @@ def write_report(
 ) -> Result:
     """Rank, add up, judge, and write the report."""
     scores, costs, zero_cost = store.scores(), store.candidates(), store.zero_cost()
-    space = spaces.load(spec.space, spec.space_settings)
+    space = spaces.load(spec.space, spec.space_options)
     headline, reason = choose_indicator(spec, space)
     names = (headline[1], *rank.indicators.counterparts(headline[1]))  # so that the verdict can say what training adds
     combine = dict.fromkeys((*spec.combine, *(name for name in names if "+" in name)))
@@ -247,11 +247,11 @@ def rewrite(
     spec = replace(spec, truth=truth_table or spec.truth, indicator=indicator or spec.indicator)
     spec = replace(spec, combine=(*spec.combine, *combine), tables={**spec.tables, **(tables or {})})
     also_names(spec)  # a table must not take the place of a source
-    dataset, store = spec.dataset(), Store(folder / "run.sqlite")
+    dataset, store = datasets.load_for(spec), Store(folder / "run.sqlite")
     try:
         if store.scores().empty:
             raise RunFolderError(f"{folder} has no scores yet; start its search again")
-        space = spaces.load(spec.space, spec.space_settings)
+        space = spaces.load(spec.space, spec.space_options)
         table, others = find_truth(spec, dataset, space), find_tables(spec, dataset, space)
         check_covered(others, list(store.candidates().index))
         proxy = proxyset.read(folder / f"{PROXY}.safetensors")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .. import distill, spaces, training
+from .. import datasets, distill, spaces, training
 from ..core import hardware, seeds, settings
 from ..core.errors import SpecError
 from ..core.progress import Watcher
@@ -24,8 +24,8 @@ from ..distill.loop import plan as plan_distillation
 from ..nets.flops import forward_flops
 from ..search.pool import cores
 from ..spaces import SearchSpace
+from ..specs import SearchSpec
 from . import flow, sources
-from .spec import SearchSpec
 
 SEARCH_SHARE = 0.55
 DISTILL_SHARE = 0.3  # the rest: start-up, ranking, report, and what the predictions miss
@@ -80,7 +80,7 @@ def plan(
     if kept is not None:
         return Plan(kept, folder, (f"the plan of {folder} is kept, since its run has begun",))
     first = replace(first, device=hardware.check(first.device))
-    dataset = first.dataset(watcher.loading)
+    dataset = datasets.load_for(first, watcher.loading)
     watcher.ended()
     watcher.say(f"planning for {budget}:")
     spec, reasons = _search_part(first, given, dataset, SEARCH_SHARE * seconds, workers)
@@ -114,7 +114,7 @@ def _kept(folder: Path, given: Mapping[str, Any]) -> SearchSpec | None:
 def _search_part(
     spec: SearchSpec, given: Mapping[str, Any], dataset: Dataset, seconds: float, workers: int | None
 ) -> tuple[SearchSpec, list[str]]:
-    space = spaces.load(spec.space, spec.space_settings)
+    space = spaces.load(spec.space, spec.space_options)
     workers = 1 if spec.device != "cpu" else workers or cores()
     wanted = min(int(given.get("candidates", FEWEST)), len(space))
     sample = flow.candidates(replace(spec, candidates=min(24, len(space))), space)
@@ -196,7 +196,7 @@ def _middle(values: list[int]) -> int:
 
 def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) -> float:
     """Operations a second of training ``arch`` on one core (or the GPU), from a few updates."""
-    recipe = replace(spec.recipe(), updates=4)
+    recipe = replace(spec.candidate_recipe(), updates=4)
     x, y = dataset.train.x[:20], dataset.train.y[:20]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -212,7 +212,7 @@ def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) ->
 
 def _run_seconds(spec: SearchSpec, dataset: Dataset, flops: float, speed: float) -> float:
     """One training run: forward and backward are three forward passes, validation is one, calls cost something too."""
-    recipe = spec.recipe()
+    recipe = spec.candidate_recipe()
     batch = min(recipe.batch_size, spec.ipc * dataset.num_classes)
     passes = 3 * recipe.updates * batch + spec.val_points * (min(spec.val_size, len(dataset.val)) + spec.calibrate)
     return passes * flops / speed + recipe.updates * CALL_SECONDS

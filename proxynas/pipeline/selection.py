@@ -4,7 +4,7 @@ from ..core.errors import SpecError
 from ..rank import Key, indicators
 from ..search.run import ZERO_COST
 from ..spaces import Headline, SearchSpace
-from .spec import SearchSpec
+from ..specs import SearchSpec
 
 UNKNOWN = Headline(
     "sotl+val_loss+vote",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from .. import proxyset, spaces, truth
+from .. import datasets, proxyset, spaces, truth
 from ..core.errors import SpecError
 from ..core.progress import Watcher
 from ..datasets import Dataset, Split
@@ -14,7 +14,7 @@ from ..proxyset import ProxySet
 from ..rank import indicators
 from ..search.run import ZERO_COST, Work
 from ..search.score import Source
-from .spec import SearchSpec
+from ..specs import SearchSpec
 
 PROXY, RANDOM, EARLY = "proxy", "random", "early-stopping"
 SOURCES = (PROXY, RANDOM, EARLY)
@@ -38,7 +38,7 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         proxy = distill(
             spec.distillation(),
             dataset,
-            spec.recipe(),
+            spec.candidate_recipe(),
             checkpoint=checkpoint,
             on_step=watcher.distilling,
             on_shared=watcher.preparing,
@@ -49,7 +49,7 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         drawn = replace(
             spec.distillation(), method="random", ipc=len(proxy) // dataset.num_classes, steps=0, settings={}
         )
-        distill(drawn, dataset, spec.recipe()).save(folder / "random.safetensors")
+        distill(drawn, dataset, spec.candidate_recipe()).save(folder / "random.safetensors")
     for given, name in zip(spec.also, also_names(spec), strict=True):
         if not (folder / "also" / f"{name}.safetensors").exists():
             proxyset.read(proxyset.locate(given)).save(folder / "also" / f"{name}.safetensors")
@@ -93,7 +93,7 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
         proxyset.check(proxyset.read(proxyset.locate(spec.proxy)), dataset)
     else:
         plan(spec.distillation(), dataset)
-    recipe = spec.recipe()
+    recipe = spec.candidate_recipe()
     if recipe.augment and len(dataset.shape) != 3:
         raise SpecError(f"augment is for images, but {dataset.name} is a table; leave it out")
     if spec.val_points > recipe.updates:
@@ -106,12 +106,12 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
 def prepare(spec: SearchSpec, folder: Path) -> Work:
     """What a worker needs: the space, the data with a part of its validation split, and the sources."""
     torch.set_flush_denormal(True)
-    dataset = spec.dataset()
+    dataset = datasets.load_for(spec)
     dataset = replace(dataset, val=_part(dataset.val, spec.val_size))
     calibration = dataset.train.x[: spec.calibrate] if spec.calibrate else None
     sets = {PROXY: folder / f"{PROXY}.safetensors", RANDOM: folder / f"{RANDOM}.safetensors"}
     sets |= {name: folder / "also" / f"{name}.safetensors" for name in also_names(spec)}
-    whole = spec.recipe()
+    whole = spec.candidate_recipe()
     size, sources = len(proxyset.read(sets[PROXY])), {}
     for name in training_sources(spec):
         recipe = replace(whole, batch_size=min(whole.batch_size, size))  # the same number of images an update
@@ -128,12 +128,12 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
             name, x, y, recipe, calibration=calibration, val_points=spec.val_points, curriculum=curriculum
         )
     return Work(
-        spaces.load(spec.space, spec.space_settings),
+        spaces.load(spec.space, spec.space_options),
         dataset,
         sources,
         spec.seed,
         spec.device,
-        spaces.load(spec.space, spec.zero_cost_settings) if spec.zero_cost_settings else None,
+        spaces.load(spec.space, spec.zero_cost_options) if spec.zero_cost_options else None,
     )
 
 

@@ -7,8 +7,8 @@ from .. import truth
 from ..core.errors import TruthError
 from ..datasets import Dataset
 from ..spaces import SearchSpace
+from ..specs import SearchSpec
 from ..truth import TruthTable, importing
-from .spec import SearchSpec
 
 
 def find_truth(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> TruthTable | None:

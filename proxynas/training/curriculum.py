@@ -2,7 +2,7 @@
 
 Wang et al. 2018 and Medvedev & D'yakonov 2021 (§IV) attach synthetic images to batches that are seen in a fixed order;
 Wang 2018 and Medvedev & D'yakonov 2020 (eq. 2) learn a learning rate for every step as well. Training for longer than
-the distilled steps goes round again from the first; :class:`GoingOn` has 2020's three other ways to go on (§5.3).
+the distilled steps goes round again from the first; :class:`Extension` has 2020's three other ways to go on (§5.3).
 
 Where the paper and its authors' code (github.com/dm-medvedev/dataset-distillation, ``experiment_strategies.py``)
 differ: the second strategy multiplies the rates by 0.98 a round in the paper, by 0.9 in the code; ours is the paper's.
@@ -12,15 +12,12 @@ The first is told in one sentence: see :meth:`Curriculum.warmed`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
-from ..core import settings
 from ..core.errors import SpecError
+from ..specs import Extension
 
 
 @dataclass(frozen=True)
@@ -119,24 +116,12 @@ class Curriculum:
         return otherwise if self.rates is None else self.rates[update % len(self.rates)].item()
 
 
-@checked(frozen=True, config=settings.CONFIG)
-class GoingOn:
-    """Training past the distilled steps, ``times`` as many in all, by a strategy of Medvedev & D'yakonov 2020, §5.3.
-
-    ``1``: rates of its own instead of the learned ones (:meth:`Curriculum.warmed`). ``2``: all epochs over and over,
-    the learned rates multiplied by ``decay`` each time. ``3``: the last epoch over and over, likewise.
-    """
-
-    strategy: Literal[1, 2, 3]
-    times: Annotated[int, Field(ge=1, le=1000)] = 10
-    rate: Annotated[float, Field(gt=0)] = 0.3  # where the first strategy's begin
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.98  # of the second's and third's
-
-    def after(self, curriculum: Curriculum) -> Curriculum:
-        """The steps to train for."""
-        epochs = len(curriculum.order) // curriculum.epoch
-        if self.strategy == 1:
-            return curriculum.warmed(epochs * self.times, rate=self.rate)
-        if self.strategy == 2:
-            return curriculum.extended(self.times - 1, decay=self.decay)
-        return curriculum.extended(epochs * (self.times - 1), decay=self.decay, tail=curriculum.epoch)
+def extended(curriculum: Curriculum, extension: Extension) -> Curriculum:
+    """The steps to train for where a set is trained on past its distilled steps (Medvedev & D'yakonov 2020, §5.3)."""
+    epochs = len(curriculum.order) // curriculum.epoch
+    times = extension.times
+    if extension.strategy == 1:
+        return curriculum.warmed(epochs * times, rate=extension.rate)
+    if extension.strategy == 2:
+        return curriculum.extended(times - 1, decay=extension.decay)
+    return curriculum.extended(epochs * (times - 1), decay=extension.decay, tail=curriculum.epoch)

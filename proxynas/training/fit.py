@@ -9,51 +9,18 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core import seeds, settings
-from ..datasets.augment import Strategy
+from ..core import seeds
 from ..datasets.feed import Feed
 from ..nets.flops import forward_flops
+from ..specs import Loss, Recipe
 from .curriculum import Curriculum
-
-Loss = Literal["cross-entropy", "l1", "mse"]
-
-
-@checked(frozen=True, config=settings.CONFIG)
-class Recipe:
-    """How a network is trained: ``updates`` steps on batches of ``batch_size`` images.
-
-    ``schedule`` is what the learning rate does: nothing, a tenth from half of the updates on, or a cosine to zero. In
-    the first ``warmup`` updates it rises linearly, and the schedule is that of what is left.
-    Labels may be hard (class indices) or soft (one row a class distribution, or logits for ``l1`` and ``mse``).
-    ``augment`` names operations joined by ``+`` (:mod:`proxynas.datasets.augment`); each batch is treated by one of
-    them, with parameters of their own for every image.
-    """
-
-    updates: Annotated[int, Field(ge=1)] = 100
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: Annotated[float, Field(gt=0)] = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    schedule: Literal["constant", "step", "cosine"] = "constant"
-    warmup: Annotated[int, Field(ge=0)] = 0
-    loss: Loss = "cross-entropy"
-    augment: Strategy = ""
-
-    def __post_init__(self) -> None:
-        if self.nesterov and (self.momentum == 0 or self.optimizer != "sgd"):
-            raise ValueError("nesterov takes sgd with a momentum above 0; leave it out, or set both")
 
 
 @dataclass(frozen=True)

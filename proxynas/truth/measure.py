@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import __version__, spaces
+from .. import __version__, datasets, spaces
 from ..core import hardware, seeds, settings
 from ..core.errors import RunFolderError
 from ..datasets import Dataset
@@ -16,17 +16,17 @@ from ..search.pool import cores
 from ..search.run import Work, pending, run
 from ..search.score import Source
 from ..search.store import Score, Store, ZeroCost
-from .spec import TruthSpec
+from ..specs import TruthSpec
 from .table import COLUMNS, FORMAT, WHOLE, TruthTable
 
 
 def prepare(spec: TruthSpec) -> Work:
     """What a worker needs to measure truth: the space, and the whole training split as the only source."""
     torch.set_flush_denormal(True)
-    dataset = spec.dataset()
+    dataset = datasets.load_for(spec)
     x, y = dataset.train.x, dataset.train.y
     source = Source(WHOLE, x, y, spec.recipe(len(x)), test=True)
-    return Work(spaces.load(spec.space, spec.space_settings), dataset, {WHOLE: source}, spec.seed, spec.device)
+    return Work(spaces.load(spec.space, spec.space_options), dataset, {WHOLE: source}, spec.seed, spec.device)
 
 
 def candidates(spec: TruthSpec, space: spaces.SearchSpace) -> list[str]:
@@ -51,7 +51,7 @@ def measure(
         RunFolderError: the store beside ``out`` belongs to another measurement, or ``out`` is not a table of it.
         SpaceError: the space does not fit the data.
     """
-    space, dataset = spaces.load(spec.space, spec.space_settings), spec.dataset()
+    space, dataset = spaces.load(spec.space, spec.space_options), datasets.load_for(spec)
     archs, replicas = candidates(spec, space), range(spec.seeds)
     space.build(archs[0], dataset.shape, dataset.num_classes)
     if out.suffix != ".csv":

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from ... import training
 from ...core import seeds, settings
 from ...core.errors import DivergedError, SpecError
-from ...datasets.augment import Strategy
+from ...specs import Strategy
 from .. import students
 from ..experts import Pool, Training
 from ..method import Extras, Method, Shared, State, Task, class_labels, real_images

@@ -1,0 +1,55 @@
+"""Every setting there is, in plain frozen dataclasses: flags, TOML keys, defaults and help all come from here.
+
+A field that is annotated with an :class:`Option` is a flag of the commands that take its class, and a TOML key of the
+same meaning. Nothing here imports PyTorch, so that ``--help`` is quick.
+
+>>> from proxynas.specs import SearchSpec
+>>> SearchSpec(ipc=10).candidate_recipe().updates
+100
+"""
+
+from .compare import CompareSpec, EvaluationSpec, Extension, Protocol, Row
+from .data import DataSpec
+from .distill import Clock, DistillSpec
+from .option import NotNegative, Option, Positive, PositiveNumber
+from .recipe import OPERATIONS, Loss, Recipe, Strategy, check_operations
+from .search import (
+    Baseline,
+    CandidateSpec,
+    IndicatorSpec,
+    ProxySpec,
+    RunSpec,
+    SearchSpec,
+    SpaceSpec,
+    TruthTableSpec,
+)
+from .truth import TruthSpec
+
+__all__ = [
+    "OPERATIONS",
+    "Baseline",
+    "CandidateSpec",
+    "Clock",
+    "CompareSpec",
+    "DataSpec",
+    "DistillSpec",
+    "EvaluationSpec",
+    "Extension",
+    "IndicatorSpec",
+    "Loss",
+    "NotNegative",
+    "Option",
+    "Positive",
+    "PositiveNumber",
+    "Protocol",
+    "ProxySpec",
+    "Recipe",
+    "Row",
+    "RunSpec",
+    "SearchSpec",
+    "SpaceSpec",
+    "Strategy",
+    "TruthSpec",
+    "TruthTableSpec",
+    "check_operations",
+]

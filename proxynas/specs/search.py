@@ -1,0 +1,189 @@
+"""A search from the data to the report, in parts: a function takes the part that it needs."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+
+from ..core import settings
+from ..core.errors import SpecError
+from .data import DataSpec
+from .distill import PANEL as DISTILLATION
+from .distill import DistillSpec, Ipc, Method, Seed, Settings
+from .option import NotNegative, Option, Positive, PositiveNumber
+from .recipe import Recipe
+
+SPACE_PANEL = "Search space"
+TRAINING = "Training of candidates"
+RANKING = "Ranking and truth"
+
+Baseline = Literal["random", "early-stopping", "zero-cost"]
+Space = Annotated[str, Option("A search space: see 'proxynas list', or the path of a TOML file", SPACE_PANEL)]
+SpaceOptions = Annotated[
+    dict[str, Any],
+    Option(
+        "Replace a fixed setting of the space, such as --space-option channels=8; repeatable",
+        SPACE_PANEL,
+        flag="--space-option",
+    ),
+]
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class SpaceSpec:
+    """Where candidates come from. A space may be shrunk for training alone (``zero_cost_options``)."""
+
+    space: Space = "convnet-grid"
+    space_options: SpaceOptions = Field(default_factory=dict)
+    zero_cost_options: Annotated[
+        dict[str, Any],
+        Option(
+            "As --space-option, for the networks that zero-cost indicators see, which can be larger; repeatable",
+            SPACE_PANEL,
+            flag="--zero-cost-option",
+        ),
+    ] = Field(default_factory=dict)
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class CandidateSpec:
+    """Which candidates of the space are scored."""
+
+    candidates: Annotated[
+        Positive, Option("How many networks to sample; as many as the space has: all of it", SPACE_PANEL)
+    ] = 60
+    distinct: Annotated[bool, Option("Sample no two isomorphic networks", SPACE_PANEL)] = False
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class ProxySpec:
+    """The proxy set (a file or a shipped one, or how it is distilled) and what it is compared with.
+
+    Without ``steps`` a search distils for 400 steps, or the method's own number if that is smaller.
+    """
+
+    proxy: Annotated[
+        str | None,
+        Option("Use this proxy set (a file, or the name of a shipped one) instead of distilling", DISTILLATION),
+    ] = None
+    method: Method = "gm"
+    ipc: Ipc = 1
+    steps: Annotated[
+        NotNegative | None,
+        Option("Distillation steps; by default the method's own number, at most 400", DISTILLATION),
+    ] = None
+    settings: Settings = Field(default_factory=dict)
+    also: Annotated[
+        tuple[str, ...], Option("A further proxy set to compare in the same run; repeatable", DISTILLATION)
+    ] = ()
+    baselines: Annotated[
+        tuple[Baseline, ...],
+        Option(
+            "random, early-stopping or zero-cost: compare with these only; repeatable. By default all",
+            RANKING,
+            flag="--baseline",
+        ),
+    ] = ("random", "early-stopping", "zero-cost")
+
+    def check_proxy(self) -> None:
+        """Refuse settings of a distillation beside a set that is made already.
+
+        Raises:
+            SpecError: names the first.
+        """
+        if self.proxy is None:
+            return
+        unused = {"--method": "gm", "--ipc": 1, "--steps": None, "--set": {}}
+        for (flag, usual), given in zip(
+            unused.items(), (self.method, self.ipc, self.steps, self.settings), strict=True
+        ):
+            if given != usual:
+                raise SpecError(
+                    f"--proxy takes a set that is made already, so {flag} would change nothing; leave one out"
+                )
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class RunSpec:
+    """How a candidate is trained and scored: SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021).
+
+    It is scored on ``val_size`` validation images, ``val_points`` times per run, after its batch norms have seen
+    ``calibrate`` real training images.
+    """
+
+    seeds: Annotated[Positive, Option("Training runs per candidate and source", TRAINING)] = 2
+    updates: Annotated[Positive, Option("Optimiser updates of each training run", TRAINING)] = 100
+    batch_size: Annotated[Positive, Option("Batch size, at most", TRAINING)] = 256
+    lr: Annotated[PositiveNumber, Option("Learning rate", TRAINING)] = 0.01
+    recipe: Annotated[
+        dict[str, Any],
+        Option(
+            "Anything else about how candidates are trained, such as --recipe schedule=cosine; repeatable", TRAINING
+        ),
+    ] = Field(default_factory=dict)
+    val_size: Annotated[Positive, Option("Validation images that score a run", TRAINING)] = 1000
+    val_points: Annotated[Positive, Option("Validations during each run; 2 or more give val_auc", TRAINING)] = 1
+    calibrate: Annotated[
+        NotNegative, Option("Real training images that batch norms see before scoring; 0: none", TRAINING)
+    ] = 256
+
+    def candidate_recipe(self) -> Recipe:
+        """How a candidate is trained on a proxy set.
+
+        Raises:
+            SpecError: ``recipe`` has an unknown field or a wrong value.
+        """
+        values = {"updates": self.updates, "batch_size": self.batch_size, "lr": self.lr, **self.recipe}
+        return settings.make(Recipe, values, where="recipe")
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class IndicatorSpec:
+    """What candidates are ranked by."""
+
+    indicator: Annotated[
+        str,
+        Option(
+            "What picks the best network: val_accuracy, val_loss, val_auc, sotl, sotl_late, synflow, naswot, "
+            "jacob_cov, snip, grad_norm, vote, parameters, flops, or several joined by + (mean rank); auto takes what "
+            "experiments/ found best",
+            RANKING,
+        ),
+    ] = "auto"
+    combine: Annotated[
+        tuple[str, ...], Option("Rank by the mean rank of these as well; repeatable", RANKING, metavar="A+B")
+    ] = ()
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class TruthTableSpec:
+    """What rankings are compared with, and accuracies measured elsewhere that are ranked beside ours."""
+
+    truth: Annotated[str, Option("A truth table (CSV), none, or auto: the one that ships or is installed", RANKING)] = (
+        "auto"
+    )
+    truth_data: Annotated[
+        str | None,
+        Option("The truth's own name for the data, as in --data ./my-cifar --truth-data cifar10", RANKING),
+    ] = None
+    tables: Annotated[
+        dict[str, str],
+        Option(
+            "Accuracies measured elsewhere, such as --table '12 epochs=early.csv', ranked beside the others; a truth "
+            "table (proxynas truth import); repeatable",
+            RANKING,
+            flag="--table",
+            metavar="NAME=FILE",
+        ),
+    ] = Field(default_factory=dict)
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class SearchSpec(TruthTableSpec, IndicatorSpec, RunSpec, ProxySpec, CandidateSpec, SpaceSpec, DataSpec):
+    """``proxynas search``: the data, the candidates, the proxy set, how candidates are trained and ranked."""
+
+    seed: Seed = 0
+
+    def distillation(self) -> DistillSpec:
+        """The settings of the distillation that this search starts with."""
+        return settings.part(DistillSpec, self)
