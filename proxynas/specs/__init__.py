@@ -12,10 +12,11 @@ from .compare import CompareSpec, EvaluationSpec, Extension, Protocol, Row
 from .data import DataSpec
 from .distill import Clock, DistillSpec
 from .option import NotNegative, Option, Positive, PositiveNumber
-from .recipe import OPERATIONS, Loss, Recipe, Strategy, check_operations
+from .recipe import OPERATIONS, Loss, Recipe, Strategy, check_operations, whole_data_recipe
 from .search import (
     Baseline,
     CandidateSpec,
+    DecisionSpec,
     IndicatorSpec,
     ProxySpec,
     RunSpec,
@@ -32,6 +33,7 @@ __all__ = [
     "Clock",
     "CompareSpec",
     "DataSpec",
+    "DecisionSpec",
     "DistillSpec",
     "EvaluationSpec",
     "Extension",
@@ -52,4 +54,5 @@ __all__ = [
     "TruthSpec",
     "TruthTableSpec",
     "check_operations",
+    "whole_data_recipe",
 ]

@@ -11,11 +11,12 @@ from .data import DataSpec
 from .distill import PANEL as DISTILLATION
 from .distill import DistillSpec, Ipc, Method, Seed, Settings
 from .option import NotNegative, Option, Positive, PositiveNumber
-from .recipe import Recipe
+from .recipe import Recipe, whole_data_recipe
 
 SPACE_PANEL = "Search space"
 TRAINING = "Training of candidates"
 RANKING = "Ranking and truth"
+DECISION = "Labels and verification"
 
 Baseline = Literal["random", "early-stopping", "zero-cost"]
 Space = Annotated[str, Option("A search space: see 'proxynas list', or the path of a TOML file", SPACE_PANEL)]
@@ -179,7 +180,45 @@ class TruthTableSpec:
 
 
 @checked(frozen=True, config=settings.CONFIG)
-class SearchSpec(TruthTableSpec, IndicatorSpec, RunSpec, ProxySpec, CandidateSpec, SpaceSpec, DataSpec):
+class DecisionSpec:
+    """Which candidates are trained on the whole real data, and how: SGD with a cosine, as ``proxynas truth`` does."""
+
+    label: Annotated[
+        NotNegative,
+        Option("Candidates to train on the whole data, to fit a predictor and to check the ranking; 0: none", DECISION),
+    ] = 12
+    verify: Annotated[
+        NotNegative,
+        Option("Best-ranked candidates to train on the whole data before the winner is picked; 0: none", DECISION),
+    ] = 3
+    epochs: Annotated[Positive, Option("Passes over the whole data", DECISION)] = 12
+    whole_batch_size: Annotated[Positive, Option("Batch size on the whole data", DECISION)] = 25
+    whole_lr: Annotated[
+        PositiveNumber, Option("Learning rate on the whole data at the start; a cosine takes it to zero", DECISION)
+    ] = 0.01
+    oracle: Annotated[
+        Literal["auto", "none"],
+        Option(
+            "auto: where the truth table knows a candidate, its accuracy is taken from there and its cost is charged; "
+            "none: always train",
+            DECISION,
+        ),
+    ] = "auto"
+    train_winner: Annotated[
+        Literal["auto", "always", "never"],
+        Option(
+            "Train the winner afresh on the whole data and save its weights; auto: unless the truth was imported",
+            DECISION,
+        ),
+    ] = "auto"
+
+    def whole_recipe(self, n: int) -> Recipe:
+        """How networks are trained on ``n`` real images: SGD with momentum 0.9, weight decay 5e-4 and a cosine."""
+        return whole_data_recipe(n, self.epochs, self.whole_batch_size, self.whole_lr)
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class SearchSpec(DecisionSpec, TruthTableSpec, IndicatorSpec, RunSpec, ProxySpec, CandidateSpec, SpaceSpec, DataSpec):
     """``proxynas search``: the data, the candidates, the proxy set, how candidates are trained and ranked."""
 
     seed: Seed = 0

@@ -9,7 +9,7 @@ from ..core import settings
 from .data import DataSpec
 from .distill import Seed
 from .option import Option, Positive, PositiveNumber
-from .recipe import Recipe
+from .recipe import Recipe, whole_data_recipe
 from .search import SPACE_PANEL, Space, SpaceOptions
 
 PANEL = "Training"
@@ -32,5 +32,4 @@ class TruthSpec(DataSpec):
 
     def recipe(self, n: int) -> Recipe:
         """SGD with momentum 0.9, weight decay 5e-4 and a cosine to zero, for ``epochs`` passes over ``n`` images."""
-        updates = max(1, self.epochs * n // min(n, self.batch_size))
-        return Recipe(updates=updates, batch_size=self.batch_size, lr=self.lr, schedule="cosine")
+        return whole_data_recipe(n, self.epochs, self.batch_size, self.lr)
