@@ -86,22 +86,18 @@ class ProxySpec:
         ),
     ] = ("random", "early-stopping", "zero-cost")
 
-    def check_proxy(self) -> None:
-        """Refuse settings of a distillation beside a set that is made already.
+    def __post_init__(self) -> None:
+        """Refuse a proxy set that is made already together with how to make one.
 
         Raises:
-            SpecError: names the first.
+            SpecError: names the first setting of the distillation that is not its default.
         """
         if self.proxy is None:
             return
-        unused = {"--method": "gm", "--ipc": 1, "--steps": None, "--set": {}}
-        for (flag, usual), given in zip(
-            unused.items(), (self.method, self.ipc, self.steps, self.settings), strict=True
-        ):
-            if given != usual:
-                raise SpecError(
-                    f"--proxy takes a set that is made already, so {flag} would change nothing; leave one out"
-                )
+        defaults = {"method": "gm", "ipc": 1, "steps": None, "settings": {}}
+        for key, default in defaults.items():
+            if getattr(self, key) != default:
+                raise SpecError(f"proxy takes a set that is made already, so {key} would change nothing; leave one out")
 
 
 @checked(frozen=True, config=settings.CONFIG)
