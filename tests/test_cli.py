@@ -197,7 +197,7 @@ def test_a_proxy_file_that_lacks_something(lost: str, tmp_path: Path, a_proxy: P
         told = json.loads(file.metadata()["proxynas"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     del told["about"][lost]
-    told["checksum"] = proxyset._checksum(told["about"], tensors)
+    told["checksum"] = proxyset.file._checksum(told["about"], tensors)
     path = tmp_path / "partial.safetensors"
     save_file(tensors, path, {"proxynas": json.dumps(told)})
     with pytest.raises(ProxyFileError, match=r"partial.safetensors (is not a whole proxy set|has format None)"):

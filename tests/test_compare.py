@@ -132,7 +132,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "ipc too large": ([{"name": "a", "ipc": 5000}], {}, "row 'a': ipc must be at most"),
     "steps of a coreset": ([{"name": "a", "method": "random", "steps": 3}], {}, "takes no steps"),
     "unknown network": ([{"name": "a", "archs": ["lenett"]}], {}, "row 'a': architecture 'lenett'"),
-    "unknown labels": ([{"name": "a", "labels": "soft"}], {}, "labels: input should be 'own' or 'hard'"),
+    "unknown labels": ([{"name": "a", "labels": "soft"}], {}, "labels: input should be 'stored' or 'hard'"),
     "unknown augmentation": ([{"name": "a", "augment": "spin"}], {}, "there is no 'spin'"),
     "augmented tables": ([{"name": "a", "augment": "flip", "archs": ["mlp"], "settings": {"student": "mlp"}}],
                          {"data": "moons"}, "is for images, but moons is a table"),
@@ -201,9 +201,9 @@ def test_hard_labels(digits: Dataset, tmp_path: Path) -> None:
     jobs = all_jobs(make(*rows), digits, tmp_path)
     made = replace(loop.distill(replace(jobs[0].spec, method="random", steps=0), digits), y=torch.eye(10) * 2 - 1)
     made = replace(made, recipe=training.Recipe(loss="mse", lr=0.02))
-    used, how = worker._as_used(made, jobs[0])
+    used, how = evaluation.prepared(made, jobs[0].evaluation)
     assert (used.y.shape, how.loss, how.updates) == ((10, 10), "mse", 5)
-    used, how = worker._as_used(made, jobs[1])
+    used, how = evaluation.prepared(made, jobs[1].evaluation)
     assert (used.y.tolist(), how.loss, how.lr) == (list(range(10)), "cross-entropy", 0.02)
 
 
@@ -216,10 +216,11 @@ def test_rows_override_what_they_have_in_common(digits: Dataset, tmp_path: Path)
     spec = make(*rows, seconds=9.0, distillations=2, seed=5, augment="scale")
     a, second, b, _ = all_jobs(spec, digits, tmp_path)
     assert (a.spec.settings, a.spec.steps, a.spec.seconds, a.spec.seed) == ({**GM, "lr": 0.5}, 2, 9.0, 5)
-    assert (second.spec.seed, a.augment, a.protocol, len(a.points)) == (6, "scale", "zhao2021", 4)
+    assert (second.spec.seed, a.evaluation.augment, a.evaluation.protocol, len(a.points)) == (6, "scale", "zhao2021", 4)
     assert (b.spec.method, b.spec.ipc, b.spec.steps, b.spec.seconds, b.points) == ("herding", 2, None, None, (1.0,))
-    assert (b.archs[0], len(b.archs), b.protocol, b.updates, b.augment) == ("convnet", 6, "loo2023", 7, "crop")
-    assert b.batch_size == 4
+    how = b.evaluation
+    assert (b.archs[0], len(b.archs)) == ("convnet", 6)
+    assert (how.protocol, how.updates, how.augment, how.batch_size) == ("loo2023", 7, "crop", 4)
     assert settings.make(CompareSpec, settings.to_dict(spec)) == spec
 
 

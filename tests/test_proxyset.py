@@ -38,7 +38,7 @@ def test_a_file_from_before_augmentation_generators_and_curricula(made: ProxySet
         about = json.loads(file.metadata()["proxynas"])["about"]
     del about["recipe"]["augment"]
     tensors = {"x": made.x, "y": made.y}
-    told = {"about": about, "checksum": proxyset._checksum(about, tensors)}
+    told = {"about": about, "checksum": proxyset.file._checksum(about, tensors)}
     save_file(tensors, path, {"proxynas": json.dumps(told)})
     read = proxyset.read(path)
     assert read.recipe == made.recipe

@@ -26,12 +26,12 @@ def test_flags_win_over_the_file_and_unset_flags_do_not(tmp_path: Path) -> None:
 
 def test_tables_merge_at_every_depth_and_nothing_that_was_given_is_changed() -> None:
     below = {"ipc": 1, "settings": {"gm": {"lr": 0.5, "init": "real"}, "apm": {"width": 8}}, "also": ["a"]}
-    over = {"ipc": None, "settings": {"gm": {"lr": 0.25}}, "also": ["b"], "training": {"momentum": 0.0}}
+    over = {"ipc": None, "settings": {"gm": {"lr": 0.25}}, "also": ["b"], "recipe": {"momentum": 0.0}}
     assert settings.merge(below, over) == {
         "ipc": 1,
         "settings": {"gm": {"lr": 0.25, "init": "real"}, "apm": {"width": 8}},
         "also": ["b"],
-        "training": {"momentum": 0.0},
+        "recipe": {"momentum": 0.0},
     }
     assert below["settings"] == {"gm": {"lr": 0.5, "init": "real"}, "apm": {"width": 8}}
 
