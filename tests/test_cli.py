@@ -87,7 +87,7 @@ BAD = {
     "budget not a time": (["search", "--budget", "soon"], "--budget must be a time"),
     "budget too short": (["search", "--budget", "3s"], "at least 30s"),
     "no such proxy": (["search", "--proxy", "nothing.safetensors"], "there is no proxy-set file"),
-    "a proxy and how to make one": (["search", "--proxy", "{proxy}", "--ipc", "2"], "--ipc would change nothing"),
+    "a proxy and how to make one": (["search", "--proxy", "{proxy}", "--ipc", "2"], "so ipc would change nothing"),
     "a space without an architecture": (["evaluate", "{proxy}", "--space", "mlp-grid"], "(--arch)"),
     "a table that is not there": (["search", "--table", "early=nothing.csv"], "cannot read the truth table"),
     "a table twice": (["search", "--table", "a=1.csv", "--table", "a=2.csv"], "--table has 'a' twice"),

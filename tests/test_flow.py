@@ -113,7 +113,8 @@ def test_a_run_folder_of_another_spec(small_spec: SearchSpec, tmp_path: Path) ->
 def test_a_shipped_or_given_proxy_is_copied_and_billed(small_spec: SearchSpec, tmp_path: Path) -> None:
     flow.search(small_spec, tmp_path / "one", workers=1)
     proxy = tmp_path / "one" / "proxy.safetensors"
-    result = flow.search(replace(small_spec, proxy=str(proxy)), tmp_path / "two", workers=1)
+    given = replace(small_spec, steps=None, settings={}, proxy=str(proxy))
+    result = flow.search(given, tmp_path / "two", workers=1)
     assert (tmp_path / "two" / "proxy.safetensors").read_bytes() == proxy.read_bytes()
     assert result.ledger.reused
     assert result.ledger.distill_s == proxyset.read(proxy).provenance["seconds"]
@@ -129,8 +130,9 @@ def test_a_proxy_of_other_data_is_refused_before_anything_is_trained(
 
     other = distill(replace(small_spec.distillation(), method="random", steps=0, settings={}), digits)
     replace(other, provenance={"fingerprint": "another"}).save(tmp_path / "other.safetensors")
+    given = replace(small_spec, steps=None, settings={}, proxy=str(tmp_path / "other.safetensors"))
     with pytest.raises(ProxyFileError, match="made for data 'another'"):
-        flow.search(replace(small_spec, proxy=str(tmp_path / "other.safetensors")), tmp_path / "run")
+        flow.search(given, tmp_path / "run")
     assert not (tmp_path / "run" / "run.sqlite").exists()
 
 

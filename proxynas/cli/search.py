@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from ..core.errors import SpecError
 from .options import (
     Combine,
     Config,
@@ -178,10 +177,6 @@ def search(
         "distinct": distinct, "tables": named(table),
         "zero_cost_settings": pairs(zero_cost_set, "--zero-cost-set"),
     }  # fmt: skip
-    made = {"--method": method, "--ipc": ipc, "--steps": steps, "--set": set_}
-    idle = [flag for flag, value in made.items() if value is not None]
-    if proxy is not None and idle:
-        raise SpecError(f"--proxy takes a set that is made already, so {idle[0]} would change nothing; leave one out")
     watcher = ConsoleWatcher()
     if budget is None:
         spec = settings.load(SearchSpec, config, flags)

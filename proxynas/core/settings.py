@@ -48,13 +48,20 @@ def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 def load(cls: type[T], file: Path | None, flags: Mapping[str, Any]) -> T:
     """Settings from a TOML ``file`` (if any) with ``flags`` laid over it; a flag that is ``None`` was not given."""
-    values = read_toml(file) if file is not None else {}
-    for key, value in flags.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            values[key] = {**values[key], **value}
-        elif value is not None:
-            values[key] = value
+    values = merge(read_toml(file) if file is not None else {}, flags)
     return make(cls, values, where=str(file) if file is not None else "")
+
+
+def merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``over`` laid on top, tables key by key at every depth; ``None`` is not given."""
+    merged = dict(values)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge(below, value)
+        elif value is not None:
+            merged[key] = value
+    return merged
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -68,7 +75,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise SpecError(f"cannot read {file}: {error.strerror}; give the path of a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{file} is not valid TOML: {error}; mend that line") from None
+        raise SpecError(f"{file} is not valid TOML: {error}; fix that line") from None
 
 
 def to_dict(spec: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .. import distill, spaces, training
+from .. import distill, proxyset, spaces, training
 from ..core import hardware, seeds, settings
 from ..core.errors import SpecError
 from ..core.progress import Watcher
@@ -71,10 +71,8 @@ def plan(
         SpecError: the budget is malformed, or too short for anything.
     """
     seconds, watcher = parse(budget), watcher or Watcher()
-    given = {key: value for key, value in flags.items() if value is not None}
-    if config is not None:
-        given = {**settings.read_toml(config), **given}
-    first = settings.make(SearchSpec, given)
+    given = settings.merge(settings.read_toml(config) if config is not None else {}, flags)
+    first = settings.make(SearchSpec, given, where=str(config) if config is not None else "")
     folder = out or Path("runs") / "-".join([Path(first.data).name, Path(first.space).stem, f"budget-{budget}"])
     kept = _kept(folder, given)
     if kept is not None:
@@ -108,7 +106,7 @@ def _kept(folder: Path, given: Mapping[str, Any]) -> SearchSpec | None:
     path = folder / "spec.toml"
     if not path.is_file():
         return None
-    return settings.make(SearchSpec, {**settings.read_toml(path), **given}, where=str(path))
+    return settings.make(SearchSpec, settings.merge(settings.read_toml(path), given), where=str(path))
 
 
 def _search_part(
@@ -120,12 +118,15 @@ def _search_part(
     sample = flow.candidates(replace(spec, candidates=min(24, len(space))), space)
     flops = [space.cost(arch, dataset.shape, dataset.num_classes)[1] for arch in sample]
     speed = _speed(spec, space, sample[_middle(flops)], dataset)
+    images = _images(spec)
     for ipc, updates, runs, val_size in LADDER:
-        tried = _with(spec, given, ipc=ipc, updates=updates, seeds=runs, val_size=val_size)
+        chosen = {"updates": updates, "seeds": runs, "val_size": val_size}
+        tried = _with(spec, given, **chosen, **({"ipc": ipc} if images is None else {}))
         if "ipc" not in given and tried.ipc > min(dataset.class_counts()) // 10:
             continue
         runs = len(sources.training_sources(tried)) * tried.seeds
-        each = runs * _run_seconds(tried, dataset, sum(flops) / len(flops), speed)
+        size = tried.ipc * dataset.num_classes if images is None else images
+        each = runs * _run_seconds(tried, dataset, size, sum(flops) / len(flops), speed)
         affordable = int(seconds * workers / each)
         if affordable >= wanted:
             break
@@ -137,7 +138,8 @@ def _search_part(
     n = min(given.get("candidates", min(affordable, MOST)), len(space))
     reasons = [
         f"this machine does {speed / 1e6:,.0f} MFLOP/s a core on a middling candidate of {space.name}",
-        f"ipc {tried.ipc}, {tried.updates} updates, {tried.seeds} seed(s): "
+        ("" if images is not None else f"ipc {tried.ipc}, ")
+        + f"{tried.updates} updates, {tried.seeds} seed(s): "
         + (
             f"the most with room for {wanted} candidates"
             if affordable >= wanted
@@ -210,10 +212,18 @@ def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) ->
         torch.set_num_threads(threads)
 
 
-def _run_seconds(spec: SearchSpec, dataset: Dataset, flops: float, speed: float) -> float:
-    """One training run: forward and backward are three forward passes, validation is one, calls cost something too."""
+def _images(spec: SearchSpec) -> int | None:
+    """How many images (or rows) the proxy set that was given has; ``None`` where one is still to be made."""
+    return None if spec.proxy is None else len(proxyset.read(proxyset.locate(spec.proxy)))
+
+
+def _run_seconds(spec: SearchSpec, dataset: Dataset, size: int, flops: float, speed: float) -> float:
+    """One training run on a proxy set of ``size`` images.
+
+    Forward and backward are three forward passes, validation is one, and calls cost something too.
+    """
     recipe = spec.recipe()
-    batch = min(recipe.batch_size, spec.ipc * dataset.num_classes)
+    batch = min(recipe.batch_size, size)
     passes = 3 * recipe.updates * batch + spec.val_points * (min(spec.val_size, len(dataset.val)) + spec.calibrate)
     return passes * flops / speed + recipe.updates * CALL_SECONDS
 

@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
 from ..core import settings
+from ..core.errors import SpecError
 from ..core.settings import NotNegative, Positive
 from ..datasets.spec import DataSpec
 from ..distill.spec import DistillSpec
@@ -19,8 +20,8 @@ class SearchSpec(DataSpec):
     """``proxynas search``: the proxy set, the candidates and how they are trained.
 
     ``proxy`` is a proxy-set file or the name of a shipped one; without it a set is distilled by ``method`` with
-    ``settings``, for ``steps`` steps (by default 400, or the method's own number if that is smaller). ``also`` are
-    further sets, compared in the same run.
+    ``settings``, for ``steps`` steps (by default 400, or the method's own number if that is smaller);
+    a ``proxy`` beside any of these is an error. ``also`` are further sets, compared in the same run.
 
     Candidates are trained by SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021); ``training`` changes any field of
     :class:`~proxynas.Recipe`. They are scored on ``val_size`` validation images, ``val_points`` times a run,
@@ -60,6 +61,20 @@ class SearchSpec(DataSpec):
     tables: dict[str, str] = Field(default_factory=dict)
     indicator: str = "auto"
     seed: NotNegative = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a proxy set that is made already together with how to make one.
+
+        Raises:
+            SpecError: names the first setting of the distillation that is not its default.
+        """
+        if self.proxy is None:
+            return
+        defaults = {"method": "gm", "ipc": 1, "steps": None, "settings": {}}
+        for key, default in defaults.items():
+            if getattr(self, key) != default:
+                made = f"proxy takes a set that is made already, so {key} would change nothing"
+                raise SpecError(f"{made}; leave one out")
 
     def recipe(self) -> Recipe:
         """How a candidate is trained on a proxy set.
