@@ -514,7 +514,7 @@ def test_verdict_on_a_proxy_set_that_is_not_needed(noise: float, worth: str) -> 
     costs = costs_of(archs).assign(parameters=[q + 0.1 * rng.normal() for q in quality.values()])
     found = verdict(rank(scores, costs, truth), ledger_of(scores, truth), ("parameters", "parameters"), "")
     assert found.worth == worth
-    assert "This ranking takes no proxy set. With hindsight, the best that does is" in " ".join(found.details)
+    assert "This ranking takes no proxy set; with hindsight the best that does is" in " ".join(found.details)
 
 
 def test_verdict_says_what_training_adds_to_a_mean_rank() -> None:

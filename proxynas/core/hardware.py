@@ -39,7 +39,7 @@ def describe(device: str) -> str:
 
 
 def same_kind(a: str, b: str) -> bool:
-    """Whether two descriptions are of one processor or GPU; threads do not matter to core seconds."""
+    """Whether two descriptions are of one processor or GPU; core seconds do not count threads."""
     return _THREADS.sub("", a) == _THREADS.sub("", b)
 
 

@@ -53,7 +53,7 @@ def load(cls: type[T], file: Path | None, flags: Mapping[str, Any]) -> T:
 
 
 def merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with ``over`` laid on top, tables key by key at every depth; ``None`` is not given."""
+    """``values`` with ``over`` laid on top, tables key by key at every depth; ``None``: not given."""
     merged = dict(values)
     for key, value in over.items():
         below = merged.get(key)

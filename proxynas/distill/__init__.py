@@ -23,7 +23,7 @@ def find(name: str) -> Method:
 def learns(name: str) -> bool:
     """Whether a proxy set of this method was distilled, and not selected from real images.
 
-    ``name`` is as in a set's provenance: merged sets of several methods have theirs joined by ``+``.
+    ``name`` is as in a set's provenance: where sets of several methods were merged, joined by ``+``.
     """
     selected = {method.name for method in coreset.METHODS}
     return not set(name.split("+")) <= selected

@@ -213,7 +213,7 @@ def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) ->
 
 
 def _images(spec: SearchSpec) -> int | None:
-    """How many images (or rows) the proxy set that was given has; ``None`` where one is still to be made."""
+    """How many images (or rows) the proxy set has that was given; ``None``: one is to be made."""
     return None if spec.proxy is None else len(proxyset.read(proxyset.locate(spec.proxy)))
 
 

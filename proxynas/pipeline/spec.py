@@ -19,9 +19,10 @@ Baseline = Literal["random", "early-stopping", "zero-cost"]
 class SearchSpec(DataSpec):
     """``proxynas search``: the proxy set, the candidates and how they are trained.
 
-    ``proxy`` is a proxy-set file or the name of a shipped one; without it a set is distilled by ``method`` with
-    ``settings``, for ``steps`` steps (by default 400, or the method's own number if that is smaller);
-    a ``proxy`` beside any of these is an error. ``also`` are further sets, compared in the same run.
+    ``proxy`` is a proxy-set file or the name of a shipped one; without it a set is distilled by
+    ``method`` with ``settings``, for ``steps`` steps (by default 400, or the method's own number if
+    that is smaller); a ``proxy`` beside any of these is an error. ``also`` are further sets,
+    compared in the same run.
 
     Candidates are trained by SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021); ``training`` changes any field of
     :class:`~proxynas.Recipe`. They are scored on ``val_size`` validation images, ``val_points`` times a run,

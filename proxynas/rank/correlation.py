@@ -1,10 +1,11 @@
 """Rank correlation with ties, and its bootstrap: Spearman's ρ and Kendall's τ-b, many resamples at once.
 
-Spearman's ρ is Pearson's correlation of mid-ranks; Kendall's τ-b is the concordance of pairs, corrected
-for ties (Kendall 1945). Point estimates come from SciPy. The intervals are percentile bootstraps over
-candidates (Efron and Tibshirani 1993, chapter 13): a resample holds some candidates several times, which
-then tie with themselves. Where candidates come in kinds of isomorphic ones, which are no independent
-draws, whole kinds are drawn (the cluster bootstrap; Davison and Hinkley 1997, §3.8).
+Spearman's ρ is Pearson's correlation of mid-ranks; Kendall's τ-b is the concordance of pairs,
+corrected for ties (Kendall 1945). Point estimates come from SciPy. The intervals are percentile
+bootstraps over candidates (Efron and Tibshirani 1993, chapter 13): a resample holds some candidates
+several times, which then tie with themselves. Where candidates come in kinds of isomorphic ones,
+which are no independent draws, whole kinds are drawn (the cluster bootstrap; Davison and Hinkley
+1997, §3.8).
 
 A resample is kept as how often it holds each candidate, so that all of them rank by one sorting.
 """
@@ -31,10 +32,11 @@ PAIRS_LIMIT = 1_500
 
 
 def resample(n: int, resamples: int, rng: np.random.Generator, kinds: Names | None = None) -> Ints:
-    """How often each resample holds each of ``n`` candidates, drawn with replacement: (resamples, n).
+    """How often each resample holds each of ``n`` candidates: int64 (resamples, n).
 
-    With ``kinds`` (n,) as many kinds are drawn as there are, and each brings all of its candidates, so
-    that resamples differ in size. (0, 0) where there are no candidates.
+    As many are drawn as there are, with replacement.
+    With ``kinds`` (n,) as many kinds are drawn as there are, and each brings all of its candidates,
+    so that resamples differ in size. (0, 0) where there are no candidates.
     """
     if n == 0:
         return np.empty((0, 0), dtype=np.int64)
@@ -64,11 +66,11 @@ def spearman_draws(x: Floats, y: Floats, draws: Ints) -> Floats:
 
 
 def kendall_draws(x: Floats, y: Floats, draws: Ints) -> Floats:
-    """τ-b of ``x`` and ``y`` (n,) on every resample (R, n): float64 (R,), NaN where a resample is constant.
+    """τ-b of ``x`` and ``y`` (n,) on every resample (R, n): float64 (R,), NaN where one is constant.
 
-    Up to :data:`PAIRS_LIMIT` candidates: with w how often a resample holds each candidate and S the signs
-    of all differences, the concordance of the resample is wᵀ(Sx∘Sy)w, and wᵀ(Sx∘Sx)w the pairs that do
-    not tie in x.
+    Up to :data:`PAIRS_LIMIT` candidates: with w how often a resample holds each candidate and S the
+    signs of all differences, the concordance of the resample is wᵀ(Sx∘Sy)w, and wᵀ(Sx∘Sx)w the
+    pairs that do not tie in x.
     """
     if len(x) > PAIRS_LIMIT:
         held = (np.repeat(np.arange(len(x)), row) for row in draws)
@@ -95,7 +97,7 @@ def _estimate(function: object, x: Floats, y: Floats) -> float:
 
 
 def _pearson_of_ranks(x: Floats, y: Floats, draws: Ints) -> Floats:
-    """ρ of ``x`` and ``y`` (n,) on every resample (R, n); NaN where it holds under three or is constant."""
+    """ρ of ``x`` and ``y`` (n,) on every resample (R, n); NaN: constant, or fewer than three."""
     size = draws.sum(axis=1, keepdims=True)  # (R, 1)
     middle = (size + 1) / 2  # mid-ranks always have this mean
     a, b = _ranks(x, draws) - middle, _ranks(y, draws) - middle  # (R, n)
@@ -104,10 +106,10 @@ def _pearson_of_ranks(x: Floats, y: Floats, draws: Ints) -> Floats:
 
 
 def _ranks(x: Floats, draws: Ints) -> Floats:
-    """The mid-rank of each of ``x`` (n,) in every resample (R, n), whether it holds it or not: (R, n).
+    """The mid-rank of each of ``x`` (n,) in every resample (R, n), held by it or not: (R, n).
 
-    All copies of a value share the mean of their places: how many are below it, plus half of one more
-    than there are copies.
+    All copies of a value share the mean of their places: how many are below it, plus half of one
+    more than there are copies.
     """
     _, group = np.unique(x, return_inverse=True)
     order = np.argsort(group, kind="stable")

@@ -28,10 +28,11 @@ class SourceCost:
 class Ledger:
     """Time, memory and storage of a search. ``total_s`` always includes distillation, also of a proxy that was reused.
 
-    Wall seconds depend on how many cores worked; core seconds do not, so comparisons use those. A source's
-    cost a candidate counts all of its seeds; the whole data's is for as many seeds as the proxy's, and is
-    given only where the same networks were trained on the same data and the same kind of machine, so that
-    like meets like. What takes no distilling (a coreset) has nothing to pay back, and no break-even.
+    Wall seconds depend on how many cores worked; core seconds do not, so comparisons use those. A
+    source's cost a candidate counts all of its seeds; the whole data's is for as many seeds as the
+    proxy's, and is given only where the same networks were trained on the same data and the same
+    kind of machine, so that like meets like. What takes no distilling (a coreset) has nothing to
+    pay back, and no break-even.
     """
 
     distilled: bool  # false: the proxy set is a coreset, and distill_s is what selecting it took
@@ -45,7 +46,7 @@ class Ledger:
     truth_made_on: str | None
     peak_mib: float
     device: str
-    break_even: float | None  # candidates, against training them on the whole data; None: never, or not to be said
+    break_even: float | None  # candidates, against the whole data; None: never, or not comparable
     break_even_early_stopping: float | None  # candidates, against early stopping on the real data
     proxy_bytes: int
     real_bytes: int
@@ -75,8 +76,8 @@ def ledger(
         stages: wall ``seconds`` and ``peak_mib`` of each stage of this run; the search is ``search``.
         truth: gives the cost of the whole data, where its ``seconds`` compare with ours
             (:meth:`~proxynas.truth.TruthTable.costs_like`).
-        distill: from the proxy's provenance: ``seconds`` (wall), ``core_seconds``, ``peak_mib``; whether it was
-            ``reused``, and whether it was ``distilled`` (yes, unless it says no) or selected.
+        distill: from the proxy's provenance: ``seconds`` (wall), ``core_seconds``, ``peak_mib``;
+            whether it was ``reused``, and ``distilled`` (unless it says no) or selected.
         device: what it ran on, in words.
         proxy_bytes: size of the proxy set.
         real_bytes: size of the real training split.

@@ -27,9 +27,9 @@ FEWEST = 10
 class NoiseCeiling:
     """How well one training of the truth ranks another: the mean ρ over all pairs of seeds.
 
-    Truth is the mean over ``seeds``, which is steadier than one training, so an indicator can lie above.
-    The best are chosen by that mean. A network is among them for luck in either training, rarely in
-    both, so ρ among the best is, if anything, too low.
+    Truth is the mean over ``seeds``, which is steadier than one training, so an indicator can lie
+    above. The best are chosen by that mean. A network is among them for luck in either training,
+    rarely in both, so ρ among the best is, if anything, too low.
     """
 
     seeds: int  # of the candidates that have most of them
@@ -40,34 +40,36 @@ class NoiseCeiling:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How every (source, indicator) ranks the candidates, compared on the same ones and the same resamples.
+    """How every (source, indicator) ranks the candidates, all on the same ones and the same resamples.
 
     ``rows`` has one row a (source, indicator):
 
-    ============================  ==========================================================================
-    source, indicator             what was trained on, and the number read off the run
-    n                             candidates compared: those with truth and with every indicator
-    rho, rho_low, rho_high        Spearman's ρ with truth, and its 95 % bootstrap interval
-    tau, tau_low, tau_high        Kendall's τ-b likewise
-    rho_best1, …_low, …_high      ρ among the truly best 1 % of the n (of those that tie at the border some
-                                  by lot), NaN where these are fewer than ten; likewise 5, 10 and 20 %. It
-                                  estimates ρ among all candidates of the space that are as good. The set is
-                                  fixed: resamples are drawn within it, the same for every row
-    rho_distinct, n_distinct      ρ over one candidate (the first by name) of each kind of isomorphic ones
-    over_parameters, …_low, …     ρ minus that of parameters, and its 95 % interval (on the same resamples)
-    over_vote, …_low, …_high      ρ minus that of the vote of zero-cost indicators likewise
-    regret                        best known truth of all candidates minus winner_truth, in [0, 1]
-    winner                        the architecture ranked first of all candidates that have the indicator
-                                  (ties: the fewest parameters, then the first by name), None: there is none
-    tied                          how many others tie with it
-    winner_truth                  truth of the winner in [0, 1], NaN where it is not known
-    ============================  ==========================================================================
+    ===========================  ===================================================================
+    source, indicator            what was trained on, and the number read off the run
+    n                            candidates compared: those with truth and with every indicator
+    rho, rho_low, rho_high       Spearman's ρ with truth, and its 95 % bootstrap interval
+    tau, tau_low, tau_high       Kendall's τ-b likewise
+    rho_best1, …_low, …_high     ρ among the truly best 1 % of the n (of those that tie at the
+                                 border, some by lot), NaN where these are fewer than ten; likewise
+                                 5, 10 and 20 %. It estimates ρ among all candidates of the space
+                                 that are as good. The set is fixed, and resamples are drawn within
+                                 it, the same ones for every row
+    rho_distinct, n_distinct     ρ over the first by name of each kind of isomorphic candidates
+    over_parameters, …_low, …    ρ minus that of parameters, and its interval on the same resamples
+    over_vote, …_low, …_high     ρ minus that of the vote of zero-cost indicators likewise
+    regret                       best known truth of all candidates minus winner_truth, in [0, 1]
+    winner                       what the indicator ranks first of all candidates that have it (ties:
+                                 the fewest parameters, then the first by name), None: nothing
+    tied                         how many others tie with it
+    winner_truth                 truth of the winner in [0, 1], NaN where it is not known
+    ===========================  ===================================================================
 
-    Without truth all but source, indicator, n, winner and tied are NaN. Where n < 3, or the indicator or the
-    truth is constant, the correlations are NaN.
+    Without truth all but source, indicator, n, winner and tied are NaN. Where n < 3, or the
+    indicator or the truth is constant, the correlations are NaN.
 
-    Resamples draw kinds of isomorphic candidates where the space knows them. Mean ranks and votes, which
-    depend on the other candidates, are those of all candidates and not computed anew within a resample.
+    Resamples draw kinds of isomorphic candidates where the space knows them. Mean ranks and votes,
+    which depend on the other candidates, are those of all candidates and not computed anew within a
+    resample.
     """
 
     rows: pd.DataFrame
@@ -96,7 +98,7 @@ class Ranking:
 
     @property
     def cut(self) -> int | None:
-        """The percent to show where there is room for one: 10, else 20; ``None`` where both are too few."""
+        """The percent to show where there is room for one: 10, else 20, else none."""
         return next((percent for percent in (10, 20) if percent in self.cuts), None)
 
     def best(self, key: Key, n: int = 10) -> pd.Series:
@@ -144,7 +146,7 @@ def rank(
         zero_cost: the store's zero-cost indicators (:meth:`~proxynas.search.store.Store.zero_cost`).
         combine: names joined by ``+``, ranked by their mean rank as well.
         tables: accuracies that were measured elsewhere, ranked as further rows under these names.
-        kinds: of each architecture; isomorphic ones are of one kind, and are drawn together in a resample.
+        kinds: of each architecture; isomorphic ones are of one kind, and drawn together in a resample.
         seed: of the bootstrap and of how ties at the border of the truly best are broken.
         resamples: bootstrap resamples; one set of them serves all rows.
 
@@ -239,7 +241,7 @@ def _ceiling(truth: TruthTable, known: pd.Index) -> NoiseCeiling | None:
         {
             "arch": rows["arch"],
             "training": rows.groupby("arch").cumcount(),  # seeds go by other names elsewhere
-            "accuracy": rows[truth.measure].fillna(0.0),  # a run that failed, as in TruthTable.accuracy
+            "accuracy": rows[truth.measure].fillna(0.0),  # a failed run, as in TruthTable
         }
     )
     wide = trained.pivot(index="arch", columns="training", values="accuracy").reindex(known)
@@ -258,7 +260,7 @@ def _ceiling(truth: TruthTable, known: pd.Index) -> NoiseCeiling | None:
 
 
 def _pairs(wide: pd.DataFrame) -> float:
-    """The mean ρ over all pairs of columns, over the rows that have both; NaN where no pair has ρ."""
+    """The mean ρ over all pairs of columns, each over the rows that have both; else NaN."""
     both = [wide[[a, b]].dropna().to_numpy() for a, b in itertools.combinations(wide.columns, 2)]
     found = [correlation.spearman(pair[:, 0], pair[:, 1]) for pair in both]
     known = [rho for rho in found if math.isfinite(rho)]
@@ -324,7 +326,7 @@ def _winner(values: pd.DataFrame, key: Key, truth: pd.Series | None) -> dict[str
 
 
 def _in_order(values: pd.DataFrame, key: Key) -> pd.Series:
-    """The candidates that have ``key``, best first; of those that tie the smallest, then by name."""
+    """The candidates that have ``key``, best first; ties by parameters, fewest first, then by name."""
     column = values[key].dropna().sort_index()
     size = values[PARAMETERS] if PARAMETERS in values else pd.Series(0.0, index=values.index)
     return column.iloc[np.lexsort((size.reindex(column.index), -column))]

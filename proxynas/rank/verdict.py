@@ -38,10 +38,10 @@ SENTENCES = {
     "regret": "the best candidate with known truth reaches {points} points more",
     # the second: how well the ranking agrees with truth, and what that says of the proxy set
     "no truth": (
-        "There is no ground truth for these candidates, so how well this ranking agrees with training "
-        "on the whole data is not known; “proxynas truth” measures it."
+        "There is no ground truth for these candidates, so how well this ranking agrees with "
+        "training on the whole data is not known; “proxynas truth” measures it."
     ),
-    "no rho": "Its ρ with truth is not defined: that takes three candidates, and values that differ{worth}.",
+    "no rho": "Its ρ with truth is not defined, for want of candidates or of differences{worth}.",
     "rho": "Over {n} candidates it has ρ = {rho} with truth (95 % interval {interval}){worth}.",
     WORTH: "; this proxy set was worth distilling",
     NOT_WORTH: "; this proxy set was not worth distilling{behind}",
@@ -52,23 +52,23 @@ SENTENCES = {
     "not ahead": ", as it does not rank significantly better than {names}",
     # the details
     "by": "Candidates are ranked by {by}{reason}.",
-    "tie": "Of candidates that tie, the one with the fewest parameters counts as first, then the first by name.",
+    "tie": "Ties go to the candidate with the fewest parameters, then to the first by name.",
     "distinct": "Over the {n} candidates that are not isomorphic to one another, ρ is {rho}.",
-    "best": "Among the truly best {percent} % ({n} candidates), ρ is {rho} (95 % interval {interval}).",
+    "best": "Among the truly best {percent} % ({n} candidates) ρ is {rho} {interval}.",
     "ceiling": "One training run of the truth ranks another with ρ = {rho}{best}.",
     "ceiling, best": ", and {rho} among the best {percent} %",
     "better": "It ranks better than {rival} ({figures}).",
     "worse": "It ranks worse than {rival} ({figures}).",
     "level": "It shows no significant difference from {rival} ({figures}).",
-    "not comparable": "It cannot be compared with {rival}: one of the two correlations is not defined.",
+    "not comparable": "It cannot be compared with {rival}: one of their correlations is not defined.",
     "figures": "ρ = {rho}; difference {difference}",
     "missing": "It was not compared with {names}.",
-    "no proxy": "This ranking takes no proxy set. With hindsight, the best that does is {by} ({figures}).",
+    "no proxy": "This ranking takes no proxy set; with hindsight the best that does is {by} ({figures}).",
     "hindsight": "With hindsight, {by} ranks best of all but the whole data (ρ = {rho}).",
     "no hindsight": "Nothing else but the whole data ranks with a higher ρ.",
-    "cost": "It took {total} in all: {made} to {make} the proxy set{earlier}, and {search} to search.",
+    "cost": "It took {total}: {made} to {make} the proxy set{earlier}, and {search} to search.",
     "pays": "In core time this set pays for itself against {other} from {n} on.",
-    "never pays": "In core time this set never pays for itself against {other}: a candidate costs no less on it.",
+    "never pays": "In core time this set never pays for itself against {other}: it saves no time.",
 }
 """Every sentence of a verdict, and its parts."""
 
@@ -91,13 +91,13 @@ def verdict(ranking: Ranking, ledger: Ledger, headline: Key, reason: str) -> Ver
     """Judge the ``headline`` (source, indicator), which was chosen for ``reason``, against its rivals.
 
     The rivals are a random coreset, early stopping on the real data (each with the same indicator),
-    parameters, FLOPs, the vote of zero-cost indicators and, where the headline is a mean rank, what is left
-    of it without training. It ranks better than one where the whole 95 % interval of the difference in ρ is
-    above zero, and worse where it is below.
+    parameters, FLOPs, the vote of zero-cost indicators and, where the headline is a mean rank, what
+    is left of it without training. It ranks better than one where the whole 95 % interval of the
+    difference in ρ is above zero, and worse where it is below.
 
-    A set was worth distilling only if it ranks better than all of them but FLOPs, a random coreset and early
-    stopping among them. It was not worth it where it ranks worse than any; otherwise it is not shown to be.
-    Of a coreset, which is not distilled, nothing of the kind is said.
+    A set was worth distilling only if it ranks better than all of them but FLOPs, a random coreset
+    and early stopping among them. It was not worth it where it ranks worse than any; otherwise it
+    is not shown to be. Of a coreset, which is not distilled, nothing of the kind is said.
 
     Raises:
         KeyError: the ranking has no such row.
@@ -160,7 +160,8 @@ def _agreement(ranking: Ranking, headline: Key) -> Iterator[str]:
     """ρ over distinct candidates and among the best, and how well truth agrees with itself."""
     row = ranking.row(headline)
     if row["n_distinct"] < row["n"]:
-        yield SENTENCES["distinct"].format(n=f"{row['n_distinct']:,.0f}", rho=words.number(row["rho_distinct"]))
+        rho = words.number(row["rho_distinct"])
+        yield SENTENCES["distinct"].format(n=f"{row['n_distinct']:,.0f}", rho=rho)
     percent = ranking.cut
     if percent is not None:
         name = f"rho_best{percent}"
@@ -230,7 +231,7 @@ def _missing(differences: Iterable[Key]) -> list[str]:
 
 
 def _needless(ranking: Ranking, headline: Key) -> tuple[str, list[str]]:
-    """On a proxy set that the headline does without: its best row, chosen by hindsight, against the headline."""
+    """On a proxy set that the headline does without: its best row, by hindsight, against it."""
     found = _highest(ranking, ranking.rows["source"] == PROXY)
     if found is None or not math.isfinite(ranking.row(headline)["rho"]):
         return NO_VERDICT, []
@@ -241,7 +242,7 @@ def _needless(ranking: Ranking, headline: Key) -> tuple[str, list[str]]:
 
 
 def _hindsight(ranking: Ranking, headline: Key) -> list[str]:
-    """What would have ranked best, the whole data aside; picked with truth in hand, so no rule to follow."""
+    """What would have ranked best, the whole data aside: no rule to follow, as truth picked it."""
     found = _highest(ranking, ~ranking.rows["source"].isin((WHOLE, *ranking.tables)))
     if found is None:
         return []

@@ -48,8 +48,8 @@ class ReportInputs:
 def write(folder: Path, inputs: ReportInputs) -> Path:
     """Write the page, its figures (PNG), ``report.json``, and the tables as CSV files.
 
-    ``scores.csv`` has every run, ``timings.csv`` its seconds, ``indicators.csv`` every candidate, and
-    ``values.csv.gz`` the same in short, to be published beside the JSON.
+    ``scores.csv`` has every run, ``timings.csv`` its seconds, ``indicators.csv`` every candidate,
+    and ``values.csv.gz`` the same in short, to be published beside the JSON.
 
     Returns the path of the page, which is one file that needs nothing else.
 
@@ -86,7 +86,7 @@ def indicators_csv(ranking: Ranking) -> str:
 
 
 def values_csv_gz(ranking: Ranking) -> bytes:
-    """The table of :func:`indicators_csv` in six digits, compressed; the same values always give the same bytes.
+    """The table of :func:`indicators_csv` in six digits, compressed; bytes depend on nothing else.
 
     Whole numbers keep all of their digits, so that counts which differ stay different.
     """

@@ -12,7 +12,7 @@ from ..rank import Key, Ledger, Ranking, words
 
 
 def ranking_table(ranking: Ranking, headline: Key) -> Table:
-    """One row a (source, indicator); the headline in bold. ρ and τ with 95 % intervals, regret in percentage points.
+    """One row a (source, indicator), the headline in bold; ρ and τ with 95 % intervals.
 
     The last row, where truth has seeds, is how well one training of it ranks another.
     """

@@ -59,7 +59,7 @@ class TruthTable:
                 )
 
     def costs_like(self, device: str, fingerprint: str | None, space_settings: Mapping[str, Any]) -> bool:
-        """Whether its seconds compare with those of a search: one machine, one dataset, networks of one size.
+        """Whether its seconds compare with a search's: one machine, one dataset, networks of one size.
 
         Args:
             device: what the search ran on (:func:`proxynas.hardware.describe`).
