@@ -40,7 +40,7 @@ def test_the_whole_flow(small_spec: SearchSpec, digits: Dataset, tmp_path: Path)
     assert {("zero-cost", name) for name in (*zerocost.INDICATORS, "vote")} <= rows
     assert {("parameters", "parameters"), ("flops", "flops")} <= rows
     for row in told["rank"]:
-        assert {"source", "indicator", "n", "rho", "rho_low", "rho_high", "tau", "rho_top10", "regret"} <= set(row)
+        assert {"source", "indicator", "n", "rho", "rho_low", "rho_high", "tau", "rho_best10", "regret"} <= set(row)
         assert row["n"] == 6
     assert told["ledger"]["distill_s"] > 0
     assert told["ledger"]["search_s"] > 0
@@ -146,8 +146,8 @@ def test_truth_of_something_else_is_refused(key: str, small_spec: SearchSpec, di
 
 def test_without_truth_the_report_says_so(small_spec: SearchSpec, tmp_path: Path) -> None:
     result = flow.search(small_spec, tmp_path / "run", workers=1)
-    assert result.verdict.worth == "unverified"
-    assert "Nothing was verified" in (tmp_path / "run" / "report.html").read_text()
+    assert result.verdict.worth == "no ground truth"
+    assert "There is no ground truth" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_candidate_that_explodes_is_marked_and_the_run_goes_on(
@@ -232,7 +232,7 @@ def test_data_that_go_by_another_name(small_spec: SearchSpec, digits: Dataset, t
     with pytest.raises(TruthError, match="which has 100 classes, but digits has 10"):
         flow.search(replace(spec, truth_data="cifar100"), tmp_path / "run")
     a_truth_table(small_spec, digits, path, data="mine", fingerprint="")
-    assert flow.search(replace(spec, truth_data="mine"), tmp_path / "run", workers=1).verdict.worth != "unverified"
+    assert flow.search(replace(spec, truth_data="mine"), tmp_path / "run", workers=1).verdict.worth != "no ground truth"
 
 
 def test_a_table_measured_elsewhere_is_a_row(small_spec: SearchSpec, digits: Dataset, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_zero_cost_indicator_that_cannot_be_had_ranks_last_and_excludes_nobody
     ranking = rank.rank(scores(np.random.default_rng(0), "proxy"), COSTS, truth, zero_cost=zero)
     assert (ranking.rows["n"] == 6).all()
     assert ("whole-data", "val_accuracy") not in ranking.keys()  # noqa: SIM118  # it is the truth itself
-    assert ranking.row(("parameters", "parameters"))["rho_best"] == pytest.approx(1)
+    assert ranking.row(("parameters", "parameters"))["rho"] == pytest.approx(1)
 
 
 def test_isomorphic_candidates_count_once() -> None:

@@ -61,7 +61,7 @@ app.command("list")(list_)
 
 
 def main() -> None:
-    """The ``proxynas`` command. Exit code 2 and one line for what a user can mend, 130 for Ctrl-C."""
+    """The ``proxynas`` command. Exit code 2 and one line for what a user can fix, 130 for Ctrl-C."""
     try:
         status = app(standalone_mode=False) or 0
     except ProxynasError as error:

@@ -6,7 +6,7 @@ keeps its traceback. A message says what was expected, what came, and what to do
 
 
 class ProxynasError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and fix."""
 
 
 class SpecError(ProxynasError):

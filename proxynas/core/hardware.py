@@ -1,6 +1,7 @@
 """The machine: which device was asked for, what it is called, how much memory was used at most."""
 
 import platform
+import re
 import resource
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,14 @@ def describe(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def same_kind(a: str, b: str) -> bool:
+    """Whether two descriptions are of one processor or GPU; core seconds do not count threads."""
+    return _THREADS.sub("", a) == _THREADS.sub("", b)
+
+
+_THREADS = re.compile(r", \d+ threads?$")
 
 
 def peak_mib(device: str) -> float:

@@ -58,7 +58,7 @@ def decode(path: Path, image_size: int | None = None) -> Pixels:
         raise DataError(f"expected an image, but {path} may not be read: change its permissions") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"expected an image, but {path} cannot be decoded ({reason}): mend or remove it") from error
+        raise DataError(f"expected an image, but {path} cannot be decoded ({reason}): fix or remove it") from error
 
 
 def resize(x: Tensor, image_size: int) -> Tensor:

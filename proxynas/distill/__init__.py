@@ -18,3 +18,12 @@ def find(name: str) -> Method:
     if name not in METHODS:
         raise SpecError(f"there is no method {name!r}; known: {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def learns(name: str) -> bool:
+    """Whether a proxy set of this method was distilled, and not selected from real images.
+
+    ``name`` is as in a set's provenance: where sets of several methods were merged, joined by ``+``.
+    """
+    selected = {method.name for method in coreset.METHODS}
+    return not set(name.split("+")) <= selected

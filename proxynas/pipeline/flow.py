@@ -6,7 +6,7 @@ random.safetensors       the random coreset of the same size
 also/                    further sets, compared in the same run
 distill.checkpoint       how far the distillation was
 run.sqlite               a row a (source, candidate, seed)
-report.html, report.json, scores.csv, indicators.csv, timings.csv, figures/
+report.html, report.json, scores.csv, indicators.csv, values.csv.gz, timings.csv, figures/
 """
 
 import hashlib
@@ -166,16 +166,21 @@ def write_report(
         kinds=kinds,
         seed=spec.seed,
     )
-    paid = {**proxy.provenance, "reused": spec.proxy is not None}
+    made = {
+        "reused": spec.proxy is not None,
+        "distilled": distill.learns(str(proxy.provenance.get("method"))),
+    }
     ledger = rank.ledger(
         scores,
         store.stages(),
         table,
-        distill=paid,
+        distill={**proxy.provenance, **made},
         device=hardware.describe(spec.device),
         proxy_bytes=proxy.nbytes,
         real_bytes=dataset.train.x.nbytes + dataset.train.y.nbytes,
         zero_cost=zero_cost,
+        fingerprint=dataset.fingerprint,
+        space_options=spec.space_options,
     )
     inputs = report.ReportInputs(
         title=f"{len(costs)} networks of {spec.space} on {dataset.name}",

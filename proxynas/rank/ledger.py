@@ -28,10 +28,14 @@ class SourceCost:
 class Ledger:
     """Time, memory and storage of a search. ``total_s`` always includes distillation, also of a proxy that was reused.
 
-    Wall seconds depend on how many cores worked; core seconds do not, so comparisons use those. A source's cost a
-    candidate counts all of its seeds; the whole data's is for as many seeds as the proxy's, so that like meets like.
+    Wall seconds depend on how many cores worked; core seconds do not, so comparisons use those. A
+    source's cost a candidate counts all of its seeds; the whole data's is for as many seeds as the
+    proxy's, and is given only where the same networks were trained on the same data and the same
+    kind of machine, so that like meets like. What takes no distilling (a coreset) has nothing to
+    pay back, and no break-even.
     """
 
+    distilled: bool  # false: the proxy set is a coreset, and distill_s is what selecting it took
     distill_s: float  # wall
     distill_core_s: float
     reused: bool  # the proxy was there already: distillation was paid for in an earlier run
@@ -42,7 +46,7 @@ class Ledger:
     truth_made_on: str | None
     peak_mib: float
     device: str
-    break_even: float | None  # candidates, against training them on the whole data; None: never, or not known
+    break_even: float | None  # candidates, against the whole data; None: never, or not comparable
     break_even_early_stopping: float | None  # candidates, against early stopping on the real data
     proxy_bytes: int
     real_bytes: int
@@ -62,18 +66,24 @@ def ledger(
     proxy_bytes: int,
     real_bytes: int,
     zero_cost: pd.DataFrame | None = None,
+    fingerprint: str | None = None,
+    space_options: Mapping[str, Any] | None = None,
 ) -> Ledger:
     """Add up what was spent.
 
     Args:
         scores: the run store's rows; their ``seconds`` are core seconds.
         stages: wall ``seconds`` and ``peak_mib`` of each stage of this run; the search is ``search``.
-        truth: gives the cost of the whole data, where its ``seconds`` are known.
-        distill: from the proxy's provenance: ``seconds`` (wall), ``core_seconds``, ``peak_mib``, ``reused``.
+        truth: gives the cost of the whole data, where its ``seconds`` compare with ours
+            (:meth:`~proxynas.truth.TruthTable.costs_like`).
+        distill: from the proxy's provenance: ``seconds`` (wall), ``core_seconds``, ``peak_mib``;
+            whether it was ``reused``, and ``distilled`` (unless it says no) or selected.
         device: what it ran on, in words.
         proxy_bytes: size of the proxy set.
         real_bytes: size of the real training split.
         zero_cost: the run store's zero-cost indicators.
+        fingerprint: of the data.
+        space_options: what the search replaced in its space.
     """
     costs = _sources(scores)
     if zero_cost is not None and len(zero_cost):
@@ -82,9 +92,13 @@ def ledger(
     distill_s, distill_core_s = float(distill.get("seconds", 0.0)), float(distill.get("core_seconds", 0.0))
     search_s = float(stages.get("search", {}).get("seconds", 0.0))
     proxy = costs.get(PROXY)
-    whole = _whole(truth, scores, proxy)
+    comparable = truth is not None and truth.costs_like(device, fingerprint, space_options or {})
+    whole = _whole(truth, scores, proxy) if comparable else None
     early = costs[EARLY].core_s_per_candidate if EARLY in costs else None
+    distilled = bool(distill.get("distilled", True))
+    learnt = proxy if distilled else None
     return Ledger(
+        distilled=distilled,
         distill_s=distill_s,
         distill_core_s=distill_core_s,
         reused=bool(distill.get("reused", False)),
@@ -95,8 +109,8 @@ def ledger(
         truth_made_on=None if truth is None else truth.made.get("made_on"),
         peak_mib=max([float(distill.get("peak_mib") or 0.0), *(float(s["peak_mib"]) for s in stages.values())]),
         device=device,
-        break_even=_break_even(distill_core_s, whole, proxy),
-        break_even_early_stopping=_break_even(distill_core_s, early, proxy),
+        break_even=_break_even(distill_core_s, whole, learnt),
+        break_even_early_stopping=_break_even(distill_core_s, early, learnt),
         proxy_bytes=proxy_bytes,
         real_bytes=real_bytes,
     )

@@ -10,8 +10,8 @@ INDICATORS = {
     "test_accuracy": "test accuracy",
     "val_loss": "validation loss",
     "val_auc": "area under the validation curve",
-    "sotl": "sum of training losses",
-    "sotl_late": "sum of training losses, second half",
+    "sotl": "training loss sum (SoTL)",
+    "sotl_late": "training loss sum of the second half (late SoTL)",
     "naswot": "NASWOT",
     "vote": "zero-cost vote",
     "parameters": "parameters",
@@ -93,9 +93,14 @@ def span(low: float, high: float) -> str:
 
 
 def difference(d: Difference) -> str:
-    """A difference with its sign and its interval."""
+    """A difference with its sign and its 95 % interval."""
     sign = "+" if d.value > 0 else ""
-    return f"{sign}{number(d.value)}, 95 % interval {span(d.low, d.high)}"
+    return f"{sign}{number(d.value)} {span(d.low, d.high)}"
+
+
+def making(distilled: bool) -> str:
+    """What a proxy set cost: it was distilled, or is a coreset."""
+    return "distillation" if distilled else "selecting the coreset"
 
 
 def percent(value: float) -> str:

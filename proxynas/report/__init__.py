@@ -1,5 +1,6 @@
 """The report of a run: one self-contained page, the same figures as JSON, CSV and PNG, and tables for the terminal."""
 
+import gzip
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,10 @@ class ReportInputs:
 
 
 def write(folder: Path, inputs: ReportInputs) -> Path:
-    """Write the page, its figures (PNG), and ``report.json``, ``scores.csv``, ``indicators.csv`` and ``timings.csv``.
+    """Write the page, its figures (PNG), ``report.json``, and the tables as CSV files.
+
+    ``scores.csv`` has every run, ``timings.csv`` its seconds, ``indicators.csv`` every candidate,
+    and ``values.csv.gz`` the same in short, to be published beside the JSON.
 
     Returns the path of the page, which is one file that needs nothing else.
 
@@ -62,6 +66,7 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
         files.write_bytes(folder / "figures" / "proxy-images.png", grid)
     files.write_text(folder / "scores.csv", scores_csv(inputs.scores, inputs.costs))
     files.write_text(folder / "indicators.csv", indicators_csv(inputs.ranking))
+    files.write_bytes(folder / "values.csv.gz", values_csv_gz(inputs.ranking))
     files.write_text(folder / "timings.csv", _csv(inputs.scores, TIMINGS))
     files.write_text(folder / "report.json", json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n")
     path = folder / "report.html"
@@ -76,11 +81,30 @@ def scores_csv(scores: pd.DataFrame, costs: pd.DataFrame) -> str:
 
 def indicators_csv(ranking: Ranking) -> str:
     """One line a candidate, sorted: its truth and every indicator as ``source:indicator``, higher is better."""
-    table = ranking.values.set_axis([f"{source}:{name}" for source, name in ranking.keys()], axis=1)  # noqa: SIM118
+    text: str = _values(ranking).to_csv(lineterminator="\n")
+    return text
+
+
+def values_csv_gz(ranking: Ranking) -> bytes:
+    """The table of :func:`indicators_csv` in six digits, compressed; bytes depend on nothing else.
+
+    Whole numbers keep all of their digits, so that counts which differ stay different.
+    """
+    text: str = _values(ranking).to_csv(lineterminator="\n", float_format=_short)
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def _values(ranking: Ranking) -> pd.DataFrame:
+    names = [f"{source}:{name}" for source, name in ranking.keys()]  # noqa: SIM118
+    table = ranking.values.set_axis(names, axis=1)
     if ranking.truth is not None:
         table.insert(0, "truth", ranking.truth.reindex(table.index))
-    text: str = table.to_csv(lineterminator="\n")
-    return text
+    return table
+
+
+def _short(value: object) -> str:
+    number = float(str(value))
+    return f"{number:.0f}" if number.is_integer() else f"{number:.6g}"
 
 
 def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
@@ -90,6 +114,7 @@ def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
         "arch": row["winner"],
         "truth": row["winner_truth"],
         "regret": row["regret"],
+        "tied": row["tied"],
         "source": inputs.headline[0],
         "indicator": inputs.headline[1],
         "reason": inputs.headline_reason,
@@ -98,9 +123,11 @@ def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
         {
             "title": inputs.title,
             "rank": inputs.ranking.rows.to_dict("records"),
+            "noise_ceiling": _ceiling(inputs.ranking),
             "ledger": inputs.ledger.to_dict(),
             "best": best,
             "worth": judged.worth,
+            "summary": list(judged.summary),
             "verdict": list(judged.sentences),
             "failed": inputs.ranking.failed.to_dict("records"),
             "dataset": inputs.dataset,
@@ -109,6 +136,15 @@ def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
         }
     )
     return found
+
+
+def _ceiling(ranking: Ranking) -> dict[str, Any] | None:
+    """Seed against seed, with names as in the rows of the ranking."""
+    found = ranking.ceiling
+    if found is None:
+        return None
+    best = {f"rho_best{percent}": rho for percent, rho in found.rho_best.items()}
+    return {"seeds": found.seeds, "n": found.n, "rho": found.rho, **best}
 
 
 def plain(value: Any) -> Any:

@@ -116,7 +116,7 @@ def forest(ranking: Ranking, headline: Key) -> Figure:
 
 def time_bars(ledger: Ledger) -> Figure:
     """Core seconds of distillation and of training all candidates on each source."""
-    bars = [("distillation", ledger.distill_core_s, colour("proxy"))]
+    bars = [(words.making(ledger.distilled), ledger.distill_core_s, colour("proxy"))]
     bars += [(words.source(name), cost.core_s, colour(name)) for name, cost in ledger.sources.items()]
     if ledger.truth_core_s_per_candidate is not None:
         number = max((cost.candidates for cost in ledger.sources.values()), default=0)
@@ -143,7 +143,7 @@ def break_even(ledger: Ledger) -> Figure | None:
     ]
     if ledger.truth_core_s_per_candidate is not None:
         lines.append(("whole-data", 0.0, ledger.truth_core_s_per_candidate))
-    if "proxy" not in ledger.sources or len(lines) < 2:
+    if not ledger.distilled or "proxy" not in ledger.sources or len(lines) < 2:
         return None
     here = ledger.sources["proxy"].candidates
     marks = [n for n in (ledger.break_even, ledger.break_even_early_stopping) if n]

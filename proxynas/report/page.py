@@ -1,7 +1,7 @@
 """From figures and sentences to one HTML page: this file chooses and words, the template lays out."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,20 +33,22 @@ def render(inputs: "ReportInputs", judged: Verdict, drawn: Mapping[str, str]) ->
 
 def _context(inputs: "ReportInputs", judged: Verdict, drawn: Mapping[str, str]) -> dict[str, Any]:
     ranking = inputs.ranking
-    verified = ranking.truth is not None and not ranking.truth.empty
+    has_truth = ranking.truth is not None and not ranking.truth.empty
     return {
         "version": __version__,
         "title": inputs.title,
         "about": _about(inputs),
         "worth": judged.worth,
         "verdict": judged,
-        "verified": verified,
-        "keys": _key_numbers(inputs, verified),
+        "has_truth": has_truth,
+        "keys": _key_numbers(inputs, has_truth),
         "rows": [
-            _row(row, key, inputs.headline, _rival(ranking))
+            _row(row, key, inputs.headline, _rival(ranking), list(ranking.cuts))
             for row, key in zip(_records(ranking), ranking.keys(), strict=True)
         ],
-        "top": ranking.top,
+        "cuts": ranking.cuts,
+        "ceiling": _ceiling(ranking),
+        "by_kind": bool(ranking.rows["n_distinct"].lt(ranking.rows["n"]).any()),
         "measure": words.indicator(ranking.measure),
         "rival": RIVALS[_rival(ranking)],
         "agreement": _agreement(ranking),
@@ -57,6 +59,7 @@ def _context(inputs: "ReportInputs", judged: Verdict, drawn: Mapping[str, str]) 
         "indicator": words.column(inputs.headline[1]),
         "costs": _costs(inputs.ledger),
         "ledger": inputs.ledger,
+        "making": words.making(inputs.ledger.distilled),
         "seconds": words.seconds,
         "size": words.size,
         "strips": _strips(inputs),
@@ -72,24 +75,29 @@ def _about(inputs: "ReportInputs") -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _key_numbers(inputs: "ReportInputs", verified: bool) -> list[tuple[str, str, str]]:
+def _key_numbers(inputs: "ReportInputs", has_truth: bool) -> list[tuple[str, str, str]]:
     """(figure, what it is, remark)."""
     row, ledger = inputs.ranking.row(inputs.headline), inputs.ledger
     numbers = []
-    if verified:
+    if has_truth:
         low_high = words.span(row["rho_low"], row["rho_high"])
         numbers.append((words.number(row["rho"]), "ρ with truth", f"95 % interval {low_high}, {row['n']:,} candidates"))
         measure = words.indicator(inputs.ranking.measure).capitalize()
         numbers.append((words.percent(row["winner_truth"]), f"{measure} of the best-ranked", _name(row["winner"])))
-        numbers.append((_points(row["regret"]), "Regret, percentage points", "below the best verified candidate"))
+        numbers.append(
+            (_points(row["regret"]), "Regret, percentage points", "below the best candidate with known truth")
+        )
     else:
-        numbers.append(("not verified", "ρ with truth", "no ground truth for these candidates"))
+        numbers.append(("not known", "ρ with truth", "no ground truth for these candidates"))
         numbers.append((_name(row["winner"]), "Best-ranked network", words.key(inputs.headline)))
-    note = "wall time, of which {} distillation{}".format(
-        words.seconds(ledger.distill_s), " (paid in an earlier run)" if ledger.reused else ""
+    note = "wall time, of which {} {}{}".format(
+        words.seconds(ledger.distill_s),
+        words.making(ledger.distilled),
+        " (paid in an earlier run)" if ledger.reused else "",
     )
     numbers.append((words.seconds(ledger.total_s), "In all", note))
-    if "proxy" in ledger.sources and ledger.truth_core_s_per_candidate is not None:
+    whole = ledger.truth_core_s_per_candidate
+    if ledger.distilled and "proxy" in ledger.sources and whole is not None:
         numbers.append(
             (words.candidates(ledger.break_even), "Candidates to break even", "against the whole data, in core time")
         )
@@ -104,21 +112,29 @@ def _rival(ranking: Ranking) -> str:
     return "over_parameters" if ranking.rows["over_vote"].isna().all() else "over_vote"
 
 
-def _row(row: Mapping[Any, Any], key: Key, headline: Key, rival: str) -> dict[str, Any]:
-    estimates = [
-        (words.number(row[name]), words.span(row[f"{name}_low"], row[f"{name}_high"])) for name in ("rho", rival)
-    ]
+def _row(row: Mapping[Any, Any], key: Key, headline: Key, rival: str, cuts: Sequence[int]) -> dict[str, Any]:
+    names = ("rho", rival, "tau", *(f"rho_best{percent}" for percent in cuts))
+    estimates = [(words.number(row[name]), words.span(row[f"{name}_low"], row[f"{name}_high"])) for name in names]
     return {
         "source": words.source(key[0]),
         "indicator": words.column(key[1]) if key[0] != key[1] else "",
         "n": f"{row['n']:,}",
         "estimates": estimates,
-        "figures": [words.number(row[name]) for name in ("tau", "rho_top10", "rho_best")],
         "regret": _points(row["regret"]),
         "winner": _name(row["winner"]),
+        "tied": row["tied"],
         "winner_truth": words.percent(row["winner_truth"]),
         "headline": key == headline,
     }
+
+
+def _ceiling(ranking: Ranking) -> dict[str, Any] | None:
+    """Seed against seed, as a row of the table."""
+    found = ranking.ceiling
+    if found is None:
+        return None
+    best = [words.number(found.rho_best.get(percent, math.nan)) for percent in ranking.cuts]
+    return {"rho": words.number(found.rho), "best": best, "seeds": found.seeds, "n": f"{found.n:,}"}
 
 
 def _agreement(ranking: Ranking) -> dict[str, Any] | None:
@@ -155,7 +171,8 @@ def _best(inputs: "ReportInputs") -> list[dict[str, str]]:
 def _costs(ledger: Ledger) -> list[tuple[str, ...]]:
     """(spent on, core time, a candidate, a run, runs)."""
     note = " (in an earlier run)" if ledger.reused else ""
-    rows: list[tuple[str, ...]] = [(f"distillation{note}", words.seconds(ledger.distill_core_s), "", "", "")]
+    making = words.making(ledger.distilled)
+    rows: list[tuple[str, ...]] = [(f"{making}{note}", words.seconds(ledger.distill_core_s), "", "", "")]
     for name, cost in ledger.sources.items():
         times = (cost.core_s, cost.core_s_per_candidate, cost.core_s_per_run)
         rows.append((words.source(name), *(words.seconds(t) for t in times), f"{cost.runs:,}"))

@@ -5,6 +5,7 @@ A table is one CSV file, a row a (architecture, seed), whose first lines (``#``)
 
 import io
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 import tomli_w
 
-from ..core import files, resources
+from ..core import files, hardware, resources
 from ..core.errors import TruthError
 from ..datasets import Dataset
 
@@ -56,6 +57,22 @@ class TruthTable:
                     f"the truth table was measured on {key} {there!r}, but this is {here!r}; "
                     "give a table of the same data, --truth-data if only the name differs, or --truth none"
                 )
+
+    def costs_like(self, device: str, fingerprint: str | None, space_options: Mapping[str, Any]) -> bool:
+        """Whether its seconds compare with a search's: one machine, one dataset, networks of one size.
+
+        Args:
+            device: what the search ran on (:func:`proxynas.hardware.describe`).
+            fingerprint: of the search's data.
+            space_options: what the search replaced in its space, which may shrink the networks.
+        """
+        made_on, command = self.made.get("made_on"), self.made.get("command", {})
+        return (
+            made_on is not None
+            and hardware.same_kind(str(made_on), device)
+            and self.made.get("fingerprint") == fingerprint
+            and command.get("space_options", {}) == dict(space_options)
+        )
 
     def write(self, path: Path) -> None:
         """Write the table whole."""
@@ -110,7 +127,7 @@ def _numbers(rows: pd.DataFrame, name: str, path: Path) -> pd.Series:
     wrong = numbers.isna() & rows[name].notna()
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
-        raise TruthError(f"{path}: {name} must be a number, but row {row + 1} has {rows[name].iloc[row]!r}; mend it")
+        raise TruthError(f"{path}: {name} must be a number, but row {row + 1} has {rows[name].iloc[row]!r}; fix it")
     return numbers
 
 
