@@ -7,6 +7,7 @@ command again goes on where it stopped.
 """
 
 import csv
+import math
 import time
 from pathlib import Path
 from typing import get_args
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from torch import Tensor, nn
 
 from proxynas import datasets, flow, seeds, settings, spaces, truth_import
 from proxynas.rank import correlation
@@ -35,15 +37,15 @@ def main(config: Path, data: str, out: Path) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as a search's workers do
     if len(there) < len(archs):
-        measure(spec.seed, space, [a for a in archs if a not in there], datasets.load(data), out)
+        measure(spec, space, [a for a in archs if a not in there], datasets.load(data), out)
     compare(pd.read_csv(out, index_col="arch"))
 
 
 def measure(
-    seed: int, space: spaces.SearchSpace, archs: list[str], data: datasets.Dataset, out: Path
+    spec: SearchSpec, space: spaces.SearchSpace, archs: list[str], data: datasets.Dataset, out: Path
 ) -> None:
     """Append a row for each of ``archs``."""
-    generator = seeds.generator(seed, "zero-cost", "batch")
+    generator = seeds.generator(spec.seed, "zero-cost", "batch")
     chosen = torch.randperm(len(data.train.x), generator=generator)[: max(BATCHES)]
     x = data.train.x[chosen]
     new = not out.exists()
@@ -52,15 +54,32 @@ def measure(
         if new:
             rows.writerow(["arch", *NAMES, *(f"{name}_seconds" for name in NAMES)])
         for arch in archs:
-            with seeds.seeded(seeds.derive(seed, "zero-cost", arch)):
+            with seeds.seeded(seeds.derive(spec.seed, "zero-cost", arch)):
                 net = space.build(arch, data.shape, data.num_classes)
-            values, seconds = [], []
-            for units, batch in FORMS:
-                started = time.process_time()
-                values.append(zerocost.naswot(net, x[:batch], units))
-                seconds.append(round(time.process_time() - started, 3))
-            rows.writerow([arch, *values, *seconds])
+            row = scores(net, x, differ(spec, arch, x))
+            rows.writerow([arch, *(value for value, _ in row), *(second for _, second in row)])
             file.flush()
+
+
+def differ(spec: SearchSpec, arch: str, x: Tensor) -> bool:
+    """Whether a cell has rectifiers that lead nowhere, by its smallest network: four channels, one cell a stage."""
+    space = spaces.load(spec.space, {"channels": 4, "cells": 1})
+    net = space.build(arch, tuple(x.shape[1:]), 10)
+    reached, every = (zerocost.naswot(net, x[:8], units) for units in get_args(zerocost.Units))
+    return reached != every or not math.isfinite(reached)
+
+
+def scores(net: nn.Module, x: Tensor, both: bool) -> list[tuple[float, float]]:
+    """Score and core seconds of every form; without rectifiers that lead nowhere, units "all" are those "reached"."""
+    row: list[tuple[float, float]] = []
+    for units, batch in FORMS:
+        if units == "reached" or both:
+            started = time.process_time()
+            value = zerocost.naswot(net, x[:batch], units)
+            row.append((value, round(time.process_time() - started, 3)))
+        else:
+            row.append((row[-1][0], math.nan))
+    return row
 
 
 def compare(table: pd.DataFrame) -> None:
