@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from proxynas import datasets, flow, seeds, settings, spaces, truth_import
 from proxynas.rank import correlation
 from proxynas.search import zerocost
+from proxynas.spaces import SearchSpace
 from proxynas.specs import SearchSpec
 
 BATCHES = (64, 128)
@@ -41,9 +42,7 @@ def main(config: Path, data: str, out: Path) -> None:
     compare(pd.read_csv(out, index_col="arch"))
 
 
-def measure(
-    spec: SearchSpec, space: spaces.SearchSpace, archs: list[str], data: datasets.Dataset, out: Path
-) -> None:
+def measure(spec: SearchSpec, space: SearchSpace, archs: list[str], data: datasets.Dataset, out: Path) -> None:
     """Append a row for each of ``archs``."""
     generator = seeds.generator(spec.seed, "zero-cost", "batch")
     chosen = torch.randperm(len(data.train.x), generator=generator)[: max(BATCHES)]

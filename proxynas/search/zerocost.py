@@ -58,10 +58,15 @@ JACOB_COV_K = 1e-5
 def synflow(net: nn.Module, x: Tensor) -> float:
     """Synaptic flow: Σ |w · ∂R/∂w| over the weights, with R the sum of the outputs for an image of ones.
 
-    Tanaka et al. 2020 ("Pruning neural networks without any data", eq. 1–2), summed over the network as in Abdelfattah
-    et al. 2021, §3.2. All parameters are replaced by their absolute values, in float64, where the sum over all paths of
-    a deep network is still finite. Batch norm is left out, as in Abdelfattah's code, and so is any other normalisation:
-    it would bring every layer's flow back to one size, and take away from the flow what is common to it.
+    Tanaka et al. 2020 ("Pruning neural networks without any data", eq. 1–2), summed over the
+    network as in Abdelfattah et al. 2021, §3.2. All parameters are replaced by their absolute
+    values, in float64, where the sum over all paths of a deep network is still finite. Every
+    normalisation is left out: it would bring every layer's flow back to one size, and take away
+    from the flow what is common to it.
+
+    Abdelfattah's code builds NAS-Bench-201 anew for this, without batch norm in stem, cells and
+    top; its two reduction blocks keep theirs, and the convolutions of its cells have biases, which
+    those of the benchmark do not have.
 
     Args:
         net: the network.
@@ -84,8 +89,10 @@ def naswot(net: nn.Module, x: Tensor, units: Units = "reached") -> float:
     K[i, j] = units − Hamming distance of the binary codes of images i and j. Units are those of
     ReLU, leaky ReLU and PReLU, called as modules or as functions.
 
-    The paper does not say what to do with rectifiers that the output does not depend on. The
-    authors' code counts those that a backward pass from the logits comes by, ``"reached"``.
+    The paper does not say what to do with rectifiers that the logits do not depend on. The
+    authors' code counts those that a backward pass from the logits comes by, ``"reached"``. (In
+    their cells ``none`` multiplies by zero, which a backward pass goes through, so that there it
+    comes by all of them; in ours such an edge is missing.)
 
     Args:
         net: the network.
