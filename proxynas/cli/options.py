@@ -114,8 +114,8 @@ Table = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=FILE",
-        help="Accuracies measured elsewhere, such as --table '12 epochs=early.csv', ranked beside the others; a truth "
-        "table (proxynas truth import); repeatable.",
+        help="Accuracies measured elsewhere, such as --table '12 epochs=early.csv', ranked beside the others, never "
+        "picked by; a truth table (proxynas truth import); repeatable.",
         rich_help_panel="Search",
     ),
 ]

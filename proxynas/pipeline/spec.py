@@ -31,7 +31,8 @@ class SearchSpec(DataSpec):
 
     ``truth`` is a table's path, ``auto`` (the one that ships or is installed for this space and data, if there is one)
     or ``none``; ``truth_data`` is what its data are called, where that is not the name of ours. ``tables`` are further
-    ones, by the name of their row: accuracies measured elsewhere (after fewer epochs, say), ranked beside ours.
+    ones, by the name of their row: accuracies measured elsewhere (after fewer epochs, say), ranked beside ours. Nothing
+    is picked by them, so that test accuracies may stand there as a yardstick.
     """
 
     space: str = "convnet-grid"
