@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import typer
 
-from proxynas import settings, spaces
+from proxynas import spaces
+from proxynas.core import settings
 from proxynas.rank import correlation
 
 

