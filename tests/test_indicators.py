@@ -109,16 +109,16 @@ def test_isomorphic_candidates_count_once() -> None:
     assert (row["rho_distinct"], row["n_distinct"]) == (pytest.approx(1), 4)
 
 
-def test_tables_measured_elsewhere_are_rows_of_their_own() -> None:
+@pytest.mark.parametrize("measure", ["val_accuracy", "test_accuracy"])
+def test_tables_measured_elsewhere_are_rows_of_their_own(measure: str) -> None:
     truth = TruthTable(pd.DataFrame({"arch": ARCHS, "test_accuracy": np.linspace(0.5, 0.9, 6)}), {})
-    early = TruthTable(
-        pd.DataFrame({"arch": ARCHS[1:], "val_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5]}), {"accuracy": "val_accuracy"}
-    )
+    accuracies = pd.DataFrame({"arch": ARCHS[1:], measure: [0.1, 0.2, 0.3, 0.4, 0.5]})
+    early = TruthTable(accuracies, {"accuracy": measure})
     rows = truth.rows.reindex(columns=list(COLUMNS))
     found = rank.rank(
         scores(np.random.default_rng(0), "proxy"), COSTS, TruthTable(rows, {}), tables={"12 epochs": early}
     )
-    row = found.row(("12 epochs", "val_accuracy"))
+    row = found.row(("12 epochs", measure))
     assert (row["rho"], row["n"]) == (pytest.approx(1), 5)  # a is not in that table, so no row counts it
     assert found.tables == ("12 epochs",)
     assert found.measure == "test_accuracy"

@@ -180,6 +180,78 @@ def test_naswot_sees_rectifiers_called_as_functions_and_of_other_kinds() -> None
     assert math.isfinite(scores[0])
 
 
+class DeadBranch(nn.Module):
+    """Two branches of one map: only the first one leads to the logits."""
+
+    def __init__(self, rectifier: nn.Module) -> None:
+        super().__init__()
+        self.live, self.dead, self.fc = nn.Conv2d(2, 3, 3), nn.Conv2d(2, 5, 1), nn.Linear(12, 3)
+        self.rectifier = rectifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rectifier(self.dead(x))
+        return self.fc(self.rectifier(self.live(x)).flatten(1))
+
+
+RECTIFIERS = {
+    "ReLU": nn.ReLU,
+    "in place": lambda: nn.ReLU(inplace=True),
+    "leaky": lambda: nn.LeakyReLU(0.1),
+    "leaky in place": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "PReLU": nn.PReLU,
+}
+
+
+@pytest.mark.parametrize("kind", RECTIFIERS)
+def test_naswot_counts_the_rectifiers_that_lead_to_the_logits_or_all(kind: str) -> None:
+    net, x = seeded(lambda: DeadBranch(RECTIFIERS[kind]())).double(), images()
+    live, dead = (branch(x).detach().flatten(1) > 0 for branch in (net.live, net.dead))
+    for units, codes in (("reached", live), ("all", torch.cat([live, dead], 1))):
+        expected = np.linalg.slogdet(brute_force_kernel(codes.tolist()))[1]
+        assert zerocost.naswot(net, x, units) == pytest.approx(expected, rel=1e-10)
+
+
+def test_naswot_of_a_cell_whose_first_node_leads_nowhere() -> None:
+    dead = cell_network("|nor_conv_3x3~0|+|skip_connect~0|none~1|+|nor_conv_3x3~0|none~1|nor_conv_3x3~2|")
+    without = cell_network("|none~0|+|skip_connect~0|none~1|+|nor_conv_3x3~0|none~1|nor_conv_3x3~2|")
+    without.load_state_dict({k: v for k, v in dead.state_dict().items() if "e01" not in k})
+    x = images().float()
+    score = zerocost.naswot(without, x, "all")
+    assert zerocost.naswot(without, x, "reached") == score == zerocost.naswot(dead, x, "reached")
+    assert zerocost.naswot(dead, x, "all") != score
+
+
+def test_naswot_reaches_the_rectifiers_of_a_frozen_network() -> None:
+    net, x = seeded(rectified), images().float()
+    score = zerocost.naswot(net, x, "all")
+    frozen = net.requires_grad_(False)
+    assert zerocost.naswot(frozen, x, "reached") == score
+    with torch.no_grad():
+        assert zerocost.naswot(frozen, x, "reached") == score
+
+
+class ReachedByHooks:
+    """The authors' rule: a module's codes count once a backward pass has come by it (``score_networks.py``)."""
+
+    def __init__(self, net: nn.Module, x: Tensor) -> None:
+        self.reached: set[nn.Module] = set()
+        inputs: dict[nn.Module, Tensor] = {}
+        for module in net.modules():
+            if isinstance(module, nn.ReLU):
+                module.register_forward_hook(lambda m, i, o: inputs.update({m: i[0].detach()}))
+                module.register_full_backward_hook(lambda m, i, o: self.reached.add(m))
+        net.train()(x).sum().backward()
+        codes = torch.cat([(v > 0).flatten(1) for m, v in inputs.items() if m in self.reached], 1)
+        self.score = np.linalg.slogdet(brute_force_kernel(codes.tolist()))[1]
+
+
+@pytest.mark.parametrize("arch", [CELL, "|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_1x1~0|none~1|none~2|"])
+def test_naswot_equals_the_authors_hooks(arch: str) -> None:
+    net, x = seeded(lambda: cell_network(arch)), images().float()
+    score = zerocost.naswot(net, x, "reached")
+    assert score == pytest.approx(ReachedByHooks(copy.deepcopy(net), x).score, rel=1e-6)
+
+
 def test_naswot_without_rectifiers_is_nan_and_of_twins_minus_infinity() -> None:
     assert math.isnan(zerocost.naswot(seeded(smooth), images()))
     assert zerocost.naswot(seeded(rectified), images(1).float().repeat(2, 1, 1, 1)) == -math.inf

@@ -13,12 +13,13 @@ import difflib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -41,6 +42,15 @@ _RECTIFIERS = {
     *(_aten.relu.default, _aten.relu_.default, _aten.leaky_relu.default, _aten.leaky_relu_.default),
     _aten._prelu_kernel.default,
 }
+_SAVED = {
+    "ReluBackward0": "_saved_result",
+    "LeakyReluBackward0": "_saved_self",
+    "LeakyReluBackward1": "_saved_result",  # in place
+    "PreluKernelBackward0": "_saved_self",
+}
+"""What autograd keeps of a rectifier: its output or its input, whose signs are the same."""
+Units = Literal["reached", "all"]
+"""Which rectifiers :func:`naswot` counts."""
 JACOB_COV_K = 1e-5
 """The constant that keeps jacob_cov finite (Mellor et al. 2020, §3)."""
 
@@ -48,10 +58,15 @@ JACOB_COV_K = 1e-5
 def synflow(net: nn.Module, x: Tensor) -> float:
     """Synaptic flow: Σ |w · ∂R/∂w| over the weights, with R the sum of the outputs for an image of ones.
 
-    Tanaka et al. 2020 ("Pruning neural networks without any data", eq. 1–2), summed over the network as in Abdelfattah
-    et al. 2021, §3.2. All parameters are replaced by their absolute values, in float64, where the sum over all paths of
-    a deep network is still finite. Batch norm is left out, as in Abdelfattah's code, and so is any other normalisation:
-    it would bring every layer's flow back to one size, and take away from the flow what is common to it.
+    Tanaka et al. 2020 ("Pruning neural networks without any data", eq. 1–2), summed over the
+    network as in Abdelfattah et al. 2021, §3.2. All parameters are replaced by their absolute
+    values, in float64, where the sum over all paths of a deep network is still finite. Every
+    normalisation is left out: it would bring every layer's flow back to one size, and take away
+    from the flow what is common to it.
+
+    Abdelfattah's code builds NAS-Bench-201 anew for this, without batch norm in stem, cells and
+    top; its two reduction blocks keep theirs, and the convolutions of its cells have biases, which
+    those of the benchmark do not have.
 
     Args:
         net: the network.
@@ -67,23 +82,28 @@ def synflow(net: nn.Module, x: Tensor) -> float:
     return _total((w * g).abs().sum() for w, g in zip(weights, _gradients(total, weights), strict=True))
 
 
-def naswot(net: nn.Module, x: Tensor) -> float:
+def naswot(net: nn.Module, x: Tensor, units: Units = "all") -> float:
     """Log-determinant of the kernel that counts, for two images, the rectifiers in the same state.
 
-    Mellor et al. 2021 ("Neural architecture search without training", eq. 2 and §3): K[i, j] = units − Hamming distance
-    of the binary codes of images i and j. Units are those of ReLU, leaky ReLU and PReLU, called as modules or as
-    functions.
+    Mellor et al. 2021 ("Neural architecture search without training", eq. 2 and §3):
+    K[i, j] = units − Hamming distance of the binary codes of images i and j. Units are those of
+    ReLU, leaky ReLU and PReLU, called as modules or as functions.
+
+    The paper does not say what to do with rectifiers that the logits do not depend on. The
+    authors' code counts those that a backward pass from the logits comes by, ``"reached"``. (In
+    their cells ``none`` multiplies by zero, which a backward pass goes through, so that there it
+    comes by all of them; in ours such an edge is missing.)
 
     Args:
         net: the network.
         x: at least two images (B, …).
+        units: ``"all"`` that a forward pass calls, or ``"reached"``.
 
     Returns:
         log |det K|; −inf if two images have the same code; NaN for a network without such units.
     """
     _at_least_two(x)
-    with torch.no_grad(), _Codes(len(x)) as codes:
-        copy.deepcopy(net).train()(x)
+    codes = _reached_codes(net, x) if units == "reached" else _all_codes(net, x)
     if codes.units == 0:
         return math.nan
     return float(torch.linalg.slogdet(codes.units - codes.distance).logabsdet)
@@ -231,23 +251,73 @@ class _WithoutNormalisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Codes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its base is not annotated
-    """Watches every rectifier and adds up the Hamming distances between the images' codes, float64 (B, B)."""
+class _Codes:
+    """Adds up the Hamming distances between the images' codes, float64 (B, B)."""
 
     def __init__(self, images: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.images, self.units = images, 0
         self.distance: Tensor = torch.zeros(())
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in _RECTIFIERS and args[0].ndim > 0 and len(args[0]) == self.images:
-            code = (args[0] > 0).flatten(1).float()  # (B, units)
+    def add(self, values: Tensor) -> None:
+        """Take rectifiers' inputs or outputs (B, …); what has another first axis is left out."""
+        if values.ndim > 0 and len(values) == self.images:
+            code = (values > 0).flatten(1).float()  # (B, units)
             common, on = code @ code.T, code.sum(1)
-            self.distance = self.distance.to(code.device) + (on[:, None] + on - 2 * common).double()
+            distance = (on[:, None] + on - 2 * common).double()
+            self.distance = self.distance.to(code.device) + distance
             self.units += code.shape[1]
+
+
+class _Rectifiers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its base is not annotated
+    """Shows every rectifier that is called to ``codes``."""
+
+    def __init__(self, codes: _Codes) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.codes = codes
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _RECTIFIERS:
+            self.codes.add(args[0])
         return func(*args, **(kwargs or {}))
+
+
+def _all_codes(net: nn.Module, x: Tensor) -> _Codes:
+    codes = _Codes(len(x))
+    with torch.no_grad(), _Rectifiers(codes):
+        copy.deepcopy(net).train()(x)
+    return codes
+
+
+def _reached_codes(net: nn.Module, x: Tensor) -> _Codes:
+    """Codes of the rectifiers in the graph that autograd would go through from the logits."""
+    codes = _Codes(len(x))
+    copied = copy.deepcopy(net).train()
+    with torch.enable_grad():
+        logits = copied(x.detach().clone().requires_grad_())
+    for node in _graph(logits):
+        saved = _SAVED.get(node.name())
+        if saved is not None:
+            codes.add(getattr(node, saved).detach())
+    return codes
+
+
+def _graph(value: Tensor) -> Iterator[Node]:
+    """Every operation that autograd recorded on the way to ``value``, once."""
+    waiting = [] if value.grad_fn is None else [value.grad_fn]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for earlier, _ in node.next_functions:
+            if earlier is not None and earlier not in seen:
+                seen.add(earlier)
+                waiting.append(earlier)
 
 
 def _loss_gradients(net: nn.Module, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -154,7 +154,10 @@ class IndicatorSpec:
 
 @checked(frozen=True, config=settings.CONFIG)
 class TruthTableSpec:
-    """What rankings are compared with, and accuracies measured elsewhere that are ranked beside ours."""
+    """What rankings are compared with, and accuracies measured elsewhere that are ranked beside ours.
+
+    Nothing is picked by ``tables``, so that test accuracies may stand there as a yardstick.
+    """
 
     truth: Annotated[str, Option("A truth table (CSV), none, or auto: the one that ships or is installed", RANKING)] = (
         "auto"
@@ -166,8 +169,8 @@ class TruthTableSpec:
     tables: Annotated[
         dict[str, str],
         Option(
-            "Accuracies measured elsewhere, such as --table '12 epochs=early.csv', ranked beside the others; a truth "
-            "table (proxynas truth import); repeatable",
+            "Accuracies measured elsewhere, such as --table '12 epochs=early.csv', ranked beside the others, never "
+            "picked by; a truth table (proxynas truth import); repeatable",
             RANKING,
             flag="--table",
             metavar="NAME=FILE",
