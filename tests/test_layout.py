@@ -18,6 +18,7 @@ STAGES = (
     {"distill"},
     {"search"},
     {"truth"},
+    {"predict"},
     {"rank"},
     {"report"},
     {"pipeline", "compare"},
