@@ -19,6 +19,7 @@ STAGES = (
     {"distill"},
     {"search"},
     {"truth"},
+    {"predict"},
     {"rank"},
     {"report"},
     {"pipeline", "compare"},

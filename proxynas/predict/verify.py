@@ -1,0 +1,99 @@
+"""The end of a search: which candidates to train on the whole data, the winner, and what may be better.
+
+How much better the best candidate that was *not* trained may be is simulated. Its accuracy is what the
+predictor says, missed by as much as out-of-fold predictions with scores like its own missed their labels:
+with a Gaussian kernel of width :data:`WIDTH` in normal scores, the mean and the variance of these misses,
+and :data:`PRIOR_MISSES` more of mean 0 and all labels' variance. That the variance comes from few misses
+makes the simulated ones Student's t.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..core import seeds
+from ..core.errors import SpecError
+from .predictor import Prediction
+
+Floats = NDArray[np.float64]
+
+WIDTH = 0.5
+PRIOR_MISSES = 3.0
+DRAWS = 2_000
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """How much better than the winner the best candidate may be that was not trained, in accuracy (0.01: a point).
+
+    probability: that one of them is better at all.
+    middle: the median of the best one's lead over the winner, negative where it is probably worse.
+    high: what that lead is under with probability 0.95.
+    untrained: candidates that it is about.
+    """
+
+    probability: float
+    middle: float
+    high: float
+    untrained: int
+
+
+def best(prediction: Prediction, trained: Collection[str], k: int) -> list[str]:
+    """The ``k`` candidates with the highest prediction that are not ``trained`` (failed ones count as trained).
+
+    Raises:
+        SpecError: ``k`` is negative.
+    """
+    if k < 0:
+        raise SpecError(f"the number of candidates to verify must be at least 0, but got {k}")
+    left = prediction.scores[~prediction.scores.index.isin(trained)].sort_index()
+    return [str(arch) for arch in left.sort_values(ascending=False, kind="stable").index[:k]]
+
+
+def winner(labels: pd.Series) -> str:
+    """The candidate with the highest label; of several, the first by name.
+
+    Raises:
+        SpecError: there is none, because all failed or none was trained.
+    """
+    known = labels.dropna().sort_index()
+    if known.empty:
+        raise SpecError("there is no winner: no training on the whole data succeeded; raise --label or --verify")
+    return str(known.idxmax())
+
+
+def headroom(prediction: Prediction, labels: pd.Series, seed: int) -> Headroom | None:
+    """How much better the best candidate without a label may be; ``None`` where nothing was fitted or none is left.
+
+    Args:
+        prediction: fitted on all of ``labels``, those of the verification among them.
+        labels: accuracy by candidate of all that were trained; those that failed (NaN) are not candidates any more.
+        seed: of the simulation.
+    """
+    left = prediction.scores[~prediction.scores.index.isin(labels.index)].sort_index()
+    if prediction.scale is None or left.empty:
+        return None
+    known = labels.dropna().reindex(prediction.out_of_fold.index)
+    lead = simulate(prediction, known, left, seed) - known.max()
+    middle, high = np.quantile(lead, [0.5, 0.95])
+    return Headroom(float((lead > 0).mean()), float(middle), float(high), len(left))
+
+
+def simulate(prediction: Prediction, known: pd.Series, left: pd.Series, seed: int) -> Floats:
+    """The best accuracy among candidates with the scores ``left`` (m,), :data:`DRAWS` times."""
+    assert prediction.scale is not None
+    seen = prediction.out_of_fold.to_numpy()
+    misses = prediction.scale.score(known.to_numpy()) - seen  # (n,)
+    near = np.exp(-0.5 * ((left.to_numpy()[:, None] - seen) / WIDTH) ** 2)  # (m, n)
+    weight = near.sum(1) + PRIOR_MISSES
+    shift = near @ misses / weight  # (m,)
+    spread = np.sqrt((near @ misses**2 + PRIOR_MISSES * prediction.error**2) / weight - shift**2)  # (m,)
+    rng = np.random.default_rng(seeds.derive(seed, "headroom"))
+    best = np.empty(DRAWS)
+    for i in range(DRAWS):
+        wide = np.sqrt(weight.max() / rng.chisquare(weight.max()))
+        best[i] = (left.to_numpy() + shift + spread * wide * rng.standard_normal(len(left))).max()
+    return prediction.scale.accuracy(best)
