@@ -20,6 +20,7 @@ STAGES = (
     {"search"},
     {"truth"},
     {"predict"},
+    {"predict"},
     {"rank"},
     {"report"},
     {"pipeline", "compare"},
