@@ -108,35 +108,37 @@ class SearchSpace:
             raise SpecError(
                 f"the space {self.name!r} has {self.size:,} networks, too many to list: ask for {LISTABLE:,} at most"
             )
-        kind = self.kind if distinct else None
-        if kind is None and admit is None and self.size < 2**63:
+        if (self.kind is None or not distinct) and admit is None and self.size < 2**63:
             return [self.at(int(i)) for i in rng.choice(self.size, size=min(n, self.size), replace=False)]
-        return self._first(n, self._shuffled(rng), kind, admit)
+        found = self.take(n, rng, distinct, admit)
+        if not found:
+            raise SpecError(f"of the {self.size:,} networks of {self.name!r} none is within {admit}; loosen that")
+        return found
 
-    def _first(
-        self,
-        n: int,
-        drawn: Iterator[str],
-        kind: Callable[[str], str] | None,
-        admit: Callable[[str], bool] | None,
+    def take(
+        self, n: int, rng: np.random.Generator, distinct: bool = False, admit: Callable[[str], bool] | None = None
     ) -> list[str]:
-        """The first ``n`` of ``drawn`` that are admitted and new; fewer where it ends before."""
+        """As :meth:`sample`, one network after the other; fewer than ``n``, or none, where there are no more.
+
+        Raises:
+            SpecError: ``TRIES`` draws in a row found none.
+        """
         found: dict[str, str] = {}
         seen = tries = 0  # in all, and since the last one that was taken
-        for arch in drawn:
+        for arch in self._shuffled(rng):
             seen, tries = seen + 1, tries + 1
-            key = arch if kind is None else kind(arch)
+            key = self.kind(arch) if distinct and self.kind is not None else arch
             if key not in found and (admit is None or admit(arch)):
                 found[key], tries = arch, 0
-            if len(found) == n or (tries == TRIES and (admit is not None or self.size > LISTABLE)):
+            if len(found) == n:
                 break
-        if len(found) == n or (found and seen == self.size):
-            return list(found.values())
-        what = "not isomorphic to another" if admit is None else f"within {admit}"
-        raise SpecError(
-            f"of {seen:,} networks drawn from {self.name!r} only {len(found)} are {what}, but {n} are asked for; "
-            f"loosen that, or ask for fewer"
-        )
+            if tries == TRIES and (admit is not None or self.size > LISTABLE):
+                what = "not isomorphic to another" if admit is None else f"within {admit}"
+                raise SpecError(
+                    f"of {seen:,} networks drawn from {self.name!r} only {len(found)} are {what}, but {n} are asked "
+                    "for; loosen that, or ask for fewer"
+                )
+        return list(found.values())
 
     def _shuffled(self, rng: np.random.Generator) -> Iterator[str]:
         """All architectures in random order; where they cannot be listed, draws among which one may come again."""
