@@ -30,7 +30,7 @@ def _spaces() -> Table:
     table = _table("Search spaces (or the path of a TOML file)", "name", "networks", "what")
     for name in spaces.names():
         space = spaces.load(name)
-        table.add_row(name, f"{len(space):,}", space.description)
+        table.add_row(name, f"{space.size:,}", space.description)
     return table
 
 

@@ -5,7 +5,7 @@ Wheels of torchvision are built for CUDA. Beside a torch without CUDA the compil
 operators that are not there. Nothing here needs those operators, so the registration is skipped for each that is
 missing and `torch.library.register_fake` is put back at once. Where the operators exist, nothing is skipped.
 
-    from proxynas._torchvision import datasets, models, transforms, utils     # transforms is torchvision.transforms.v2
+    from proxynas.core.torchvision import datasets, models, transforms, utils  # transforms: torchvision.transforms.v2
 """
 
 import importlib

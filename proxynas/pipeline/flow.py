@@ -125,7 +125,7 @@ def score_all(
     total = len(archs) * (len(trained) * spec.seeds + len(sources) - len(trained))
     done = total - runs(pending(store, archs, sources, range(spec.seeds)))
     watcher.say(
-        f"searching: {len(archs)} of {len(space):,} candidates × {len(trained)} sources × {spec.seeds} seeds, "
+        f"searching: {len(archs)} of {space.size:,} candidates × {len(trained)} sources × {spec.seeds} seeds, "
         f"{workers} worker(s)" + (f"; {done} of {total} results found in the run folder" if done else "")
     )
 

@@ -114,8 +114,8 @@ def _search_part(
 ) -> tuple[SearchSpec, list[str]]:
     space = spaces.load(spec.space, spec.space_options)
     workers = 1 if spec.device != "cpu" else workers or cores()
-    wanted = min(int(given.get("candidates", FEWEST)), len(space))
-    sample = flow.candidates(replace(spec, candidates=min(24, len(space))), space)
+    wanted = min(int(given.get("candidates", FEWEST)), space.size)
+    sample = flow.candidates(replace(spec, candidates=min(24, space.size)), space)
     flops = [space.cost(arch, dataset.shape, dataset.num_classes)[1] for arch in sample]
     speed = _speed(spec, space, sample[_middle(flops)], dataset)
     images = _images(spec)
@@ -135,7 +135,7 @@ def _search_part(
             f"--budget is too short: about {each / workers:.0f} s a candidate on this machine; allow at least "
             f"{10 * each / workers / SEARCH_SHARE:.0f}s"
         )
-    n = min(given.get("candidates", min(affordable, MOST)), len(space))
+    n = min(given.get("candidates", min(affordable, MOST)), space.size)
     reasons = [
         f"this machine does {speed / 1e6:,.0f} MFLOP/s a core on a middling candidate of {space.name}",
         ("" if images is not None else f"ipc {tried.ipc}, ")

@@ -37,8 +37,8 @@ def score(
 ) -> list[Score]:
     """Train the ``replicas`` (seed numbers) of ``arch`` on ``source``; one row each.
 
-    Initialisation and data order depend on (seed, source, arch, replica) alone, so the rows come out the same in any
-    order and in any process.
+    Initialisation, data order and dropout depend on (seed, source, arch, replicas) alone, so the rows
+    come out the same in any order and in any process.
     """
     clock = (
         time.process_time if device == "cpu" else time.perf_counter
@@ -55,17 +55,18 @@ def score(
         curves[place].append(_validate(net, dataset, source)[0])
 
     points = [source.recipe.updates * (i + 1) // source.val_points for i in range(source.val_points - 1)]
-    trained = training.fit(
-        nets,
-        source.x,
-        source.y,
-        source.recipe,
-        seed=order_seed,
-        replicas=replicas,
-        curriculum=source.curriculum,
-        watch=watch,
-        watch_at=points,
-    )
+    with seeds.seeded(seeds.derive(order_seed, "dropout")):  # which draws from the global generator
+        trained = training.fit(
+            nets,
+            source.x,
+            source.y,
+            source.recipe,
+            seed=order_seed,
+            replicas=replicas,
+            curriculum=source.curriculum,
+            watch=watch,
+            watch_at=points,
+        )
     evaluated = [_evaluate(net, dataset, source, curve) for net, curve in zip(trained.nets, curves, strict=True)]
     share = (clock() - started) / len(replicas)
     return [

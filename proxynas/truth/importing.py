@@ -275,7 +275,7 @@ def _table(
 
 def _check_archs(frame: pd.DataFrame, space: spaces.SearchSpace, source: str) -> None:
     archs = frame["arch"].unique()
-    known = set(space) if len(space) < 50 * len(archs) else space  # a set answers faster, but has to be filled
+    known = set(space) if space.size < 50 * len(archs) else space  # a set answers faster, but has to be filled
     for arch in archs:
         if arch not in known:
             raise TruthError(

@@ -32,7 +32,7 @@ def prepare(spec: TruthSpec) -> Work:
 def candidates(spec: TruthSpec, space: spaces.SearchSpace) -> list[str]:
     """The candidates in the order in which they are measured: a random one, so that a part of a table is a sample."""
     rng = np.random.default_rng(seeds.derive(spec.seed, "truth", "candidates"))
-    return space.sample(spec.candidates or len(space), rng)
+    return space.sample(spec.candidates or space.size, rng)
 
 
 def measure(
