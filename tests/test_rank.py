@@ -474,8 +474,8 @@ def test_verdict_praises_only_what_beats_every_rival() -> None:
     text = " ".join(found.sentences)
     assert found.worth == "worth distilling"
     assert found.summary[1].endswith("; this proxy set was worth distilling.")
-    assert "It ranks better than a random coreset of the same size (" in text
-    assert "It ranks better than early stopping (as many updates on the real data) (" in text
+    assert "Significantly better than a random coreset of the same size (" in text
+    assert "Significantly better than early stopping after as many updates (" in text
     assert "(fixed before)" in text
     assert "against training on the whole data from 1 candidate on" in text
 
@@ -497,7 +497,7 @@ def test_verdict_praises_nothing_that_was_not_compared_with_a_random_coreset() -
     found = verdict(rank(scores, costs_of(ARCHS[::-1]), truth), ledger_of(scores, truth), ("proxy", "val_loss"), "")
     assert found.worth == "undecided"
     assert "whether this proxy set was worth distilling is not known." in found.summary[1]
-    assert "It was not compared with a random coreset of the same size." in found.details
+    assert "Not compared with a random coreset of the same size." in found.details
 
 
 @pytest.mark.parametrize(
@@ -553,7 +553,7 @@ def test_verdict_condemns_nothing_whose_interval_includes_zero() -> None:
         "; this proxy set is not shown to be worth distilling, as it does not rank significantly better than a "
         "random coreset of the same size."
     )
-    assert "It shows no significant difference from a random coreset of the same size (" in " ".join(found.details)
+    assert "No significant difference from a random coreset of the same size (" in " ".join(found.details)
 
 
 @pytest.mark.parametrize("noise", [(0.01, 1.0, 1.0), (2.0, 0.1, 2.0), (0.1, 0.1, 2.0)])

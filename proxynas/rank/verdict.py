@@ -23,7 +23,7 @@ RANDOM = "random"
 FLOPS = ("flops", "flops")
 RIVALS = {
     RANDOM: "a random coreset of the same size",
-    EARLY: "early stopping (as many updates on the real data)",
+    EARLY: "early stopping after as many updates",
     "parameters": "counting parameters",
     "flops": "counting FLOPs",
 }
@@ -57,12 +57,12 @@ SENTENCES = {
     "best": "Among the truly best {percent} % ({n} candidates) ρ is {rho} {interval}.",
     "ceiling": "One training run of the truth ranks another with ρ = {rho}{best}.",
     "ceiling, best": ", and {rho} among the best {percent} %",
-    "better": "It ranks better than {rival} ({figures}).",
-    "worse": "It ranks worse than {rival} ({figures}).",
-    "level": "It shows no significant difference from {rival} ({figures}).",
-    "not comparable": "It cannot be compared with {rival}: one of their correlations is not defined.",
+    "better": "Significantly better than {rival} ({figures}).",
+    "worse": "Significantly worse than {rival} ({figures}).",
+    "level": "No significant difference from {rival} ({figures}).",
+    "not comparable": "Not comparable with {rival}: one of the two correlations is not defined.",
     "figures": "ρ = {rho}; difference {difference}",
-    "missing": "It was not compared with {names}.",
+    "missing": "Not compared with {names}.",
     "no proxy": "This ranking takes no proxy set; with hindsight the best that does is {by} ({figures}).",
     "hindsight": "With hindsight, {by} ranks best of all but the whole data (ρ = {rho}).",
     "no hindsight": "Nothing else but the whole data ranks with a higher ρ.",

@@ -17,12 +17,18 @@ def ranking_table(ranking: Ranking, headline: Key) -> Table:
     The last row, where truth has seeds, is how well one training of it ranks another.
     """
     has_truth = ranking.truth is not None and not ranking.truth.empty
-    table = Table(title=_title(ranking, has_truth), title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    table = Table(
+        title=_title(ranking, has_truth),
+        title_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("trained on", no_wrap=True)
     table.add_column("indicator", no_wrap=True)
     if not has_truth:
         table.add_column("ranks first", overflow="fold")
-    best = [] if ranking.cut is None else [f"ρ best {ranking.cut} %"]
+    best = [] if ranking.cut is None else [f"ρ best\n{ranking.cut} %"]
     for name in ("ρ  95 %", "τ  95 %", *best, "regret") if has_truth else ():
         table.add_column(name, justify="right", no_wrap=True)
     last = None
