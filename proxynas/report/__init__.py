@@ -15,10 +15,9 @@ from ..core import files
 from ..rank import Ranking, Verdict, verdict
 from . import figures, images, page
 from .drawings import drawings
-from .inputs import NoiseCeiling, Pareto, RegretCurve, ReportInputs, Trust, Winner
+from .inputs import Pareto, RegretCurve, ReportInputs, Trust, Winner
 
 __all__ = [
-    "NoiseCeiling",
     "Pareto",
     "RegretCurve",
     "ReportInputs",
@@ -28,6 +27,7 @@ __all__ = [
     "indicators_csv",
     "plain",
     "scores_csv",
+    "values_csv_gz",
     "write",
 ]
 
@@ -56,14 +56,17 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
     drawn = drawings(inputs)
     for name, figure in drawn.items():
         files.write_bytes(folder / "figures" / f"{name}.png", figures.png(figure))
-    if inputs.has_images:
-        grid = images.grid(inputs.images, inputs.labels, inputs.class_names)
+    if inputs.shown is not None:
+        grid = images.grid(*inputs.shown, inputs.class_names)
         files.write_bytes(folder / "figures" / "proxy-images.png", grid)
     files.write_text(folder / "scores.csv", scores_csv(inputs.scores, inputs.costs))
     files.write_text(folder / "indicators.csv", indicators_csv(inputs.ranking))
     files.write_bytes(folder / "values.csv.gz", values_csv_gz(inputs.ranking))
     files.write_text(folder / "timings.csv", _csv(inputs.scores, TIMINGS))
-    files.write_text(folder / "report.json", json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n")
+    files.write_text(
+        folder / "report.json",
+        json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n",
+    )
     path = folder / "report.html"
     files.write_text(path, page.render(inputs, judged, drawn))
     return path
@@ -134,6 +137,15 @@ def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
     return found
 
 
+def _ceiling(ranking: Ranking) -> dict[str, Any] | None:
+    """Seed against seed, with names as in the rows of the ranking."""
+    found = ranking.ceiling
+    if found is None:
+        return None
+    best = {f"rho_best{percent}": rho for percent, rho in found.rho_best.items()}
+    return {"seeds": found.seeds, "n": found.n, "rho": found.rho, **best}
+
+
 def _optional(inputs: ReportInputs) -> dict[str, Any]:
     """What only some runs have; absent where it is not there."""
     found = {
@@ -141,7 +153,6 @@ def _optional(inputs: ReportInputs) -> dict[str, Any]:
         "trust": inputs.trust and asdict(inputs.trust),
         "regret_curve": [asdict(curve) for curve in inputs.regret_curve],
         "pareto": inputs.pareto and asdict(inputs.pareto),
-        "noise_ceiling": inputs.noise_ceiling and asdict(inputs.noise_ceiling),
     }
     return {name: value for name, value in found.items() if value}
 

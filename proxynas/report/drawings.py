@@ -1,7 +1,8 @@
 """One figure a question, built from what a report shows."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,28 +72,21 @@ def regret(found: Sequence[RegretCurve]) -> Chart | None:
 def forest(inputs: ReportInputs) -> Forest | None:
     """ρ of every row with its 95 % interval, and ρ among the truly best; grouped by source."""
     rows = [*_trust_rows(inputs.trust)] if inputs.trust is not None else []
-    best = best_column(inputs.ranking) if inputs.has_truth else None
+    cut = inputs.ranking.cut if inputs.has_truth else None
     if inputs.has_truth:
-        rows += _ranking_rows(inputs, None if best is None else best[0])
+        rows += _ranking_rows(inputs, ["rho"] if cut is None else ["rho", f"rho_best{cut}"])
     if not rows:
         return None
-    ceiling = None if inputs.noise_ceiling is None else inputs.noise_ceiling.rho
-    panels = [ForestPanel(_rho_axis("ρ with truth", rows, 0), ceiling)]
-    if best is not None:
-        panels.append(ForestPanel(_rho_axis(f"ρ among {best[1]}", rows, 1)))
+    ceiling = inputs.ranking.ceiling
+    panels = [ForestPanel(_rho_axis("ρ with truth", rows, 0), None if ceiling is None else ceiling.rho)]
+    if cut is not None:
+        within = None if ceiling is None else ceiling.rho_best.get(cut)
+        panels.append(ForestPanel(_rho_axis(f"ρ among the truly best {cut} %", rows, 1), within))
         rows = [(name, _padded(row, len(panels))) for name, row in rows]
     return Forest("correlation", "Rank correlation with truth", tuple(panels), named(rows))
 
 
-def best_column(ranking: Ranking) -> tuple[str, str] | None:
-    """The column of ρ among the truly best candidates, and what they are called; ``None`` where there is none."""
-    name = "rho_best"
-    known = name in ranking.rows and bool(ranking.rows[name].notna().any())
-    return (name, "the best tenth") if known else None
-
-
-def _ranking_rows(inputs: ReportInputs, best: str | None) -> list[tuple[str, ForestRow]]:
-    names = ["rho"] if best is None else ["rho", best]
+def _ranking_rows(inputs: ReportInputs, names: Sequence[str]) -> list[tuple[str, ForestRow]]:
     records = inputs.ranking.rows.to_dict("records")
     return [
         (
@@ -118,9 +112,8 @@ def _padded(row: ForestRow, panels: int) -> ForestRow:
     return ForestRow(row.label, row.colour, row.estimates + unknown, row.strong)
 
 
-def _estimate(row: dict[str, float], name: str) -> Estimate:
-    low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
-    return Estimate(row[name], low, high)
+def _estimate(row: Mapping[Any, Any], name: str) -> Estimate:
+    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
 
 def _rho_axis(label: str, rows: Sequence[tuple[str, ForestRow]], panel: int) -> Axis:
@@ -137,7 +130,10 @@ def _scattered(inputs: ReportInputs) -> list[tuple[Key, str | None]]:
     if not inputs.has_truth:
         return []
     name, keys = inputs.headline[1], inputs.ranking.keys()
-    wanted = [inputs.headline, *((source, name) for source in ("proxy", "random", "early-stopping"))]
+    wanted = [
+        inputs.headline,
+        *((source, name) for source in ("proxy", "random", "early-stopping")),
+    ]
     wanted += [("zero-cost", "vote"), ("parameters", "parameters")]
     shown = [key for key in dict.fromkeys(wanted) if key in keys]
     return [(key, inputs.ranking.row(key)["winner"]) for key in shown]
@@ -210,11 +206,18 @@ def _around(n: int) -> tuple[float, float]:
 
 def pareto(found: Pareto) -> Chart:
     """All candidates in two objectives, and the front that no other beats in both."""
-    x, y, front = np.asarray(found.x, float), np.asarray(found.y, float), np.asarray(found.front, bool)
+    x, y, front = (
+        np.asarray(found.x, float),
+        np.asarray(found.y, float),
+        np.asarray(found.front, bool),
+    )
     names = tuple(f"{a}: {found.x_label} {_big(u)}, {found.y_label} {v:.4g}" for a, u, v in
                   zip(found.archs, x, y, strict=True))  # fmt: skip
     parts = []
-    for label, colour, chosen in (("candidates", "random", ~front), ("Pareto front", "proxy", front)):
+    for label, colour, chosen in (
+        ("candidates", "random", ~front),
+        ("Pareto front", "proxy", front),
+    ):
         order = np.flatnonzero(chosen)[np.argsort(x[chosen], kind="stable")]
         texts, keys = tuple(names[i] for i in order), tuple(found.archs[i] for i in order)
         parts.append(Series(label, colour, x[order], y[order], "dots", texts, keys))
@@ -228,10 +231,18 @@ def time_bars(ledger: Ledger) -> Bars:
     """Core seconds of distillation and of scoring all candidates on each source."""
     spent = words.seconds(ledger.distill_core_s)
     note = "in an earlier run" if ledger.reused else ""
-    bars = [Bar("distillation", "proxy", ledger.distill_core_s, spent, note)]
+    bars = [Bar(words.making(ledger.distilled), "proxy", ledger.distill_core_s, spent, note)]
     for name, cost in ledger.sources.items():
         each = f"{words.seconds(cost.core_s_per_candidate)} per candidate"
-        bars.append(Bar(words.source(name), colours.name(name), cost.core_s, words.seconds(cost.core_s), each))
+        bars.append(
+            Bar(
+                words.source(name),
+                colours.name(name),
+                cost.core_s,
+                words.seconds(cost.core_s),
+                each,
+            )
+        )
     whole = ledger.truth_core_s_per_candidate
     if whole is not None:
         total = whole * max((cost.candidates for cost in ledger.sources.values()), default=0)
@@ -248,11 +259,11 @@ def break_even(ledger: Ledger) -> Chart | None:
     ]
     if ledger.truth_core_s_per_candidate is not None:
         lines.append(("whole-data", 0.0, ledger.truth_core_s_per_candidate))
-    if "proxy" not in ledger.sources or len(lines) < 2:
+    if not ledger.distilled or "proxy" not in ledger.sources or len(lines) < 2:
         return None
     here = ledger.sources["proxy"].candidates
     marks = [n for n in (ledger.break_even, ledger.break_even_early_stopping) if n]
-    x = np.geomspace(1, 10 * max(here, 10, *marks), 60)
+    x: Floats = np.geomspace(1, 10 * max(here, 10, *marks), 60, dtype=np.float64)
     series = [
         Series(
             words.source(name) + (", distillation included" if name == "proxy" else ""),
@@ -289,7 +300,7 @@ def curves(inputs: ReportInputs) -> Chart | None:
         for arch, part in rows.groupby("arch")["losses"]
     }
     best = [str(arch) for arch in inputs.ranking.best(inputs.headline, len(means)).index if arch in means][:CURVES]
-    x = np.arange(updates - width + 1) + (width + 1) / 2
+    x: Floats = np.arange(updates - width + 1, dtype=np.float64) + (width + 1) / 2
     low, middle, high = np.quantile(np.stack(list(means.values())), (0.1, 0.5, 0.9), axis=0)
     series = [Series(f"all {len(means):,}: median, 10 to 90 %", "random", x, middle, low=low, high=high)]
     series += [
@@ -309,7 +320,7 @@ def curve_source(inputs: ReportInputs) -> str | None:
     rows = inputs.scores
     if "losses" not in rows:
         return None
-    long = rows[rows["failed"].isna() & (rows["losses"].map(len) > 1)]
+    long = rows[rows["failed"].isna() & (rows["losses"].map(np.size) > 1)]
     there = list(dict.fromkeys(long["source"]))
     wanted = [name for name in (inputs.headline[0], "proxy", *there) if name in there]
     return str(wanted[0]) if wanted else None

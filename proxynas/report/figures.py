@@ -120,13 +120,22 @@ def _forest(forest: Forest) -> Canvas:
 
 
 def _panel(axes: Axes, forest: Forest, panel: ForestPanel, number: int) -> None:
-    places, texts, place = [], [], 0
+    places: list[int] = []
+    texts: list[tuple[str, bool]] = []
+    place = 0
     for name, rows in forest.groups:
         places, texts, place = [*places, place], [*texts, (name, True)], place + 1
         for row in rows:
             e, ink = row.estimates[number], light(row.colour)
             if math.isfinite(e.value):
-                axes.plot([e.low, e.high], [place, place], "-", lw=2.4 if row.strong else 1.6, color=ink, alpha=0.6)
+                axes.plot(
+                    [e.low, e.high],
+                    [place, place],
+                    "-",
+                    lw=2.4 if row.strong else 1.6,
+                    color=ink,
+                    alpha=0.6,
+                )
                 axes.plot([e.value], [place], "o", ms=6 if row.strong else 4.5, color=ink)
             if row.strong:
                 axes.axhspan(place - 0.5, place + 0.5, color=ink, alpha=0.09, lw=0)
@@ -148,9 +157,23 @@ def _bars(figure: Bars) -> Canvas:
     axes = canvas.add_subplot()
     for place, bar in enumerate(figure.bars):
         ink = light(bar.colour)
-        axes.barh(place, bar.value, height=0.6, color="white" if bar.hollow else ink, edgecolor=ink, lw=0.9)
+        axes.barh(
+            place,
+            bar.value,
+            height=0.6,
+            color="white" if bar.hollow else ink,
+            edgecolor=ink,
+            lw=0.9,
+        )
         text = f"{bar.text}  ({bar.note})" if bar.note else bar.text
-        axes.annotate(text, (bar.value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            text,
+            (bar.value, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     axes.set_yticks(range(len(figure.bars)), [bar.label for bar in figure.bars])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.5 * max(*(bar.value for bar in figure.bars), 1e-9))

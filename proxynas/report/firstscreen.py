@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ..rank import Key, Verdict, paired_difference, words
+from ..rank.verdict import WORTH
 from .inputs import ReportInputs, Winner
 
 
@@ -28,10 +29,10 @@ class Next:
 NEXT = {
     "winner": "{arch} is trained on the whole data; its weights are in {files}.",
     "winner, no files": "{arch} is trained on the whole data: use it.",
-    "nothing": "No candidate finished training. Read why under “Runs that failed”, and change the settings of training.",
-    "no truth": "Measure the truth of some candidates and write the report again: then it says how sure this ranking is.",
+    "nothing": "No candidate finished training. Read why under “Runs that failed”, and change how they train.",
+    "no truth": "Measure the truth of some candidates and write the report again; it then says how sure this is.",
     "unsure": "This ranking may be no better than chance. Do not decide by it: rank more candidates, or train longer.",
-    "worth": "Train {arch} on the whole data. The same proxy set ranks more candidates of this space at no further cost.",
+    "worth": "Train {arch} on the whole data. The same proxy set can rank more candidates of this space.",
     "cheaper": "Train {arch} on the whole data. Next time rank by {rival}: it ranks as well and takes no proxy set.",
     "train": "Train {arch} on the whole data before relying on it: one ranking does not find the best for certain.",
 }
@@ -52,9 +53,10 @@ def _which(inputs: ReportInputs) -> Tile:
     if inputs.winner is not None:
         note = f"the best of {inputs.winner.verified} trained on the whole data"
         return Tile("Which network", inputs.winner.arch, note, mono=True)
-    winner = inputs.ranking.row(inputs.headline)["winner"]
-    name = winner if isinstance(winner, str) else "none"
-    return Tile("Which network", name, f"ranked first by {words.phrase(inputs.headline)}", mono=True)
+    row = inputs.ranking.row(inputs.headline)
+    name = row["winner"] if isinstance(row["winner"], str) else "none"
+    tied = f", tied with {row['tied']:,}" if row["tied"] else ""
+    return Tile("Which network", name, f"ranked first by {words.phrase(inputs.headline)}{tied}", mono=True)
 
 
 def _how_good(inputs: ReportInputs) -> Tile:
@@ -93,11 +95,11 @@ def _how_sure(inputs: ReportInputs) -> Tile:
 def _cost(inputs: ReportInputs) -> Tile:
     ledger = inputs.ledger
     earlier = ", paid in an earlier run" if ledger.reused else ""
-    note = f"wall-clock, {words.seconds(ledger.distill_s)} of it distillation{earlier}"
+    note = f"wall-clock, {words.seconds(ledger.distill_s)} of it {words.making(ledger.distilled)}{earlier}"
     whole = ledger.truth_core_s_per_candidate
     if whole is not None and ledger.sources:
         number = max(cost.candidates for cost in ledger.sources.values())
-        note += f"; training all {number:,} on the whole data takes {words.seconds(number * whole)} of core time"
+        note += f"; all {number:,} on the whole data: {words.seconds(number * whole)} of core time"
     return Tile("At what cost", words.seconds(ledger.total_s), note)
 
 
@@ -128,7 +130,7 @@ def _case(inputs: ReportInputs, judged: Verdict) -> tuple[str, Key | None]:
         return ("no truth" if inputs.trust is None else "train"), None
     if not inputs.ranking.row(inputs.headline)["rho_low"] > 0:
         return "unsure", None
-    if judged.worth == "worth distilling":
+    if judged.worth == WORTH:
         return "worth", None
     rival = _cheaper(inputs)
     return ("train", None) if rival is None or inputs.headline[0] != "proxy" else ("cheaper", rival)

@@ -1,6 +1,5 @@
 """What a report shows: the ranking and its cost, and parts that only some runs have."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,15 +79,6 @@ class Pareto:
 
 
 @dataclass(frozen=True)
-class NoiseCeiling:
-    """How well one training of the truth ranks another: no indicator can be expected to do better."""
-
-    rho: float
-    low: float = math.nan  # 95 %, where it is known
-    high: float = math.nan
-
-
-@dataclass(frozen=True)
 class ReportInputs:
     """All that a report shows."""
 
@@ -109,7 +99,6 @@ class ReportInputs:
     trust: Trust | None = None
     regret_curve: Sequence[RegretCurve] = ()  # proxynas first
     pareto: Pareto | None = None
-    noise_ceiling: NoiseCeiling | None = None
 
     @property
     def has_truth(self) -> bool:
@@ -117,8 +106,8 @@ class ReportInputs:
         return self.ranking.truth is not None and not self.ranking.truth.empty
 
     @property
-    def has_images(self) -> bool:
-        """The proxy set can be shown."""
-        if self.images is None or self.labels is None:
-            return False
-        return self.images.ndim == 4 and len(self.images) > 0
+    def shown(self) -> tuple[Tensor, Tensor] | None:
+        """The images of the proxy set and their labels; ``None`` where there are none to show."""
+        if self.images is None or self.labels is None or self.images.ndim != 4 or not len(self.images):
+            return None
+        return self.images, self.labels

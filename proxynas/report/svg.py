@@ -36,10 +36,14 @@ def track(panel: ForestPanel, estimate: Estimate, colour: str, *, strong: bool) 
         parts.append(_rule(panel.axis, panel.ceiling, "ceiling"))
     if np.isfinite(estimate.value):
         ends = (estimate.low, estimate.high) if np.isfinite(estimate.low) else (estimate.value,) * 2
-        (low, high), middle = (_share(panel.axis, v) for v in ends), _share(panel.axis, estimate.value)
-        ink, width, radius = f"stroke:var(--c-{colour})", 3 if strong else 2, 5 if strong else 4
-        parts.append(f'<line class="interval-line" x1="{low}" x2="{high}" y1="50%" y2="50%" style="{ink};stroke-width:{width}"/>')
-        parts.append(f'<circle cx="{middle}" cy="50%" r="{radius}" style="fill:var(--c-{colour})"/>')
+        (low, high), middle = (
+            (_share(panel.axis, v) for v in ends),
+            _share(panel.axis, estimate.value),
+        )
+        ink, width, radius = f"var(--c-{colour})", 3 if strong else 2, 5 if strong else 4
+        style = f"stroke:{ink};stroke-width:{width}"
+        parts.append(f'<line class="span" x1="{low}" x2="{high}" y1="50%" y2="50%" style="{style}"/>')
+        parts.append(f'<circle cx="{middle}" cy="50%" r="{radius}" style="fill:{ink}"/>')
     return Markup('<svg aria-hidden="true">' + "".join(parts) + "</svg>")
 
 
@@ -58,7 +62,8 @@ def percent(share: float) -> str:
 
 
 def _share(axis: Axis, value: float) -> str:
-    return percent(float(axis.place(np.clip(value, *sorted((axis.low, axis.high))))))
+    low, high = sorted((axis.low, axis.high))
+    return percent(float(axis.place(min(max(value, low), high))))
 
 
 def _rule(axis: Axis, value: float, name: str) -> str:

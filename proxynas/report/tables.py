@@ -44,7 +44,15 @@ def ranking_table(ranking: Ranking, headline: Key) -> Table:
     if has_truth and ranking.ceiling is not None:
         found = [words.number(ranking.ceiling.rho_best.get(ranking.cut or 0, math.nan)) for _ in best]
         table.add_section()
-        table.add_row("truth", "seed against seed", words.number(ranking.ceiling.rho), "", *found, "", style="dim")
+        table.add_row(
+            "truth",
+            "seed against seed",
+            words.number(ranking.ceiling.rho),
+            "",
+            *found,
+            "",
+            style="dim",
+        )
     return table
 
 
@@ -60,12 +68,19 @@ def ledger_table(ledger: Ledger) -> Table:
         each = words.seconds(cost.core_s_per_candidate)
         table.add_row(words.source(source), words.seconds(cost.core_s), each, f"{cost.runs:,}")
     if ledger.truth_core_s_per_candidate is not None:
-        table.add_row("whole data, not run here", "", words.seconds(ledger.truth_core_s_per_candidate), "", style="dim")
+        table.add_row(
+            "whole data, not run here",
+            "",
+            words.seconds(ledger.truth_core_s_per_candidate),
+            "",
+            style="dim",
+        )
     table.add_section()
     table.add_row("wall time, distillation included", words.seconds(ledger.total_s), "", "", style="bold")
     table.add_row("peak memory", words.size(ledger.peak_mib * 2**20), "", "")
     table.add_row(
-        "storage, proxy set / real data", f"{words.size(ledger.proxy_bytes)} / {words.size(ledger.real_bytes)}"
+        "storage, proxy set / real data",
+        f"{words.size(ledger.proxy_bytes)} / {words.size(ledger.real_bytes)}",
     )
     return table
 
