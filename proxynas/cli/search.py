@@ -188,7 +188,8 @@ def search(
             console.print(f"  {reason}", markup=False)
     result = flow.search(spec, folder, workers=workers, watcher=watcher)
     console.print()
-    console.print(ranking_table(result.ranking, result.headline))
+    console.print(ranking_table(result.ranking, result.headline, everything=False))
+    console.print(f"all rows: proxynas report {folder} --all", markup=False, soft_wrap=True)
     console.print()
     console.print(ledger_table(result.ledger))
     console.print()
@@ -203,6 +204,9 @@ def report(
     indicator: Annotated[str | None, typer.Option(help="Another indicator to pick the best network by.")] = None,
     combine: Combine = None,
     table: Table = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Print every row of the ranking, not only the main ones.")
+    ] = False,
 ) -> None:
     """Write a run's report anew from what is stored, without training anything.
 
@@ -215,5 +219,7 @@ def report(
     from .console import out as console
 
     result = flow.rewrite(folder, truth_table=truth, indicator=indicator, combine=combine or (), tables=named(table))
-    console.print(ranking_table(result.ranking, result.headline))
+    console.print(ranking_table(result.ranking, result.headline, everything=all_))
+    if not all_:
+        console.print(f"all rows: proxynas report {folder} --all", markup=False, soft_wrap=True)
     console.print(f"\nreport: {result.report}", markup=False, soft_wrap=True)

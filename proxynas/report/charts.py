@@ -53,6 +53,28 @@ def logarithmic(label: str, values: ArrayLike, words: Words, *, ticks: int = 5) 
     return Axis(label, low, high, tuple((float(t), words(t)) for t in places), log=True)
 
 
+TIMES = (
+    *((0.001, "1 ms"), (0.01, "10 ms"), (0.1, "0.1 s"), (1, "1 s"), (10, "10 s"), (60, "1 min"), (600, "10 min")),
+    *((3600, "1 h"), (36_000, "10 h"), (360_000, "100 h"), (3_600_000, "1,000 h"), (36_000_000, "10,000 h")),
+)
+
+
+def durations(label: str, values: ArrayLike) -> Axis:
+    """A logarithmic axis around seconds above zero, with ticks at round durations."""
+    axis = logarithmic(label, values, str)
+    ticks = tuple((float(t), text) for t, text in TIMES if axis.low <= t <= axis.high)
+    return Axis(label, axis.low, axis.high, ticks, log=True)
+
+
+def power(value: float) -> str:
+    """A number for a logarithmic axis: small ones as powers of ten, as in 3·10⁻⁵."""
+    if value >= 0.001 or value <= 0:
+        return f"{value:.3g}"
+    digits, _, exponent = f"{value:.0e}".partition("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if digits == "1" else f"{digits}·10{raised}"
+
+
 def _span(values: ArrayLike) -> tuple[float, float]:
     x = np.asarray(values, dtype=np.float64)
     x = x[np.isfinite(x)]

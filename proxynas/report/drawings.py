@@ -23,10 +23,12 @@ from .charts import (
     ForestRow,
     Mark,
     Series,
+    durations,
     linear,
     logarithmic,
     moving_mean,
     named,
+    power,
 )
 from .inputs import Pareto, RegretCurve, ReportInputs, Trust
 
@@ -63,7 +65,7 @@ def regret(found: Sequence[RegretCurve]) -> Chart | None:
         )
         for curve, colour in zip(found, names, strict=True)
     ]  # fmt: skip
-    x = logarithmic("cost, core time", np.concatenate([s.x for s in series]), words.seconds)
+    x = durations("cost, core time", np.concatenate([s.x for s in series]))
     tops = [s.y for s in series] + [s.high for s in series if s.high is not None]
     y = linear("regret, percentage points", [0.0, *np.concatenate(tops)], _short, pad=0.02)
     return Chart("regret", "Regret against cost", x, y, tuple(series), height=320)
@@ -120,7 +122,7 @@ def _rho_axis(label: str, rows: Sequence[tuple[str, ForestRow]], panel: int) -> 
     shown = [row.estimates[panel] for _, row in rows if panel < len(row.estimates)]
     ends = [v for e in shown for v in (e.value, e.low) if math.isfinite(v)]
     low = max(-1.0, math.floor(2 * min(0.0, *ends, 0.0)) / 2)
-    step = 0.5 if low < -0.5 else 0.25
+    step = 0.5 if low < 0 else 0.25
     ticks = np.arange(low, 1 + step / 2, step)
     return Axis(label, low - 0.02, 1.02, tuple((float(t), _short(t)) for t in ticks))
 
@@ -246,7 +248,7 @@ def time_bars(ledger: Ledger) -> Bars:
     whole = ledger.truth_core_s_per_candidate
     if whole is not None:
         total = whole * max((cost.candidates for cost in ledger.sources.values()), default=0)
-        each = f"{words.seconds(whole)} per candidate, not spent here"
+        each = f"{words.seconds(whole)} per candidate, not spent"
         bars.append(Bar("whole data", "whole-data", total, words.seconds(total), each, hollow=True))
     return Bars("time", "Core time", "core time, all candidates and seeds", tuple(bars))
 
@@ -273,7 +275,7 @@ def break_even(ledger: Ledger) -> Chart | None:
     ]  # fmt: skip
     axes = (
         logarithmic("candidates", x, lambda n: f"{n:,.0f}"),
-        logarithmic("core time", np.concatenate([s.y for s in series]), words.seconds),
+        durations("core time", np.concatenate([s.y for s in series])),
     )
     marked = (Mark(float(here), None, "this run"), *_crossings(ledger))
     return Chart("break-even", "Core time by number of candidates", *axes, tuple(series), marked)
@@ -309,7 +311,7 @@ def curves(inputs: ReportInputs) -> Chart | None:
     ]
     values = np.concatenate([low, high, *(s.y for s in series)])
     steep = values.min() > 0 and values.max() / values.min() > 30
-    y = (logarithmic if steep else linear)("training loss", values, lambda v: f"{v:.3g}")
+    y = (logarithmic if steep else linear)("training loss", values, power)
     axes = linear("update", x, lambda v: f"{v:,.0f}", pad=0.01), y
     title = f"Training loss on the {words.source(source)}"
     return Chart("curves", title, *axes, tuple(thinned(s) for s in series))

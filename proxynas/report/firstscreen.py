@@ -33,8 +33,9 @@ NEXT = {
     "no truth": "Measure the truth of some candidates and write the report again; it then says how sure this is.",
     "unsure": "This ranking may be no better than chance. Do not decide by it: rank more candidates, or train longer.",
     "worth": "Train {arch} on the whole data. The same proxy set can rank more candidates of this space.",
-    "cheaper": "Train {arch} on the whole data. Next time rank by {rival}: it ranks as well and takes no proxy set.",
-    "train": "Train {arch} on the whole data before relying on it: one ranking does not find the best for certain.",
+    "cheaper": "Train {arch} on the whole data. Next time rank by {rival}: that needs no distillation, and this "
+    "ranking is not significantly better.",
+    "train": "Train {arch} on the whole data, and the next few as well: a ranking does not find the best for certain.",
 }
 """What to do next, by case."""
 
@@ -133,13 +134,18 @@ def _case(inputs: ReportInputs, judged: Verdict) -> tuple[str, Key | None]:
     if judged.worth == WORTH:
         return "worth", None
     rival = _cheaper(inputs)
-    return ("train", None) if rival is None or inputs.headline[0] != "proxy" else ("cheaper", rival)
+    return ("train", None) if rival is None else ("cheaper", rival)
 
 
 def _cheaper(inputs: ReportInputs) -> Key | None:
-    """What takes no training and ranks no worse than the selection indicator: the higher of vote and parameters."""
-    keys = inputs.ranking.keys()
-    free = [key for key in (("zero-cost", "vote"), ("parameters", "parameters")) if key in keys]
-    level = [key for key in free if inputs.ranking.row(key)["rho"] >= inputs.ranking.row(inputs.headline)["rho"]]
-    level = [key for key in level if math.isfinite(paired_difference(inputs.ranking, inputs.headline, key).value)]
-    return max(level, key=lambda key: float(inputs.ranking.row(key)["rho"]), default=None)
+    """The cheapest ranking without a distilled set that the selection indicator is not significantly better than."""
+    ranking, (source, name) = inputs.ranking, inputs.headline
+    if source != "proxy" or not inputs.ledger.distilled:
+        return None
+    free = [("parameters", "parameters"), ("zero-cost", "vote"), ("random", name), ("early-stopping", name)]
+    for key in free:
+        if key in ranking.keys():  # noqa: SIM118  # keys() is a method here
+            d = paired_difference(ranking, inputs.headline, key)
+            if math.isfinite(d.value) and not d.better:
+                return key
+    return None

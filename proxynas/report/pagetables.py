@@ -41,6 +41,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     strong: int | None = None  # the row that is shaded
+    keys: tuple[str, ...] = ()  # the candidate of each row, lit up wherever it is drawn
 
     @property
     def uri(self) -> str:
@@ -83,7 +84,7 @@ def indicators(inputs: ReportInputs) -> Table:
         rows.append((*cells, Cell(winner + star, winner), _count(float(row["n"]))))
     if inputs.has_truth and ranking.ceiling is not None:
         rows.append(_ceiling(ranking.ceiling, [name for _, name in names]))
-    return Table("indicators", tuple(columns), tuple(rows), _strong(ranking.keys(), inputs.headline))
+    return Table("ranking", tuple(columns), tuple(rows), _strong(ranking.keys(), inputs.headline))
 
 
 def _ceiling(found: NoiseCeiling, names: Sequence[str]) -> tuple[Cell, ...]:
@@ -108,15 +109,15 @@ def best(inputs: ReportInputs) -> Table:
     rows = []
     for place, (arch, value) in enumerate(ranking.best(key).items(), start=1):
         truth = math.nan if ranking.truth is None else float(ranking.truth.get(arch, math.nan))
-        parameters, flops = inputs.costs.loc[str(arch), ["parameters", "flops"]]
+        sizes = inputs.costs.loc[str(arch), ["parameters", "flops"]].to_numpy(dtype="float64")
         cells = [
             _count(place),
             _words(str(arch)),
             _indicator(-value if key[1] in LOWER_IS_BETTER else value, key[1]),
         ]
         cells += [_number(100 * truth, 1)] if inputs.has_truth else []
-        rows.append((*cells, _count(parameters), _count(flops)))
-    return Table("best", tuple(columns), tuple(rows))
+        rows.append((*cells, *map(_count, sizes)))
+    return Table("best", tuple(columns), tuple(rows), keys=tuple(row[1].text for row in rows))
 
 
 def costs(inputs: ReportInputs) -> Table:
@@ -136,7 +137,7 @@ def costs(inputs: ReportInputs) -> Table:
     return Table("costs", columns, tuple(rows))
 
 
-TABLES = {"indicators": indicators, "best": best, "costs": costs}
+TABLES = {"ranking": indicators, "best": best, "costs": costs}
 """How each table of a page is built, by name."""
 
 
