@@ -13,8 +13,7 @@ import pandas as pd
 
 from ..core import files
 from ..rank import Ranking, Verdict, verdict
-from . import figures, images, page
-from .drawings import drawings
+from . import drawings, figures, images, page
 from .inputs import Pareto, RegretCurve, ReportInputs, Trust, Winner
 
 __all__ = [
@@ -53,7 +52,7 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
         KeyError: the ranking has no row for the headline.
     """
     judged = verdict(inputs.ranking, inputs.ledger, inputs.headline, inputs.headline_reason)
-    drawn = drawings(inputs)
+    drawn = drawings.build(inputs)
     for name, figure in drawn.items():
         files.write_bytes(folder / "figures" / f"{name}.png", figures.png(figure))
     if inputs.shown is not None:

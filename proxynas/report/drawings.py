@@ -39,7 +39,7 @@ CURVES = 5
 """Candidates whose learning curves are drawn."""
 
 
-def drawings(inputs: ReportInputs) -> dict[str, Figure]:
+def build(inputs: ReportInputs) -> dict[str, Figure]:
     """All figures of a report by name, in reading order."""
     found: list[Figure | None] = [
         regret(inputs.regret_curve),
