@@ -55,7 +55,8 @@ def search(
             console.print(f"  {reason}", markup=False)
     result = flow.search(spec, folder, workers=workers, watcher=watcher)
     console.print()
-    console.print(ranking_table(result.ranking, result.headline))
+    console.print(ranking_table(result.ranking, result.headline, everything=False))
+    console.print(f"all rows: proxynas report {folder} --all", markup=False, soft_wrap=True)
     console.print()
     console.print(ledger_table(result.ledger))
     console.print()
@@ -75,6 +76,9 @@ def report(
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Rank accuracies measured elsewhere as well; repeatable."),
     ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Print every row of the ranking, not only the main ones.")
+    ] = False,
 ) -> None:
     """Write a run's report anew from what is stored, without training anything.
 
@@ -88,5 +92,7 @@ def report(
 
     tables = {name: str(path) for name, path in pairs(table or [], "--table").items()}
     result = flow.rewrite(folder, truth_table=truth, indicator=indicator, combine=combine or (), tables=tables)
-    console.print(ranking_table(result.ranking, result.headline))
+    console.print(ranking_table(result.ranking, result.headline, everything=all_))
+    if not all_:
+        console.print(f"all rows: proxynas report {folder} --all", markup=False, soft_wrap=True)
     console.print(f"\nreport: {result.report}", markup=False, soft_wrap=True)

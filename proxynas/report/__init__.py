@@ -4,18 +4,31 @@ import gzip
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from torch import Tensor
 
 from ..core import files
-from ..rank import Key, Ledger, Ranking, Verdict, verdict
-from . import figures, images, page
+from ..rank import Ranking, Verdict, verdict
+from . import drawings, figures, images, page
+from .inputs import Pareto, RegretCurve, ReportInputs, Trust, Winner
+
+__all__ = [
+    "Pareto",
+    "RegretCurve",
+    "ReportInputs",
+    "Trust",
+    "Winner",
+    "as_json",
+    "indicators_csv",
+    "plain",
+    "scores_csv",
+    "values_csv_gz",
+    "write",
+]
 
 SCORES = (
     *("source", "arch", "seed", "val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late"),
@@ -24,25 +37,6 @@ SCORES = (
 """Columns of ``scores.csv``: what does not depend on the clock, so that one run store always gives the same bytes."""
 
 TIMINGS = ("source", "arch", "seed", "seconds")
-
-
-@dataclass(frozen=True)
-class ReportInputs:
-    """All that a report shows."""
-
-    title: str
-    spec: Mapping[str, Any]  # the settings of the run
-    dataset: Mapping[str, Any]  # name, shape, classes, sizes of the splits
-    images: Tensor | None  # the proxy set in its original colours, (n, C, H, W) in [0, 1]; None: not images
-    labels: Tensor | None  # int64 (n,) or soft (n, K)
-    class_names: Sequence[str]
-    ranking: Ranking
-    ledger: Ledger
-    scores: pd.DataFrame  # the run store's rows
-    costs: pd.DataFrame  # parameters and FLOPs by architecture
-    headline: Key  # the (source, indicator) that picks the best network
-    headline_reason: str
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write(folder: Path, inputs: ReportInputs) -> Path:
@@ -58,19 +52,22 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
         KeyError: the ranking has no row for the headline.
     """
     judged = verdict(inputs.ranking, inputs.ledger, inputs.headline, inputs.headline_reason)
-    drawn = _figures(inputs)
+    drawn = drawings.build(inputs)
     for name, figure in drawn.items():
         files.write_bytes(folder / "figures" / f"{name}.png", figures.png(figure))
-    if inputs.images is not None and inputs.labels is not None and inputs.images.ndim == 4 and len(inputs.images):
-        grid = images.grid(inputs.images, inputs.labels, inputs.class_names)
+    if inputs.shown is not None:
+        grid = images.grid(*inputs.shown, inputs.class_names)
         files.write_bytes(folder / "figures" / "proxy-images.png", grid)
     files.write_text(folder / "scores.csv", scores_csv(inputs.scores, inputs.costs))
     files.write_text(folder / "indicators.csv", indicators_csv(inputs.ranking))
     files.write_bytes(folder / "values.csv.gz", values_csv_gz(inputs.ranking))
     files.write_text(folder / "timings.csv", _csv(inputs.scores, TIMINGS))
-    files.write_text(folder / "report.json", json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n")
+    files.write_text(
+        folder / "report.json",
+        json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n",
+    )
     path = folder / "report.html"
-    files.write_text(path, page.render(inputs, judged, {name: figures.svg_uri(f) for name, f in drawn.items()}))
+    files.write_text(path, page.render(inputs, judged, drawn))
     return path
 
 
@@ -133,6 +130,7 @@ def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
             "dataset": inputs.dataset,
             "spec": inputs.spec,
             "provenance": inputs.provenance,
+            **_optional(inputs),
         }
     )
     return found
@@ -147,6 +145,17 @@ def _ceiling(ranking: Ranking) -> dict[str, Any] | None:
     return {"seeds": found.seeds, "n": found.n, "rho": found.rho, **best}
 
 
+def _optional(inputs: ReportInputs) -> dict[str, Any]:
+    """What only some runs have; absent where it is not there."""
+    found = {
+        "winner": inputs.winner and asdict(inputs.winner),
+        "trust": inputs.trust and asdict(inputs.trust),
+        "regret_curve": [asdict(curve) for curve in inputs.regret_curve],
+        "pareto": inputs.pareto and asdict(inputs.pareto),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
 def plain(value: Any) -> Any:
     """Values as JSON knows them: NaN and infinities become ``None``, the rest numbers and text."""
     if isinstance(value, Mapping):
@@ -158,17 +167,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def _figures(inputs: ReportInputs) -> dict[str, Figure]:
-    ranking, ledger = inputs.ranking, inputs.ledger
-    drawn = {"time": figures.time_bars(ledger)}
-    if ranking.truth is not None and not ranking.truth.empty:
-        keys = figures.scattered(ranking, inputs.headline)
-        drawn |= {f"scatter-{'-'.join(key)}": figures.scatter(ranking, key) for key in keys}
-        drawn["correlation"] = figures.forest(ranking, inputs.headline)
-    curve = figures.break_even(ledger)
-    return drawn if curve is None else {**drawn, "break-even": curve}
 
 
 def _csv(rows: pd.DataFrame, columns: Sequence[str]) -> str:

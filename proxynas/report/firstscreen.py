@@ -1,0 +1,151 @@
+"""The first screen: which network, how good, how sure, at what cost, and what to do next."""
+
+import math
+from dataclasses import dataclass
+
+from ..rank import Key, Verdict, paired_difference, words
+from ..rank.verdict import WORTH
+from .inputs import ReportInputs, Winner
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One answer: a figure, what it is, and a remark."""
+
+    question: str
+    figure: str
+    note: str
+    mono: bool = False
+
+
+@dataclass(frozen=True)
+class Next:
+    """What to do with this report, and the command for it, if there is one."""
+
+    text: str
+    command: str = ""
+
+
+NEXT = {
+    "winner": "{arch} is trained on the whole data; its weights are in {files}.",
+    "winner, no files": "{arch} is trained on the whole data: use it.",
+    "nothing": "No candidate finished training. Read why under “Runs that failed”, and change how they train.",
+    "no truth": "Measure the truth of some candidates and write the report again; it then says how sure this is.",
+    "unsure": "This ranking may be no better than chance. Do not decide by it: rank more candidates, or train longer.",
+    "worth": "Train {arch} on the whole data. The same proxy set can rank more candidates of this space.",
+    "cheaper": "Train {arch} on the whole data. Next time rank by {rival}: that needs no distillation, and this "
+    "ranking is not significantly better.",
+    "train": "Train {arch} on the whole data, and the next few as well: a ranking does not find the best for certain.",
+}
+"""What to do next, by case."""
+
+COMMANDS = {
+    "no truth": "proxynas truth --data {data} --space {space} --candidates 20 --out truth.csv",
+    "worth": "proxynas search --proxy {run}/proxy.safetensors --candidates {more}",
+}
+
+
+def tiles(inputs: ReportInputs) -> list[Tile]:
+    """The four answers."""
+    return [_which(inputs), _how_good(inputs), _how_sure(inputs), _cost(inputs)]
+
+
+def _which(inputs: ReportInputs) -> Tile:
+    if inputs.winner is not None:
+        note = f"the best of {inputs.winner.verified} trained on the whole data"
+        return Tile("Which network", inputs.winner.arch, note, mono=True)
+    row = inputs.ranking.row(inputs.headline)
+    name = row["winner"] if isinstance(row["winner"], str) else "none"
+    tied = f", tied with {row['tied']:,}" if row["tied"] else ""
+    return Tile("Which network", name, f"ranked first by {words.phrase(inputs.headline)}{tied}", mono=True)
+
+
+def _how_good(inputs: ReportInputs) -> Tile:
+    if inputs.winner is not None:
+        return _verified(inputs.winner)
+    row = inputs.ranking.row(inputs.headline)
+    if not math.isfinite(row["winner_truth"]):
+        return Tile("How good", "not known", "it was not trained on the whole data")
+    measure, points = words.indicator(inputs.ranking.measure), 100 * row["regret"]
+    note = f"{measure} after training on the whole data; "
+    note += "no candidate with known truth has more" if points <= 0 else f"regret {words.number(points, 1)} points"
+    return Tile("How good", words.percent(row["winner_truth"]), note)
+
+
+def _verified(winner: Winner) -> Tile:
+    note = f"{words.indicator(winner.measure)}, {winner.training}"
+    if winner.unverified_gain is not None:
+        low, high = (words.number(100 * value, 1) for value in winner.unverified_gain)
+        note += f"; the best candidate not trained has {low} to {high} points more (95 %)"
+    return Tile("How good", words.percent(winner.accuracy), note)
+
+
+def _how_sure(inputs: ReportInputs) -> Tile:
+    row = inputs.ranking.row(inputs.headline)
+    if inputs.has_truth and math.isfinite(row["rho"]):
+        note = f"95 % interval {words.span(row['rho_low'], row['rho_high'])}, {row['n']:,} candidates with known truth"
+        return Tile("How sure", f"ρ = {words.number(row['rho'])}", note)
+    if inputs.trust is not None:
+        trust = inputs.trust
+        note = f"95 % interval {words.span(trust.low, trust.high)}, estimated from {trust.labels} labels"
+        return Tile("How sure", f"ρ ≈ {words.number(trust.rho)}", note)
+    why = "too few candidates with known truth" if inputs.has_truth else "no candidate has a known truth"
+    return Tile("How sure", "not known", why)
+
+
+def _cost(inputs: ReportInputs) -> Tile:
+    ledger = inputs.ledger
+    earlier = ", paid in an earlier run" if ledger.reused else ""
+    note = f"wall-clock, {words.seconds(ledger.distill_s)} of it {words.making(ledger.distilled)}{earlier}"
+    whole = ledger.truth_core_s_per_candidate
+    if whole is not None and ledger.sources:
+        number = max(cost.candidates for cost in ledger.sources.values())
+        note += f"; all {number:,} on the whole data: {words.seconds(number * whole)} of core time"
+    return Tile("At what cost", words.seconds(ledger.total_s), note)
+
+
+def next_step(inputs: ReportInputs, judged: Verdict) -> Next:
+    """What to do with the result."""
+    if inputs.winner is not None:
+        files = " and ".join(inputs.winner.files)
+        case = "winner" if files else "winner, no files"
+        return Next(NEXT[case].format(arch=inputs.winner.arch, files=files))
+    row = inputs.ranking.row(inputs.headline)
+    if not isinstance(row["winner"], str):
+        return Next(NEXT["nothing"])
+    case, rival = _case(inputs, judged)
+    name = "" if rival is None else words.phrase(rival)
+    places = {
+        "data": inputs.spec.get("data", "DATA"),
+        "space": inputs.spec.get("space", "SPACE"),
+        "run": "RUN",
+        "more": 10 * len(inputs.ranking.values),
+    }
+    text = NEXT[case].format(arch=row["winner"], rival=name)
+    return Next(text, COMMANDS.get(case, "").format(**places))
+
+
+def _case(inputs: ReportInputs, judged: Verdict) -> tuple[str, Key | None]:
+    """Which of :data:`NEXT` holds, and the rival that it names."""
+    if not inputs.has_truth:
+        return ("no truth" if inputs.trust is None else "train"), None
+    if not inputs.ranking.row(inputs.headline)["rho_low"] > 0:
+        return "unsure", None
+    if judged.worth == WORTH:
+        return "worth", None
+    rival = _cheaper(inputs)
+    return ("train", None) if rival is None else ("cheaper", rival)
+
+
+def _cheaper(inputs: ReportInputs) -> Key | None:
+    """The cheapest ranking without a distilled set that the selection indicator is not significantly better than."""
+    ranking, (source, name) = inputs.ranking, inputs.headline
+    if source != "proxy" or not inputs.ledger.distilled:
+        return None
+    free = [("parameters", "parameters"), ("zero-cost", "vote"), ("random", name), ("early-stopping", name)]
+    for key in free:
+        if key in ranking.keys():  # noqa: SIM118  # keys() is a method here
+            d = paired_difference(ranking, inputs.headline, key)
+            if math.isfinite(d.value) and not d.better:
+                return key
+    return None
