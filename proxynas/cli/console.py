@@ -102,6 +102,10 @@ class ConsoleWatcher(Watcher):
         """Training runs."""
         self._on("training").update(done, total, arch)
 
+    def labelling(self, done: int, total: int, arch: str) -> None:
+        """Trainings on the whole data."""
+        self._on("training on the whole data").update(done, total, arch)
+
     def comparing(self, done: int, total: int, name: str) -> None:
         """Sets distilled and evaluated."""
         self._on("sets").update(done, total, name)

@@ -1,12 +1,15 @@
 """``proxynas search`` and ``proxynas report``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..specs import SearchSpec
 from .options import Config, Given, Workers, pairs, takes
+
+if TYPE_CHECKING:
+    from ..pipeline.flow import Result
 
 
 @takes(SearchSpec)
@@ -40,7 +43,6 @@ def search(
     """
     from ..core import settings
     from ..pipeline import flow, planning
-    from ..report.tables import ledger_table, ranking_table
     from .console import ConsoleWatcher
     from .console import out as console
 
@@ -54,15 +56,27 @@ def search(
         for reason in planned.reasons:
             console.print(f"  {reason}", markup=False)
     result = flow.search(spec, folder, workers=workers, watcher=watcher)
+    show(result, folder, everything=False)
+
+
+def show(result: "Result", folder: Path, *, everything: bool) -> None:
+    """Print a search's result: the ranking, its cost, the winner and what to do next."""
+    from ..report.tables import ledger_table, ranking_table
+    from .console import out as console
+
     console.print()
-    console.print(ranking_table(result.ranking, result.headline, everything=False))
-    console.print(f"all rows: proxynas report {folder} --all", markup=False, soft_wrap=True)
+    console.print(ranking_table(result.ranking, result.headline, everything=everything))
     console.print()
     console.print(ledger_table(result.ledger))
     console.print()
-    for sentence in result.verdict.sentences:
+    for sentence in result.summary:
+        console.print(sentence, markup=False, style="bold")
+    for sentence in result.verdict.sentences if everything else ():
         console.print(sentence, markup=False)
-    console.print(f"\nreport: {result.report}", markup=False, soft_wrap=True)
+    console.print(result.next_step, markup=False)
+    if not everything:
+        console.print(f"\nall rows and the whole verdict: proxynas report {folder} --all", markup=False, soft_wrap=True)
+    console.print(f"report: {result.report}", markup=False, soft_wrap=True)
 
 
 def report(
@@ -87,12 +101,7 @@ def report(
       proxynas report runs/digits-convnet-grid-gm-ipc1-0123ab --indicator sotl
     """
     from ..pipeline import flow
-    from ..report.tables import ranking_table
-    from .console import out as console
 
     tables = {name: str(path) for name, path in pairs(table or [], "--table").items()}
     result = flow.rewrite(folder, truth_table=truth, indicator=indicator, combine=combine or (), tables=tables)
-    console.print(ranking_table(result.ranking, result.headline, everything=all_))
-    if not all_:
-        console.print(f"all rows: proxynas report {folder} --all", markup=False, soft_wrap=True)
-    console.print(f"\nreport: {result.report}", markup=False, soft_wrap=True)
+    show(result, folder, everything=all_)

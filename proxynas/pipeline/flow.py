@@ -29,13 +29,18 @@ from ..core.progress import Watcher
 from ..core.rundir import open_folder
 from ..datasets import Dataset
 from ..proxyset import ProxySet
+from ..rank.indicators import PREDICTED
 from ..search.pool import cores
 from ..search.run import ZERO_COST, pending, run, runs
 from ..search.store import Score, Store, ZeroCost
 from ..spaces import SearchSpace
 from ..specs import SearchSpec
 from ..truth import TruthTable
+from . import winner
+from .decision import Decision, decide
+from .labelling import Charged, Labeller, Recorded, Trained
 from .selection import choose_indicator
+from .shown import decision_cost, shown_trust, shown_winner
 from .sources import PROXY, also_names, check_proxy, get_proxy, prepare, training_sources
 from .truth_tables import check_covered, find_tables, find_truth
 
@@ -49,6 +54,8 @@ class Result:
     ledger: rank.Ledger
     verdict: rank.Verdict
     headline: tuple[str, str]
+    summary: tuple[str, ...]  # two sentences: the winner, and how far to trust the ranking
+    next_step: str
 
 
 def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None) -> Result:
@@ -77,7 +84,12 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     try:
         store.claim(f"data {dataset.fingerprint}, space {space.fingerprint}{seen}")
         score_all(spec, space, dataset, archs, store, folder, workers, watcher)
-        return write_report(spec, dataset, proxy, store, table, tables, folder)
+        labeller = labeller_for(spec, store, table, workers, watcher)
+        decision = decide_in(spec, space, store, labeller, watcher)
+        if decision is not None and trains_winner(spec, decision, table):
+            with _stage(store, "winner", spec.device):
+                winner.train(spec, str(decision.winner), store, folder, watcher)
+        return write_report(spec, dataset, proxy, store, table, tables, folder, decision)
     finally:
         store.close()
 
@@ -140,6 +152,44 @@ def score_all(
     watcher.ended()
 
 
+def labeller_for(
+    spec: SearchSpec, store: Store, table: TruthTable | None, workers: int | None, watcher: Watcher
+) -> Labeller:
+    """Where accuracies on the whole data come from: the truth table where it knows all candidates, else training."""
+    known = set() if table is None else set(table.rows["arch"])
+    if table is not None and spec.oracle == "auto" and known.issuperset(store.candidates().index):
+        return Charged(store, table)
+    return Trained(spec, store, 1 if spec.device != "cpu" else workers or cores(), watcher)
+
+
+def decide_in(
+    spec: SearchSpec, space: SearchSpace, store: Store, labeller: Labeller, watcher: Watcher
+) -> Decision | None:
+    """Label, verify and pick; ``None`` where the spec asks for neither."""
+    if not spec.label and not spec.verify:
+        return None
+    headline, _ = choose_indicator(spec, space)
+    combine = [headline[1]] if "+" in headline[1] else []
+    values = rank.indicators.columns(store.scores(), store.zero_cost(), store.candidates(), None, combine)
+    if not labeller.charged:
+        watcher.say(
+            f"training on the whole data, {spec.epochs} epochs each: {min(spec.label, len(values))} labels, then the "
+            f"{spec.verify} best (--label 0 --verify 0 leaves this out)"
+        )
+    with _stage(store, "labels", spec.device):
+        decision = decide(spec, labeller, values, headline)
+    watcher.ended()
+    return decision
+
+
+def trains_winner(spec: SearchSpec, decision: Decision, table: TruthTable | None) -> bool:
+    """Whether the winner is trained afresh: always where asked, else unless accuracies came from others' table."""
+    if decision.winner is None or spec.train_winner == "never":
+        return False
+    others = decision.charged and table is not None and table.made.get("made_on") is None
+    return spec.train_winner == "always" or not others
+
+
 def write_report(
     spec: SearchSpec,
     dataset: Dataset,
@@ -148,11 +198,13 @@ def write_report(
     table: TruthTable | None,
     tables: Mapping[str, TruthTable],
     folder: Path,
+    decision: Decision | None,
 ) -> Result:
     """Rank, add up, judge, and write the report."""
     scores, costs, zero_cost = store.scores(), store.candidates(), store.zero_cost()
     space = spaces.load(spec.space, spec.space_options)
     headline, reason = choose_indicator(spec, space)
+    predicted = (PROXY, PREDICTED)
     names = (headline[1], *rank.indicators.counterparts(headline[1]))  # so that the verdict can say what training adds
     combine = dict.fromkeys((*spec.combine, *(name for name in names if "+" in name)))
     kinds = None if space.kind is None else {arch: space.kind(arch) for arch in costs.index}
@@ -163,9 +215,13 @@ def write_report(
         zero_cost=zero_cost,
         combine=list(combine),
         tables=tables,
+        predictions={} if decision is None else decision.columns(),
         kinds=kinds,
         seed=spec.seed,
     )
+    if decision is not None and predicted in decision.columns() and spec.indicator == "auto":
+        headline, reason = predicted, f"fitted on {decision.labels.notna().sum()} labels"
+    last = None if decision is None or decision.winner is None else winner.found(store, decision.winner, folder)
     made = {
         "reused": spec.proxy is not None,
         "distilled": distill.learns(str(proxy.provenance.get("method"))),
@@ -181,6 +237,7 @@ def write_report(
         zero_cost=zero_cost,
         fingerprint=dataset.fingerprint,
         space_options=spec.space_options,
+        decision=None if decision is None else decision_cost(decision, last, store.stages()),
     )
     inputs = report.ReportInputs(
         title=f"{len(costs)} networks of {spec.space} on {dataset.name}",
@@ -196,9 +253,13 @@ def write_report(
         headline=headline,
         headline_reason=reason,
         provenance=_provenance(spec, proxy, table),
+        winner=None if decision is None else shown_winner(spec, dataset, decision, last, table),
+        trust=None if decision is None else shown_trust(decision),
     )
-    path = report.write(folder, inputs)
-    return Result(path, ranking, ledger, rank.verdict(ranking, ledger, headline, reason), headline)
+    path, judged = report.write(folder, inputs), rank.verdict(ranking, ledger, headline, reason)
+    step = report.next_step(inputs, judged)
+    following = f"{step.text} {step.command}".strip()
+    return Result(path, ranking, ledger, judged, headline, report.summary(inputs, judged), following)
 
 
 @contextmanager
@@ -261,6 +322,7 @@ def rewrite(
         check_covered(others, list(store.candidates().index))
         proxy = proxyset.read(folder / f"{PROXY}.safetensors")
         proxyset.check(proxy, dataset)
-        return write_report(spec, dataset, proxy, store, table, others, folder)
+        decision = decide_in(spec, space, store, Recorded(store), Watcher())
+        return write_report(spec, dataset, proxy, store, table, others, folder, decision)
     finally:
         store.close()

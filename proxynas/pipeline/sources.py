@@ -56,7 +56,7 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
     return proxy
 
 
-RESERVED = (*SOURCES, ZERO_COST, *indicators.COSTS, truth.WHOLE)
+RESERVED = (*SOURCES, ZERO_COST, *indicators.COSTS, truth.WHOLE, truth.WINNER)
 
 
 def also_names(spec: SearchSpec) -> list[str]:

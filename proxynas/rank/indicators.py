@@ -14,7 +14,7 @@ import pandas as pd
 from ..core.errors import SpecError
 from ..search import zerocost
 from ..search.run import ZERO_COST
-from ..truth import WHOLE, TruthTable
+from ..truth import WHOLE, WINNER, TruthTable
 
 Key = tuple[str, str]
 """A row of the ranking: (source, indicator)."""
@@ -25,6 +25,9 @@ TRAINING = ("val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late")
 LOWER_IS_BETTER = frozenset({"val_loss", "sotl", "sotl_late"})
 COSTS = ("parameters", "flops")
 VOTE = "vote"
+PREDICTED = "predicted"
+"""What a performance predictor says that was fitted on labels (:mod:`proxynas.predict`)."""
+
 VOTERS = ("synflow", "jacob_cov", "snip")
 """Who votes, as in Abdelfattah et al. 2021, §4.2."""
 
@@ -81,14 +84,17 @@ def columns(
     truth: TruthTable | None,
     combine: Sequence[str],
     tables: Mapping[str, TruthTable] | None = None,
+    predictions: Mapping[Key, pd.Series] | None = None,
 ) -> pd.DataFrame:
     """One column a (source, indicator), one row a candidate in order of name; higher is better.
 
+    ``predictions`` are further columns, of performance predictors (:data:`PREDICTED`).
     -inf: every seed failed, or the indicator cannot be had; NaN: not run.
     """
     archs = pd.Index(sorted(costs.index), name="arch")
     found: dict[Key, pd.Series] = {}
-    sources = sorted((str(name) for name in dict.fromkeys(scores["source"]) if name != WHOLE), key=table_order)
+    there = dict.fromkeys(str(name) for name in scores["source"])
+    sources = sorted((name for name in there if name not in (WHOLE, WINNER)), key=table_order)
     for source in sources:
         found |= _trained(source, scores[scores["source"] == source], archs)
     if zero_cost is not None and len(zero_cost):
@@ -97,6 +103,7 @@ def columns(
     found |= {(name, table.measure): table.accuracy().reindex(archs) for name, table in (tables or {}).items()}
     for name in combine:
         found |= _combined(name, sources, found)
+    found |= {key: column.reindex(archs) for key, column in (predictions or {}).items()}
     found = dict(sorted(found.items(), key=lambda item: _place(item[0], sources)))
     if truth is not None:
         good = truth.rows[truth.rows["failed"].isna()]  # a table of one's own may lack an indicator here and there

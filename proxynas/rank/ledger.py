@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..truth import TruthTable
+from ..truth import WHOLE, WINNER, TruthTable
 from .indicators import table_order
 
 PROXY, EARLY, ZERO_COST = "proxy", "early-stopping", "zero-cost"
@@ -22,6 +22,23 @@ class SourceCost:
     core_s: float
     core_s_per_candidate: float
     core_s_per_run: float
+
+
+@dataclass(frozen=True)
+class DecisionCost:
+    """Trainings on the whole data within the search: core seconds, or a truth table's own where it was charged.
+
+    ``label_s``, ``verify_s`` are NaN where a table does not say what a run of it cost. ``winner_s`` is always of this
+    machine, and so is ``wall_s``, which is for all of it.
+    """
+
+    labels: int
+    label_s: float
+    verified: int
+    verify_s: float
+    winner_s: float
+    charged: bool
+    wall_s: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class Ledger:
     distill_core_s: float
     reused: bool  # the proxy was there already: distillation was paid for in an earlier run
     search_s: float  # wall, all sources together
-    total_s: float  # wall: distillation and search
+    total_s: float  # wall: distillation, search, labels and verification
     sources: dict[str, SourceCost]
     truth_core_s_per_candidate: float | None
     truth_made_on: str | None
@@ -50,6 +67,20 @@ class Ledger:
     break_even_early_stopping: float | None  # candidates, against early stopping on the real data
     proxy_bytes: int
     real_bytes: int
+    decision: DecisionCost | None = None
+
+    def decision_rows(self) -> list[tuple[str, float, int]]:
+        """Trainings on the whole data: what for, core seconds (NaN: not known), and how many."""
+        cost = self.decision
+        if cost is None:
+            return []
+        charged = " (charged)" if cost.charged else ""
+        rows = [
+            (f"labels{charged}", cost.label_s, cost.labels),
+            (f"verification{charged}", cost.verify_s, cost.verified),
+            ("winner, trained afresh", cost.winner_s, int(cost.winner_s > 0)),
+        ]
+        return [row for row in rows if row[2]]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -68,6 +99,7 @@ def ledger(
     zero_cost: pd.DataFrame | None = None,
     fingerprint: str | None = None,
     space_options: Mapping[str, Any] | None = None,
+    decision: DecisionCost | None = None,
 ) -> Ledger:
     """Add up what was spent.
 
@@ -84,8 +116,9 @@ def ledger(
         zero_cost: the run store's zero-cost indicators.
         fingerprint: of the data.
         space_options: what the search replaced in its space.
+        decision: what labels and verification cost.
     """
-    costs = _sources(scores)
+    costs = _sources(scores[~scores["source"].isin((WHOLE, WINNER))])
     if zero_cost is not None and len(zero_cost):
         spent, each = float(zero_cost["seconds"].sum()), zero_cost["arch"].nunique()
         costs[ZERO_COST] = SourceCost(each, each, spent, spent / each, spent / each)
@@ -103,7 +136,7 @@ def ledger(
         distill_core_s=distill_core_s,
         reused=bool(distill.get("reused", False)),
         search_s=search_s,
-        total_s=distill_s + search_s,
+        total_s=distill_s + search_s + (0.0 if decision is None else decision.wall_s),
         sources=costs,
         truth_core_s_per_candidate=whole,
         truth_made_on=None if truth is None else truth.made.get("made_on"),
@@ -113,6 +146,7 @@ def ledger(
         break_even_early_stopping=_break_even(distill_core_s, early, learnt),
         proxy_bytes=proxy_bytes,
         real_bytes=real_bytes,
+        decision=decision,
     )
 
 

@@ -133,6 +133,7 @@ def rank(
     zero_cost: pd.DataFrame | None = None,
     combine: Sequence[str] = (),
     tables: Mapping[str, TruthTable] | None = None,
+    predictions: Mapping[Key, pd.Series] | None = None,
     kinds: Mapping[str, str] | None = None,
     seed: int = 0,
     resamples: int = 1000,
@@ -146,13 +147,14 @@ def rank(
         zero_cost: the store's zero-cost indicators (:meth:`~proxynas.search.store.Store.zero_cost`).
         combine: names joined by ``+``, ranked by their mean rank as well.
         tables: accuracies that were measured elsewhere, ranked as further rows under these names.
+        predictions: what performance predictors say, as further rows.
         kinds: of each architecture; isomorphic ones are of one kind, and drawn together in a resample.
         seed: of the bootstrap and of how ties at the border of the truly best are broken.
         resamples: bootstrap resamples; one set of them serves all rows.
 
     An indicator is the mean over the seeds that did not fail; a candidate all of whose seeds failed ranks last.
     """
-    values = columns(scores, zero_cost, costs, truth, combine, tables)
+    values = columns(scores, zero_cost, costs, truth, combine, tables, predictions)
     archs = values.index
     accuracy = _truth(truth, archs)
     known = archs[:0] if accuracy is None else _common(values, accuracy)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..truth import WHOLE
 from . import words
-from .indicators import VOTE, Key, resolve, untrained
+from .indicators import PREDICTED, VOTE, Key, resolve, untrained
 from .ledger import EARLY, PROXY, ZERO_COST, Ledger
 from .ranking import PARAMETERS, Difference, Ranking, paired_difference
 
@@ -42,7 +42,7 @@ SENTENCES = {
         "training on the whole data is not known; “proxynas truth” measures it."
     ),
     "no rho": "Its ρ with truth is not defined, for want of candidates or of differences{worth}.",
-    "rho": "Over {n} candidates it has ρ = {rho} with truth (95 % interval {interval}){worth}.",
+    "rho": "Over {n} candidates the ranking has ρ = {rho} with truth (95 % interval {interval}){worth}.",
     WORTH: "; this proxy set was worth distilling",
     NOT_WORTH: "; this proxy set was not worth distilling{behind}",
     NOT_SHOWN: "; this proxy set is not shown to be worth distilling{level}",
@@ -183,6 +183,7 @@ def _rivals(ranking: Ranking, headline: Key) -> list[Key]:
     left = untrained(headline[1])
     wanted = [(RANDOM, headline[1]), (EARLY, headline[1]), PARAMETERS, FLOPS, (ZERO_COST, VOTE)]
     wanted += [resolve(left)] if left is not None else []
+    wanted += [(ZERO_COST, PREDICTED)] if headline[1] == PREDICTED else []
     there = set(ranking.keys())
     return [key for key in dict.fromkeys(wanted) if key in there and key != headline]
 

@@ -14,6 +14,7 @@ INDICATORS = {
     "sotl_late": "training loss sum of the second half (late SoTL)",
     "naswot": "NASWOT",
     "vote": "zero-cost vote",
+    "predicted": "performance predictor",
     "parameters": "parameters",
     "flops": "FLOPs",
 }
@@ -24,6 +25,7 @@ SHORT = {
     "sotl": "SoTL",
     "sotl_late": "late SoTL",
     "vote": "vote",
+    "predicted": "predictor",
 }
 SOURCES = {
     "proxy": "proxy set",

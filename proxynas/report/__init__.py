@@ -14,6 +14,7 @@ import pandas as pd
 from ..core import files
 from ..rank import Ranking, Verdict, verdict
 from . import drawings, figures, images, page
+from .firstscreen import next_step, summary
 from .inputs import Pareto, RegretCurve, ReportInputs, Trust, Winner
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "Winner",
     "as_json",
     "indicators_csv",
+    "next_step",
     "plain",
     "scores_csv",
+    "summary",
     "values_csv_gz",
     "write",
 ]
@@ -124,7 +127,7 @@ def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
             "ledger": inputs.ledger.to_dict(),
             "best": best,
             "worth": judged.worth,
-            "summary": list(judged.summary),
+            "summary": list(summary(inputs, judged)),
             "verdict": list(judged.sentences),
             "failed": inputs.ranking.failed.to_dict("records"),
             "dataset": inputs.dataset,

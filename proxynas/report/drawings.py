@@ -245,6 +245,10 @@ def time_bars(ledger: Ledger) -> Bars:
                 each,
             )
         )
+    for name, seconds, runs in ledger.decision_rows():
+        if math.isfinite(seconds):
+            each = f"{words.seconds(seconds / runs)} per candidate"
+            bars.append(Bar(name, "whole-data", seconds, words.seconds(seconds), each))
     whole = ledger.truth_core_s_per_candidate
     if whole is not None:
         total = whole * max((cost.candidates for cost in ledger.sources.values()), default=0)

@@ -50,6 +50,25 @@ def tiles(inputs: ReportInputs) -> list[Tile]:
     return [_which(inputs), _how_good(inputs), _how_sure(inputs), _cost(inputs)]
 
 
+def summary(inputs: ReportInputs, judged: Verdict) -> tuple[str, ...]:
+    """Two sentences: the winner, or the candidate that is ranked first; and how far to trust the ranking."""
+    winner, trust = inputs.winner, inputs.trust
+    if winner is None:
+        return judged.summary
+    accuracy, measure = words.percent(winner.accuracy), words.indicator(winner.measure)
+    first = (
+        f"The winner is {winner.arch}, the best of {winner.verified} candidates trained on the whole data: "
+        f"{accuracy} {measure} ({winner.training})."
+    )
+    if inputs.has_truth or trust is None:
+        return first, *judged.summary[1:]
+    interval = words.span(trust.low, trust.high)
+    return first, (
+        f"By {trust.labels} labels the ranking of the others has ρ ≈ {words.number(trust.rho)} with what they "
+        f"reach (95 % interval {interval})."
+    )
+
+
 def _which(inputs: ReportInputs) -> Tile:
     if inputs.winner is not None:
         note = f"the best of {inputs.winner.verified} trained on the whole data"
@@ -74,9 +93,9 @@ def _how_good(inputs: ReportInputs) -> Tile:
 
 def _verified(winner: Winner) -> Tile:
     note = f"{words.indicator(winner.measure)}, {winner.training}"
-    if winner.unverified_gain is not None:
-        low, high = (words.number(100 * value, 1) for value in winner.unverified_gain)
-        note += f"; the best candidate not trained has {low} to {high} points more (95 %)"
+    if winner.unverified_better is not None:
+        chance, high = 100 * winner.unverified_better, words.number(100 * winner.unverified_gain, 1)
+        note += f"; an untrained candidate is better with probability {chance:.0f} %, by {high} points at most (95 %)"
     return Tile("How good", words.percent(winner.accuracy), note)
 
 

@@ -20,7 +20,8 @@ class Winner:
     training: str  # how it was trained, in words: "12 epochs on all 1,198 images, 3 seeds"
     verified: int  # candidates trained on the whole data
     files: tuple[str, ...] = ()  # weights and code that load it, as paths from the run directory
-    unverified_gain: tuple[float, float] | None = None  # 95 %: by how much an unverified one may be better
+    unverified_better: float | None = None  # probability that a candidate that was not trained is better
+    unverified_gain: float = 0.0  # by how much the best of them is better at most, with probability 0.95
 
 
 @dataclass(frozen=True)

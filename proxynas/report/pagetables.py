@@ -131,6 +131,9 @@ def costs(inputs: ReportInputs) -> Table:
     for name, cost in ledger.sources.items():
         times = (cost.core_s, cost.core_s_per_candidate, cost.core_s_per_run)
         rows.append((_words(words.source(name)), *(_seconds(t) for t in times), _count(cost.runs)))
+    for name, seconds, runs in ledger.decision_rows():
+        each = _seconds(seconds / runs)
+        rows.append((_words(name), _seconds(seconds), each, each, _count(runs)))
     if ledger.truth_core_s_per_candidate is not None:
         whole = _seconds(ledger.truth_core_s_per_candidate)
         rows.append((_words("whole data (from the truth table)"), none, whole, none, none))

@@ -74,6 +74,8 @@ def ledger_table(ledger: Ledger) -> Table:
     for source, cost in ledger.sources.items():
         each = words.seconds(cost.core_s_per_candidate)
         table.add_row(words.source(source), words.seconds(cost.core_s), each, f"{cost.runs:,}")
+    for name, seconds, runs in ledger.decision_rows():
+        table.add_row(name, words.seconds(seconds), words.seconds(seconds / runs), f"{runs:,}")
     if ledger.truth_core_s_per_candidate is not None:
         table.add_row(
             "whole data, not run here",

@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .. import training
-from ..core import seeds
+from ..core import files, seeds
 from ..datasets import Dataset
 from ..spaces import SearchSpace
 from ..training.curriculum import Curriculum
@@ -30,6 +32,7 @@ class Source:
     calibration: Tensor | None = None  # real images (M, …) that batch-norm averages are taken from before scoring
     val_points: int = 1  # how often a run is validated, evenly; the last time at its end
     curriculum: Curriculum | None = None  # the steps that a proxy set was distilled for
+    weights: Path | None = None  # where the weights of a trained candidate are kept; None: nowhere
 
 
 def score(
@@ -68,6 +71,8 @@ def score(
             watch_at=points,
         )
     evaluated = [_evaluate(net, dataset, source, curve) for net, curve in zip(trained.nets, curves, strict=True)]
+    if source.weights is not None and trained.failed[0] is None:
+        _keep(trained.nets[0], arch, source.weights)
     share = (clock() - started) / len(replicas)
     return [
         Score(
@@ -82,6 +87,11 @@ def score(
         )
         for replica, results, losses, reason in zip(replicas, evaluated, trained.losses, trained.failed, strict=True)
     ]
+
+
+def _keep(net: nn.Module, arch: str, path: Path) -> None:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    files.write_bytes(path, save(state, {"arch": arch}))
 
 
 def _evaluate(net: nn.Module, dataset: Dataset, source: Source, curve: list[float]) -> dict[str, float | None]:

@@ -134,6 +134,10 @@ class Store:
             [(name, seconds, peak_mib)],
         )
 
+    def forget(self, source: str, arch: str) -> None:
+        """Remove the rows of one candidate on one source, so that they are scored again."""
+        self._write("DELETE FROM scores WHERE source = ? AND arch = ?", [(source, arch)])
+
     def done(self) -> dict[tuple[str, str], set[int]]:
         """The seeds already scored for each (source, arch)."""
         found: dict[tuple[str, str], set[int]] = {}

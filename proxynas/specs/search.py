@@ -185,11 +185,11 @@ class DecisionSpec:
     label: Annotated[
         NotNegative,
         Option("Candidates to train on the whole data, to fit a predictor and to check the ranking; 0: none", DECISION),
-    ] = 12
+    ] = 20
     verify: Annotated[
         NotNegative,
         Option("Best-ranked candidates to train on the whole data before the winner is picked; 0: none", DECISION),
-    ] = 3
+    ] = 5
     epochs: Annotated[Positive, Option("Passes over the whole data", DECISION)] = 12
     whole_batch_size: Annotated[Positive, Option("Batch size on the whole data", DECISION)] = 25
     whole_lr: Annotated[
@@ -221,6 +221,10 @@ class SearchSpec(DecisionSpec, TruthTableSpec, IndicatorSpec, RunSpec, ProxySpec
     """``proxynas search``: the data, the candidates, the proxy set, how candidates are trained and ranked."""
 
     seed: Seed = 0
+
+    def whole_options(self) -> dict[str, Any]:
+        """The space's settings for training on the whole data: of the larger networks, where there are two."""
+        return self.zero_cost_options or self.space_options
 
     def distillation(self) -> DistillSpec:
         """The settings of the distillation that this search starts with."""

@@ -20,6 +20,10 @@ from ..datasets import Dataset
 FORMAT = "proxynas-truth-1"
 COLUMNS = ("arch", "seed", "val_accuracy", "val_loss", "test_accuracy", "test_loss", "sotl", "seconds", "failed")
 WHOLE = "whole-data"
+"""The source of a run on the whole training split: a truth, or a label."""
+
+WINNER = "winner"
+"""The source of the winner's last training in a run store."""
 
 
 @dataclass(frozen=True)
