@@ -63,4 +63,6 @@ def small_spec(small_space: Path) -> SearchSpec:
         candidates=6,
         seeds=2,
         updates=5,
+        label=0,
+        verify=0,
     )

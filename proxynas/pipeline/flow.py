@@ -35,7 +35,7 @@ from ..search.run import ZERO_COST, pending, run, runs
 from ..search.store import Score, Store, ZeroCost
 from ..spaces import SearchSpace
 from ..specs import SearchSpec
-from ..truth import TruthTable
+from ..truth import WHOLE, TruthTable
 from . import winner
 from .decision import Decision, decide
 from .labelling import Charged, Labeller, Recorded, Trained
@@ -322,7 +322,8 @@ def rewrite(
         check_covered(others, list(store.candidates().index))
         proxy = proxyset.read(folder / f"{PROXY}.safetensors")
         proxyset.check(proxy, dataset)
-        decision = decide_in(spec, space, store, Recorded(store), Watcher())
+        labelled = (store.scores()["source"] == WHOLE).any()
+        decision = decide_in(spec, space, store, Recorded(store), Watcher()) if labelled else None
         return write_report(spec, dataset, proxy, store, table, others, folder, decision)
     finally:
         store.close()

@@ -39,7 +39,7 @@ def shown_winner(
 def shown_trust(decision: Decision) -> Trust | None:
     """The agreement with labels that the ranking had not seen."""
     trust = decision.trust
-    if trust is None:
+    if trust is None or not trust.labels:
         return None
     note = "out-of-fold predictions against labels, weighted by how the labels were chosen"
     return Trust(trust.rho, trust.low, trust.high, trust.labels, note)
