@@ -60,7 +60,7 @@ def search(
     console.print()
     console.print(ledger_table(result.ledger))
     console.print()
-    for sentence in result.verdict.sentences:
+    for sentence in result.verdict.summary:
         console.print(sentence, markup=False)
     console.print(f"\nreport: {result.report}", markup=False, soft_wrap=True)
 

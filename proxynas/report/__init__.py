@@ -67,7 +67,7 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
         json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n",
     )
     path = folder / "report.html"
-    files.write_text(path, page.render(inputs, judged, drawn))
+    files.write_text(path, page.render(inputs, judged, drawn, str(folder)))
     return path
 
 

@@ -33,11 +33,11 @@ class Axis:
         return placed
 
 
-def linear(label: str, values: ArrayLike, words: Words, *, pad: float = 0.04, ticks: int = 5) -> Axis:
-    """An axis around finite ``values``, with round ticks; ``words`` writes them."""
+def linear(label: str, values: ArrayLike, words: Words, *, pad: float = 0.04, whole: bool = False) -> Axis:
+    """An axis around finite ``values``, with about five round ticks, ``whole`` numbers if so; ``words`` writes them."""
     low, high = _span(values)
     low, high = low - pad * (high - low), high + pad * (high - low)
-    places = MaxNLocator(ticks).tick_values(low, high)
+    places = MaxNLocator(5, integer=whole).tick_values(low, high)
     return Axis(label, low, high, tuple((float(t), words(t)) for t in places if low <= t <= high))
 
 

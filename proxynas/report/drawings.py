@@ -312,7 +312,7 @@ def curves(inputs: ReportInputs) -> Chart | None:
     values = np.concatenate([low, high, *(s.y for s in series)])
     steep = values.min() > 0 and values.max() / values.min() > 30
     y = (logarithmic if steep else linear)("training loss", values, power)
-    axes = linear("update", x, lambda v: f"{v:,.0f}", pad=0.01), y
+    axes = linear("update", x, lambda v: f"{v:,.0f}", pad=0.01, whole=True), y
     title = f"Training loss on the {words.source(source)}"
     return Chart("curves", title, *axes, tuple(thinned(s) for s in series))
 

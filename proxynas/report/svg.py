@@ -14,6 +14,9 @@ from .charts import Axis, Chart, Estimate, Floats, ForestPanel, Mark, Series
 
 SIDE = 1000
 
+DENSE = 200
+"""Dots from which they are drawn smaller."""
+
 
 def chart(drawn: Chart) -> Markup:
     """The area between the axes: grid, bands, lines, dots and marks."""
@@ -25,7 +28,9 @@ def chart(drawn: Chart) -> Markup:
             parts.append(_band(series, x, *edges))
         parts += _dots(series, x, y) if series.kind != "line" else [_line(series, x, y)]
     parts += [_mark(drawn, mark) for mark in drawn.marks]
-    head = f'<svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none" role="img" aria-label="{escape(drawn.title)}">'
+    crowd = ' class="dense"' if sum(len(s.x) for s in drawn.series if s.kind == "dots") > DENSE else ""
+    box = f'viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none"'
+    head = f'<svg{crowd} {box} role="img" aria-label="{escape(drawn.title)}">'
     return Markup(head + "".join(parts) + "</svg>")
 
 

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from ..rank import Key, Ledger, Ranking, words
 
+LOOK: Any = {"title_justify": "left", "pad_edge": False, "show_edge": False, "box": box.SIMPLE_HEAD}
+
 ROWS = 10
 """Rows of the ranking that are printed unless all are asked for."""
 
@@ -22,12 +24,12 @@ def ranking_table(ranking: Ranking, headline: Key, *, everything: bool = True) -
     has_truth = ranking.truth is not None and not ranking.truth.empty
     keys = ranking.keys() if everything else best_rows(ranking, headline)
     title = _title(ranking, has_truth) + ("" if everything else _left_out(ranking, keys))
-    table = Table(title=title, title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    table = Table(title=title, padding=(0, 1, 0, 0), **LOOK)
     table.add_column("trained on", no_wrap=True)
     table.add_column("indicator", min_width=16)
     if not has_truth:
         table.add_column("ranks first", overflow="fold")
-    best = [] if ranking.cut is None else [f"ρ best {ranking.cut} %"]
+    best = [] if ranking.cut is None else [f"best {ranking.cut} %"]
     for name in ("ρ", "95 %", *best, "regret") if has_truth else ():
         table.add_column(name, justify="right", no_wrap=True)
     last = None
@@ -65,7 +67,7 @@ def best_rows(ranking: Ranking, headline: Key) -> list[Key]:
 
 def ledger_table(ledger: Ledger) -> Table:
     """What was spent: core seconds of distillation and of each source, then wall time, memory and storage."""
-    table = Table(title=f"Cost on {ledger.device}", title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    table = Table(title=f"Cost on {ledger.device}", **LOOK)
     table.add_column("spent on", no_wrap=True)
     for name in ("core time", "per candidate", "runs"):
         table.add_column(name, justify="right", no_wrap=True)
