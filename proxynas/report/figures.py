@@ -1,4 +1,4 @@
-"""Figures as PNG files for papers and slides, drawn by matplotlib on white; nothing global is touched."""
+"""Figures as PNG files, drawn by matplotlib on white; nothing global is touched."""
 
 import io
 import math

@@ -29,20 +29,30 @@ class Next:
 NEXT = {
     "winner": "{arch} is trained on the whole data; its weights are in {files}.",
     "winner, no files": "{arch} is trained on the whole data: use it.",
-    "nothing": "No candidate finished training. Read why under “Runs that failed”, and change how they train.",
-    "no truth": "Measure the truth of candidates, in random order and as long as you like, and write the report again; "
-    "it then says how sure this ranking is.",
-    "unsure": "This ranking may be no better than chance. Do not decide by it: rank more candidates, or train longer.",
-    "worth": "Train {arch} on the whole data. The same proxy set can rank more candidates of this space.",
-    "cheaper": "Train {arch} on the whole data. Next time rank by “{rival}”: that needs no distillation, and this "
-    "ranking is not significantly better.",
-    "train": "Train {arch} on the whole data, and the next few as well: a ranking does not find the best for certain.",
+    "nothing": ("No candidate finished training. Read why under “Runs that failed”, and change how they train."),
+    "no truth": (
+        "Measure the truth of candidates, in random order and as long as you like, and write the "
+        "report again; it then says how sure this ranking is."
+    ),
+    "unsure": (
+        "This ranking may be no better than chance. Do not decide by it: rank more candidates, or train longer."
+    ),
+    "worth": "Train {arch} on the whole data. The same proxy set can rank more candidates.",
+    "cheaper": (
+        "Train {arch} on the whole data. Next time rank by “{rival}”: that needs no distillation, "
+        "and this ranking is not significantly better."
+    ),
+    "train": (
+        "Train {arch} on the whole data, and the next few as well: a ranking does not find the best for certain."
+    ),
 }
 """What to do next, by case."""
 
 COMMANDS = {
-    "no truth": "proxynas truth --data {data} --space {space} --out truth.csv\nproxynas report {run} --truth truth.csv",
-    "worth": "proxynas search --data {data} --space {space} --proxy {run}/proxy.safetensors --candidates {more}",
+    "no truth": (
+        "proxynas truth --data {data} --space {space} --out truth.csv\nproxynas report {run} --truth truth.csv"
+    ),
+    "worth": ("proxynas search --data {data} --space {space} --proxy {run}/proxy.safetensors --candidates {more}"),
 }
 
 
@@ -84,11 +94,13 @@ def _verified(winner: Winner) -> Tile:
 def _how_sure(inputs: ReportInputs) -> Tile:
     row = inputs.ranking.row(inputs.headline)
     if inputs.has_truth and math.isfinite(row["rho"]):
-        note = f"95 % interval {words.span(row['rho_low'], row['rho_high'])}, {row['n']:,} candidates with known truth"
+        interval = words.span(row["rho_low"], row["rho_high"])
+        note = f"95 % interval {interval}, {row['n']:,} candidates with known truth"
         return Tile("How sure", f"ρ = {words.number(row['rho'])}", note)
     if inputs.trust is not None:
         trust = inputs.trust
-        note = f"95 % interval {words.span(trust.low, trust.high)}, estimated from {trust.labels} labels"
+        interval = words.span(trust.low, trust.high)
+        note = f"95 % interval {interval}, estimated from {trust.labels} labels"
         return Tile("How sure", f"ρ ≈ {words.number(trust.rho)}", note)
     why = "too few candidates with known truth" if inputs.has_truth else "no candidate has a known truth"
     return Tile("How sure", "not known", why)
@@ -141,11 +153,16 @@ def _case(inputs: ReportInputs, judged: Verdict) -> tuple[str, Key | None]:
 
 
 def _cheaper(inputs: ReportInputs) -> Key | None:
-    """The best ranking without a distilled set that the selection indicator is not significantly better than."""
+    """The best ranking without a distilled set that ours is not significantly better than."""
     ranking, (source, name) = inputs.ranking, inputs.headline
     if source != "proxy" or not inputs.ledger.distilled:
         return None
-    free = [("parameters", "parameters"), ("zero-cost", "vote"), ("random", name), ("early-stopping", name)]
+    free = [
+        ("parameters", "parameters"),
+        ("zero-cost", "vote"),
+        ("random", name),
+        ("early-stopping", name),
+    ]
     known = ranking.keys()
     differences = {key: paired_difference(ranking, inputs.headline, key) for key in free if key in known}
     level = [key for key, d in differences.items() if math.isfinite(d.value) and not d.better]

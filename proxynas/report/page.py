@@ -19,7 +19,7 @@ AGREEMENT_LIMIT = 24
 
 
 def render(inputs: ReportInputs, judged: Verdict, drawn: Mapping[str, Figure], run: str) -> str:
-    """The page, with the figures ``drawn``, of the directory ``run``; one file that needs nothing else."""
+    """The page of the directory ``run``, with the figures ``drawn``; it needs no other file."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
