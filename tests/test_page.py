@@ -150,7 +150,7 @@ def test_tables_are_the_same_as_csv(tmp_path: Path) -> None:
         assert {len(row) for row in rows} == {len(shown.columns)}
     ranking = pagetables.indicators(report)
     assert ranking.strong is not None
-    assert [cell.text for cell in ranking.rows[ranking.strong]][:2] == ["proxy set", "validation loss"]
+    assert [cell.text for cell in ranking.rows[ranking.strong]][:2] == ["proxy set", "val loss"]
 
 
 def test_the_first_screen_answers(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_what_to_do_next_follows_from_the_verdict(tmp_path: Path) -> None:
         return firstscreen.next_step(report, judged).text
 
     report = inputs(tmp_path / "run.sqlite", table())
-    assert "Next time rank by counting parameters" in after(report)  # which is the truth itself here
+    assert "Next time rank by “parameters”" in after(report)  # which is the truth itself here
     assert "Measure the truth" in after(inputs(tmp_path / "run.sqlite", None))
     assert "weights are in winner.safetensors and winner.py" in after(everything(tmp_path / "run.sqlite"))
     coreset = many(120, seeds=3)

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained page, the same figures as JSON, CSV and PNG, and tables for the terminal."""
+"""The report of a run: one self-contained page, the same as JSON, CSV and PNG, terminal tables."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ SCORES = (
     *("source", "arch", "seed", "val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late"),
     *("parameters", "flops", "failed"),
 )
-"""Columns of ``scores.csv``: what does not depend on the clock, so that one run store always gives the same bytes."""
+"""Columns of ``scores.csv``: nothing of the clock, so that a run store always gives the same bytes."""
 
 TIMINGS = ("source", "arch", "seed", "seconds")
 
@@ -70,7 +70,7 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
         json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n",
     )
     path = folder / "report.html"
-    files.write_text(path, page.render(inputs, judged, drawn))
+    files.write_text(path, page.render(inputs, judged, drawn, str(folder)))
     return path
 
 
@@ -80,7 +80,7 @@ def scores_csv(scores: pd.DataFrame, costs: pd.DataFrame) -> str:
 
 
 def indicators_csv(ranking: Ranking) -> str:
-    """One line a candidate, sorted: its truth and every indicator as ``source:indicator``, higher is better."""
+    """One line a candidate, sorted: truth and each ``source:indicator``, higher is better."""
     text: str = _values(ranking).to_csv(lineterminator="\n")
     return text
 

@@ -1,4 +1,4 @@
-"""What a figure consists of, in data: axes, series, rows. Pages and PNG files are drawn from the same objects."""
+"""What a figure consists of, in data: axes, series, rows; pages and PNG files are drawn from it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ Words = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis from ``low`` to ``high`` (in that order on the page, so low may be the larger), with its ticks."""
+    """An axis from ``low``, which may be the larger, to ``high``, with its ticks."""
 
     label: str
     low: float
@@ -33,16 +33,16 @@ class Axis:
         return placed
 
 
-def linear(label: str, values: ArrayLike, words: Words, *, pad: float = 0.04, ticks: int = 5) -> Axis:
-    """An axis around finite ``values``, with round ticks; ``words`` writes them."""
+def linear(label: str, values: ArrayLike, words: Words, *, pad: float = 0.04, whole: bool = False) -> Axis:
+    """An axis around finite ``values``: some five round ticks (``whole``: no fractions) in ``words``."""
     low, high = _span(values)
     low, high = low - pad * (high - low), high + pad * (high - low)
-    places = MaxNLocator(ticks).tick_values(low, high)
+    places = MaxNLocator(5, integer=whole).tick_values(low, high)
     return Axis(label, low, high, tuple((float(t), words(t)) for t in places if low <= t <= high))
 
 
 def logarithmic(label: str, values: ArrayLike, words: Words, *, ticks: int = 5) -> Axis:
-    """A logarithmic axis around finite ``values`` above zero; ticks at powers of ten, and between if few."""
+    """A logarithmic axis around ``values`` above zero; ticks at powers of ten, and between if few."""
     low, high = _span(values)
     margin = (high / low) ** 0.04
     low, high = low / margin, high * margin
@@ -54,8 +54,22 @@ def logarithmic(label: str, values: ArrayLike, words: Words, *, ticks: int = 5) 
 
 
 TIMES = (
-    *((0.001, "1 ms"), (0.01, "10 ms"), (0.1, "0.1 s"), (1, "1 s"), (10, "10 s"), (60, "1 min"), (600, "10 min")),
-    *((3600, "1 h"), (36_000, "10 h"), (360_000, "100 h"), (3_600_000, "1,000 h"), (36_000_000, "10,000 h")),
+    *(
+        (0.001, "1 ms"),
+        (0.01, "10 ms"),
+        (0.1, "0.1 s"),
+        (1, "1 s"),
+        (10, "10 s"),
+        (60, "1 min"),
+        (600, "10 min"),
+    ),
+    *(
+        (3600, "1 h"),
+        (36_000, "10 h"),
+        (360_000, "100 h"),
+        (3_600_000, "1,000 h"),
+        (36_000_000, "10,000 h"),
+    ),
 )
 
 

@@ -33,7 +33,7 @@ from .charts import (
 from .inputs import Pareto, RegretCurve, ReportInputs, Trust
 
 NAMED = 400
-"""The truly best candidates that a scatter plot names when they are pointed at; more would make the page large."""
+"""Candidates, truly best first, that a scatter plot names; more would make the page large."""
 
 CURVES = 5
 """Candidates whose learning curves are drawn."""
@@ -142,7 +142,7 @@ def _scattered(inputs: ReportInputs) -> list[tuple[Key, str | None]]:
 
 
 def scatter(ranking: Ranking, key: Key, winner: str | None) -> Chart:
-    """Truth against an indicator, both as ranks, so that neither axis saturates; the best at the top right.
+    """Truth against an indicator, both as ranks, so that neither saturates; the best at the top right.
 
     Raises:
         ValueError: there is no truth.
@@ -258,7 +258,7 @@ def time_bars(ledger: Ledger) -> Bars:
 
 
 def break_even(ledger: Ledger) -> Chart | None:
-    """Core time against the number of candidates for each way of scoring; ``None`` where nothing compares."""
+    """Core time against the number of candidates, each way; ``None`` where nothing compares."""
     lines = [
         (name, ledger.distill_core_s if name == "proxy" else 0.0, cost.core_s_per_candidate)
         for name, cost in ledger.sources.items()
@@ -316,13 +316,13 @@ def curves(inputs: ReportInputs) -> Chart | None:
     values = np.concatenate([low, high, *(s.y for s in series)])
     steep = values.min() > 0 and values.max() / values.min() > 30
     y = (logarithmic if steep else linear)("training loss", values, power)
-    axes = linear("update", x, lambda v: f"{v:,.0f}", pad=0.01), y
+    axes = linear("update", x, lambda v: f"{v:,.0f}", pad=0.01, whole=True), y
     title = f"Training loss on the {words.source(source)}"
     return Chart("curves", title, *axes, tuple(thinned(s) for s in series))
 
 
 def curve_source(inputs: ReportInputs) -> str | None:
-    """The source whose learning curves are shown: the selection indicator's, or else the first with any."""
+    """The source whose learning curves are shown: the selection indicator's, or the first with any."""
     rows = inputs.scores
     if "losses" not in rows:
         return None

@@ -1,4 +1,4 @@
-"""Figures as PNG files for papers and slides, drawn by matplotlib on white; nothing global is touched."""
+"""Figures as PNG files, drawn by matplotlib on white; nothing global is touched."""
 
 import io
 import math
@@ -124,7 +124,8 @@ def _panel(axes: Axes, forest: Forest, panel: ForestPanel, number: int) -> None:
     texts: list[tuple[str, bool]] = []
     place = 0
     for name, rows in forest.groups:
-        places, texts, place = [*places, place], [*texts, (name, True)], place + 1
+        if len(rows) > 1 or rows[0].label != name:
+            places, texts, place = [*places, place], [*texts, (name, True)], place + 1
         for row in rows:
             e, ink = row.estimates[number], light(row.colour)
             if math.isfinite(e.value):

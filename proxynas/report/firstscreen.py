@@ -29,19 +29,30 @@ class Next:
 NEXT = {
     "winner": "{arch} is trained on the whole data; its weights are in {files}.",
     "winner, no files": "{arch} is trained on the whole data: use it.",
-    "nothing": "No candidate finished training. Read why under “Runs that failed”, and change how they train.",
-    "no truth": "Measure the truth of some candidates and write the report again; it then says how sure this is.",
-    "unsure": "This ranking may be no better than chance. Do not decide by it: rank more candidates, or train longer.",
-    "worth": "Train {arch} on the whole data. The same proxy set can rank more candidates of this space.",
-    "cheaper": "Train {arch} on the whole data. Next time rank by {rival}: that needs no distillation, and this "
-    "ranking is not significantly better.",
-    "train": "Train {arch} on the whole data, and the next few as well: a ranking does not find the best for certain.",
+    "nothing": ("No candidate finished training. Read why under “Runs that failed”, and change how they train."),
+    "no truth": (
+        "Measure the truth of candidates, in random order and as long as you like, and write the "
+        "report again; it then says how sure this ranking is."
+    ),
+    "unsure": (
+        "This ranking may be no better than chance. Do not decide by it: rank more candidates, or train longer."
+    ),
+    "worth": "Train {arch} on the whole data. The same proxy set can rank more candidates.",
+    "cheaper": (
+        "Train {arch} on the whole data. Next time rank by “{rival}”: that needs no distillation, "
+        "and this ranking is not significantly better."
+    ),
+    "train": (
+        "Train {arch} on the whole data, and the next few as well: a ranking does not find the best for certain."
+    ),
 }
 """What to do next, by case."""
 
 COMMANDS = {
-    "no truth": "proxynas truth --data {data} --space {space} --candidates 20 --out truth.csv",
-    "worth": "proxynas search --proxy {run}/proxy.safetensors --candidates {more}",
+    "no truth": (
+        "proxynas truth --data {data} --space {space} --out truth.csv\nproxynas report {run} --truth truth.csv"
+    ),
+    "worth": ("proxynas search --data {data} --space {space} --proxy {run}/proxy.safetensors --candidates {more}"),
 }
 
 
@@ -102,11 +113,13 @@ def _verified(winner: Winner) -> Tile:
 def _how_sure(inputs: ReportInputs) -> Tile:
     row = inputs.ranking.row(inputs.headline)
     if inputs.has_truth and math.isfinite(row["rho"]):
-        note = f"95 % interval {words.span(row['rho_low'], row['rho_high'])}, {row['n']:,} candidates with known truth"
+        interval = words.span(row["rho_low"], row["rho_high"])
+        note = f"95 % interval {interval}, {row['n']:,} candidates with known truth"
         return Tile("How sure", f"ρ = {words.number(row['rho'])}", note)
     if inputs.trust is not None:
         trust = inputs.trust
-        note = f"95 % interval {words.span(trust.low, trust.high)}, estimated from {trust.labels} labels"
+        interval = words.span(trust.low, trust.high)
+        note = f"95 % interval {interval}, estimated from {trust.labels} labels"
         return Tile("How sure", f"ρ ≈ {words.number(trust.rho)}", note)
     why = "too few candidates with known truth" if inputs.has_truth else "no candidate has a known truth"
     return Tile("How sure", "not known", why)
@@ -114,17 +127,19 @@ def _how_sure(inputs: ReportInputs) -> Tile:
 
 def _cost(inputs: ReportInputs) -> Tile:
     ledger = inputs.ledger
-    earlier = ", paid in an earlier run" if ledger.reused else ""
-    note = f"wall-clock, {words.seconds(ledger.distill_s)} of it {words.making(ledger.distilled)}{earlier}"
+    earlier = ", part of it in an earlier run" if ledger.reused else ""
+    spent = ledger.distill_core_s + sum(cost.core_s for cost in ledger.sources.values())
+    note = f"wall-clock, {words.making(ledger.distilled)} and all baselines included{earlier}; "
+    note += f"{words.seconds(spent)} of core time"
     whole = ledger.truth_core_s_per_candidate
     if whole is not None and ledger.sources:
         number = max(cost.candidates for cost in ledger.sources.values())
-        note += f"; all {number:,} on the whole data: {words.seconds(number * whole)} of core time"
+        note += f", against {words.seconds(number * whole)} to train all {number:,} on the whole data"
     return Tile("At what cost", words.seconds(ledger.total_s), note)
 
 
-def next_step(inputs: ReportInputs, judged: Verdict) -> Next:
-    """What to do with the result."""
+def next_step(inputs: ReportInputs, judged: Verdict, run: str = "RUN") -> Next:
+    """What to do with the result; ``run`` is the run directory."""
     if inputs.winner is not None:
         files = " and ".join(inputs.winner.files)
         case = "winner" if files else "winner, no files"
@@ -133,11 +148,11 @@ def next_step(inputs: ReportInputs, judged: Verdict) -> Next:
     if not isinstance(row["winner"], str):
         return Next(NEXT["nothing"])
     case, rival = _case(inputs, judged)
-    name = "" if rival is None else words.phrase(rival)
+    name = "" if rival is None else words.label(rival)
     places = {
         "data": inputs.spec.get("data", "DATA"),
         "space": inputs.spec.get("space", "SPACE"),
-        "run": "RUN",
+        "run": run,
         "more": 10 * len(inputs.ranking.values),
     }
     text = NEXT[case].format(arch=row["winner"], rival=name)
@@ -157,14 +172,17 @@ def _case(inputs: ReportInputs, judged: Verdict) -> tuple[str, Key | None]:
 
 
 def _cheaper(inputs: ReportInputs) -> Key | None:
-    """The cheapest ranking without a distilled set that the selection indicator is not significantly better than."""
+    """The best ranking without a distilled set that ours is not significantly better than."""
     ranking, (source, name) = inputs.ranking, inputs.headline
     if source != "proxy" or not inputs.ledger.distilled:
         return None
-    free = [("parameters", "parameters"), ("zero-cost", "vote"), ("random", name), ("early-stopping", name)]
-    for key in free:
-        if key in ranking.keys():  # noqa: SIM118  # keys() is a method here
-            d = paired_difference(ranking, inputs.headline, key)
-            if math.isfinite(d.value) and not d.better:
-                return key
-    return None
+    free = [
+        ("parameters", "parameters"),
+        ("zero-cost", "vote"),
+        ("random", name),
+        ("early-stopping", name),
+    ]
+    known = ranking.keys()
+    differences = {key: paired_difference(ranking, inputs.headline, key) for key in free if key in known}
+    level = [key for key, d in differences.items() if math.isfinite(d.value) and not d.better]
+    return max(level, key=lambda key: float(ranking.row(key)["rho"]), default=None)

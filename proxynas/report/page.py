@@ -18,8 +18,8 @@ AGREEMENT_LIMIT = 24
 """Rows up to which the matrix of agreements is shown."""
 
 
-def render(inputs: ReportInputs, judged: Verdict, drawn: Mapping[str, Figure]) -> str:
-    """The page, with the figures ``drawn``; one file that needs nothing else."""
+def render(inputs: ReportInputs, judged: Verdict, drawn: Mapping[str, Figure], run: str) -> str:
+    """The page of the directory ``run``, with the figures ``drawn``; it needs no other file."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -28,7 +28,9 @@ def render(inputs: ReportInputs, judged: Verdict, drawn: Mapping[str, Figure]) -
         lstrip_blocks=True,
     )
     environment.globals.update(svg=svg, number=words.number, span=words.span)
-    return environment.get_template("report.html.jinja").render(**_context(inputs, judged, drawn))
+    return environment.get_template("report.html.jinja").render(
+        **_context(inputs, judged, drawn), next=firstscreen.next_step(inputs, judged, run)
+    )
 
 
 def _context(inputs: ReportInputs, judged: Verdict, drawn: Mapping[str, Figure]) -> dict[str, Any]:
@@ -41,7 +43,6 @@ def _context(inputs: ReportInputs, judged: Verdict, drawn: Mapping[str, Figure])
         "summary": firstscreen.summary(inputs, judged),
         "details": judged.details if inputs.winner is None else judged.sentences,
         "tiles": firstscreen.tiles(inputs),
-        "next": firstscreen.next_step(inputs, judged),
         "has_truth": inputs.has_truth,
         "trust": inputs.trust,
         "ceiling": inputs.ranking.ceiling,

@@ -71,7 +71,7 @@ def indicators(inputs: ReportInputs) -> Table:
     columns += [Column("Winner", mono=True), Column("Candidates", number=True)]
     rows = []
     for key, row in zip(ranking.keys(), ranking.rows.to_dict("records"), strict=True):
-        label = words.column(key[1]) if key[0] != key[1] else "–"
+        label = words.short(key[1]) if key[0] != key[1] else "–"
         cells = [
             _words(words.source(key[0])),
             _words(label),

@@ -1,7 +1,8 @@
 """Figures as inline SVG: lines and dots stretch with the page, texts and dots keep their size.
 
-A chart is drawn into a square of :data:`SIDE` units that the page stretches to any width; strokes do not scale with
-it, and a dot is a stroke without length and with round ends. Axes, labels and legend are HTML beside it.
+A chart is drawn into a square of :data:`SIDE` units that the page stretches to any width; strokes do
+not scale with it, and a dot is a stroke without length and with round ends. Axes, labels and legend are
+HTML beside it.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from .charts import Axis, Chart, Estimate, Floats, ForestPanel, Mark, Series
 
 SIDE = 1000
 
+DENSE = 200
+"""Dots from which they are drawn smaller."""
+
 
 def chart(drawn: Chart) -> Markup:
     """The area between the axes: grid, bands, lines, dots and marks."""
@@ -25,7 +29,9 @@ def chart(drawn: Chart) -> Markup:
             parts.append(_band(series, x, *edges))
         parts += _dots(series, x, y) if series.kind != "line" else [_line(series, x, y)]
     parts += [_mark(drawn, mark) for mark in drawn.marks]
-    head = f'<svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none" role="img" aria-label="{escape(drawn.title)}">'
+    crowd = ' class="dense"' if sum(len(s.x) for s in drawn.series if s.kind == "dots") > DENSE else ""
+    box = f'viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none"'
+    head = f'<svg{crowd} {box} role="img" aria-label="{escape(drawn.title)}">'
     return Markup(head + "".join(parts) + "</svg>")
 
 
@@ -89,7 +95,8 @@ def _points(x: Floats, y: Floats) -> str:
 
 def _line(series: Series, x: Floats, y: Floats) -> str:
     width = 2.4 if series.strong else 1.5
-    return f'<path class="line" d="M{_points(x, y)}" style="stroke:var(--c-{series.colour});stroke-width:{width}"/>'
+    style = f"stroke:var(--c-{series.colour});stroke-width:{width}"
+    return f'<path class="line" d="M{_points(x, y)}" style="{style}"/>'
 
 
 def _band(series: Series, x: Floats, low: Floats, high: Floats) -> str:
@@ -105,7 +112,8 @@ def _dots(series: Series, x: Floats, y: Floats) -> Iterator[str]:
         yield f'<path class="{series.kind}" d="{rest}" style="{style}"/>'
     for u, v, name, key in reversed(list(zip(x, y, series.names, series.keys, strict=False))):
         yield (
-            f'<path class="{series.kind} named" data-key="{escape(key)}" d="M{u:.1f} {v:.1f}h.1" style="{style}">'
+            f'<path class="{series.kind} named" data-key="{escape(key)}" '
+            f'd="M{u:.1f} {v:.1f}h.1" style="{style}">'
             f"<title>{escape(name)}</title></path>"
         )
 

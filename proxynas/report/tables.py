@@ -10,24 +10,27 @@ from rich.table import Table
 
 from ..rank import Key, Ledger, Ranking, words
 
+LOOK: Any = {"title_justify": "left", "pad_edge": False, "show_edge": False, "box": box.SIMPLE_HEAD}
+
 ROWS = 10
 """Rows of the ranking that are printed unless all are asked for."""
 
 
 def ranking_table(ranking: Ranking, headline: Key, *, everything: bool = True) -> Table:
-    """One row a (source, indicator), the selection indicator in bold: ρ with its 95 % interval, regret in points.
+    """One row a (source, indicator): ρ with its 95 % interval, regret in percentage points.
 
-    All rows, or :func:`best_rows`. The last row, where truth has seeds, is how well one training of it ranks another.
+    All rows, or :func:`best_rows`; the selection indicator in bold. The last row, where truth has seeds,
+    is how well one training of it ranks another.
     """
     has_truth = ranking.truth is not None and not ranking.truth.empty
     keys = ranking.keys() if everything else best_rows(ranking, headline)
     title = _title(ranking, has_truth) + ("" if everything else _left_out(ranking, keys))
-    table = Table(title=title, title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    table = Table(title=title, padding=(0, 1, 0, 0), **LOOK)
     table.add_column("trained on", no_wrap=True)
     table.add_column("indicator", min_width=16)
     if not has_truth:
         table.add_column("ranks first", overflow="fold")
-    best = [] if ranking.cut is None else [f"ρ best {ranking.cut} %"]
+    best = [] if ranking.cut is None else [f"best {ranking.cut} %"]
     for name in ("ρ", "95 %", *best, "regret") if has_truth else ():
         table.add_column(name, justify="right", no_wrap=True)
     last = None
@@ -42,14 +45,22 @@ def ranking_table(ranking: Ranking, headline: Key, *, everything: bool = True) -
     if has_truth and ranking.ceiling is not None:
         found = [words.number(ranking.ceiling.rho_best.get(ranking.cut or 0, math.nan)) for _ in best]
         table.add_section()
-        table.add_row("truth", "seed against seed", words.number(ranking.ceiling.rho), "", *found, "", style="dim")
+        table.add_row(
+            "truth",
+            "seed against seed",
+            words.number(ranking.ceiling.rho),
+            "",
+            *found,
+            "",
+            style="dim",
+        )
     return table
 
 
 def best_rows(ranking: Ranking, headline: Key) -> list[Key]:
     """At most :data:`ROWS` rows, in table order: those that a decision takes.
 
-    The selection indicator on every source, the vote and parameters, and the row of each source with the highest ρ.
+    The selection indicator on every source, the vote, parameters, and each source's row of highest ρ.
     """
     keys = ranking.keys()
     sources = dict.fromkeys(key[0] for key in keys)
@@ -64,8 +75,8 @@ def best_rows(ranking: Ranking, headline: Key) -> list[Key]:
 
 
 def ledger_table(ledger: Ledger) -> Table:
-    """What was spent: core seconds of distillation and of each source, then wall time, memory and storage."""
-    table = Table(title=f"Cost on {ledger.device}", title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    """What was spent: core seconds of each stage, then wall-clock time, memory and storage."""
+    table = Table(title=f"Cost on {ledger.device}", **LOOK)
     table.add_column("spent on", no_wrap=True)
     for name in ("core time", "per candidate", "runs"):
         table.add_column(name, justify="right", no_wrap=True)
