@@ -37,10 +37,14 @@ def search(
       proxynas search --data fashion-mnist --candidates 40 --budget 10m
 
       proxynas search --data ./my-images --space ./my-space.toml --ipc 10 --out runs/mine
+
+      proxynas search --space chain --strategy tpe --candidates 200 --constraint 'parameters<5e4'
+
+      proxynas search --space chain --strategy nsga2 --objective indicator --objective flops
     """
     from ..core import settings
     from ..pipeline import flow, planning
-    from ..report.tables import ledger_table, ranking_table
+    from ..report.tables import ledger_table, pareto_table, ranking_table
     from .console import ConsoleWatcher
     from .console import out as console
 
@@ -58,6 +62,9 @@ def search(
     console.print(ranking_table(result.ranking, result.headline, everything=False))
     console.print(f"all rows: proxynas report {folder} --all", markup=False, soft_wrap=True)
     console.print()
+    if result.pareto is not None:
+        console.print(pareto_table(result.pareto, result.headline))
+        console.print()
     console.print(ledger_table(result.ledger))
     console.print()
     for sentence in result.verdict.sentences:

@@ -7,8 +7,10 @@ also/                    further sets, compared in the same run
 distill.checkpoint       how far the distillation was
 run.sqlite               a row a (source, candidate, seed)
 report.html, report.json, scores.csv, indicators.csv, values.csv.gz, timings.csv, figures/
+pareto.csv               with several objectives: the front
 """
 
+import functools
 import hashlib
 import json
 import platform
@@ -19,22 +21,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 
 from .. import __version__, datasets, distill, proxyset, rank, report, spaces
-from ..core import hardware, seeds, settings
+from ..core import hardware, settings
 from ..core.errors import RunFolderError
 from ..core.progress import Watcher
 from ..core.rundir import open_folder
 from ..datasets import Dataset
 from ..proxyset import ProxySet
+from ..report import pareto
 from ..search.pool import cores
 from ..search.run import ZERO_COST, pending, run, runs
-from ..search.store import Score, Store, ZeroCost
+from ..search.store import Store
+from ..search.strategies import ADAPTIVE
 from ..spaces import SearchSpace
 from ..specs import SearchSpec
 from ..truth import TruthTable
+from .rounds import Costs, Tally, add_costs, choose_in_rounds, first_candidates, make_strategy
 from .selection import choose_indicator
 from .sources import PROXY, also_names, check_proxy, get_proxy, prepare, training_sources
 from .truth_tables import check_covered, find_tables, find_truth
@@ -49,6 +54,7 @@ class Result:
     ledger: rank.Ledger
     verdict: rank.Verdict
     headline: tuple[str, str]
+    pareto: pd.DataFrame | None = None  # the front, where there are several objectives
 
 
 def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None) -> Result:
@@ -62,12 +68,14 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     space = spaces.load(spec.space, spec.space_options)
     looked_at = spaces.load(spec.space, spec.zero_cost_options) if spec.zero_cost_options else space
     seen = "" if looked_at is space else f", zero-cost {looked_at.fingerprint}"
-    choose_indicator(spec, space)
+    headline, _ = choose_indicator(spec, space)
     dataset = datasets.load_for(spec, watcher.loading)
     watcher.ended()
     table, tables = find_truth(spec, dataset, space), find_tables(spec, dataset, space)
     check_proxy(spec, dataset)
-    archs = candidates(spec, space)
+    cost = costs(space, dataset)
+    strategy = make_strategy(spec, space, cost)
+    archs = first_candidates(spec, space, strategy)
     check_covered(tables, archs)
     for seen_space in (space, looked_at):  # a space of images refuses tables here
         seen_space.build(archs[0], dataset.shape, dataset.num_classes)
@@ -76,7 +84,16 @@ def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watche
     store = Store(folder / "run.sqlite")
     try:
         store.claim(f"data {dataset.fingerprint}, space {space.fingerprint}{seen}")
-        score_all(spec, space, dataset, archs, store, folder, workers, watcher)
+        workers = 1 if spec.device != "cpu" else workers or cores()
+        if spec.strategy in ADAPTIVE:
+            watcher.say(
+                f"choosing {spec.candidates} of {space.size:,} candidates by {spec.strategy}, {spec.round_size} at a "
+                f"time, {workers} worker(s)"
+            )
+            with _stage(store, "search", spec.device):
+                archs = choose_in_rounds(spec, headline, strategy, archs, cost, store, folder, workers, watcher)
+            watcher.ended()
+        score_all(spec, space, cost, archs, store, folder, workers, watcher)
         return write_report(spec, dataset, proxy, store, table, tables, folder)
     finally:
         store.close()
@@ -98,28 +115,24 @@ def default_folder(spec: SearchSpec) -> Path:
     return Path("runs") / "-".join([Path(spec.data).name, Path(spec.space).stem, proxy, digest])
 
 
-def candidates(spec: SearchSpec, space: SearchSpace) -> list[str]:
-    """The sample of the space that is searched."""
-    return space.sample(spec.candidates, np.random.default_rng(seeds.derive(spec.seed, "candidates")), spec.distinct)
+def costs(space: SearchSpace, dataset: Dataset) -> Costs:
+    """What a network of ``space`` costs on these data, counted once."""
+    return functools.cache(lambda arch: space.cost(arch, dataset.shape, dataset.num_classes))
 
 
 def score_all(
     spec: SearchSpec,
     space: SearchSpace,
-    dataset: Dataset,
+    cost: Costs,
     archs: list[str],
     store: Store,
     folder: Path,
-    workers: int | None,
+    workers: int,
     watcher: Watcher,
 ) -> None:
     """Train every candidate on every source; what the store has is kept."""
     with _stage(store, "costs", spec.device):
-        known = set(store.candidates().index)
-        for arch in archs:
-            if arch not in known:
-                store.add_candidates({arch: space.cost(arch, dataset.shape, dataset.num_classes)})
-    workers = 1 if spec.device != "cpu" else workers or cores()
+        add_costs(store, archs, cost)
     trained = training_sources(spec)
     sources = [*trained, *([ZERO_COST] if ZERO_COST in spec.baselines else [])]
     total = len(archs) * (len(trained) * spec.seeds + len(sources) - len(trained))
@@ -128,15 +141,10 @@ def score_all(
         f"searching: {len(archs)} of {space.size:,} candidates × {len(trained)} sources × {spec.seeds} seeds, "
         f"{workers} worker(s)" + (f"; {done} of {total} results found in the run folder" if done else "")
     )
-
-    def on_done(score: Score | ZeroCost) -> None:
-        nonlocal done
-        done += 1
-        watcher.searching(done, total, score.arch)
-
     if done < total:
+        tally = Tally(watcher, done, total)
         with _stage(store, "search", spec.device):
-            run(store, archs, sources, range(spec.seeds), prepare, (spec, folder), workers=workers, on_done=on_done)
+            run(store, archs, sources, range(spec.seeds), prepare, (spec, folder), workers=workers, on_done=tally)
     watcher.ended()
 
 
@@ -195,10 +203,14 @@ def write_report(
         costs=costs,
         headline=headline,
         headline_reason=reason,
+        pareto=pareto.of_run(ranking, headline, costs, spec.objectives),
         provenance=_provenance(spec, proxy, table),
     )
     path = report.write(folder, inputs)
-    return Result(path, ranking, ledger, rank.verdict(ranking, ledger, headline, reason), headline)
+    judged = rank.verdict(ranking, ledger, headline, reason)
+    return Result(
+        path, ranking, ledger, judged, headline, None if inputs.pareto is None else pareto.front_table(inputs)
+    )
 
 
 @contextmanager
