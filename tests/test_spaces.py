@@ -13,8 +13,10 @@ from proxynas import spaces
 from proxynas.core.errors import SpaceError, SpecError
 from proxynas.datasets import Dataset
 from proxynas.search.score import Source, score
-from proxynas.spaces import constraint, notation
+from proxynas.spaces import notation
+from proxynas.spaces.limits import Limits
 from proxynas.spaces.space import TRIES
+from proxynas.specs import constraint
 from proxynas.training import Recipe
 
 
@@ -285,8 +287,8 @@ def test_constraints_are_read_strictly(text: str, said: str | None) -> None:
         constraint.parse(text)
 
 
-def limits(space: spaces.SearchSpace, *texts: str) -> constraint.Limits:
-    return constraint.Limits([constraint.parse(t) for t in texts], lambda arch: space.cost(arch, (1, 8, 8), 10))
+def limits(space: spaces.SearchSpace, *texts: str) -> Limits:
+    return Limits([constraint.parse(t) for t in texts], lambda arch: space.cost(arch, (1, 8, 8), 10))
 
 
 def test_only_what_is_within_the_limits_is_drawn(small_space: Path) -> None:
@@ -302,7 +304,7 @@ def test_only_what_is_within_the_limits_is_drawn(small_space: Path) -> None:
 
 def test_limits_that_admit_almost_nothing_end_the_drawing() -> None:
     space = a_grid(12)
-    nothing = constraint.Limits([constraint.parse("flops<1")], lambda arch: (0, 7))
+    nothing = Limits([constraint.parse("flops<1")], lambda arch: (0, 7))
     with pytest.raises(SpecError, match=f"of {TRIES:,} networks drawn from 'grid' only 0 are within flops<1"):
         space.sample(3, np.random.default_rng(0), admit=nothing)
 

@@ -16,7 +16,9 @@ from proxynas.core import seeds
 from proxynas.core.errors import SpecError
 from proxynas.search import strategies
 from proxynas.search.strategies import Evolution, Strategy, Untried, evolution, with_optuna
-from proxynas.spaces.constraint import Constraint, Cost, Limits
+from proxynas.spaces.limits import Limits
+from proxynas.specs import StrategyName
+from proxynas.specs.constraint import Constraint, Cost
 
 NONE = Limits((), lambda arch: (0, 0))
 CHAIN = spaces.load("chain")
@@ -45,12 +47,12 @@ def run(
     return archs
 
 
-def make(name: strategies.Name, seed: int = 0, limits: Limits = NONE, candidates: int = 60, **more: int) -> Strategy:
+def make(name: StrategyName, seed: int = 0, limits: Limits = NONE, candidates: int = 60, **more: int) -> Strategy:
     return strategies.make(name, Untried(CHAIN, limits), seed=seed, candidates=candidates, **more)
 
 
 @pytest.mark.parametrize("name", ["random", *strategies.ADAPTIVE])
-def test_a_seed_and_what_was_told_decide_what_comes(name: strategies.Name) -> None:
+def test_a_seed_and_what_was_told_decide_what_comes(name: StrategyName) -> None:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  # the global generator must not matter
     first = run(make(name), 60)
@@ -63,7 +65,7 @@ def test_a_seed_and_what_was_told_decide_what_comes(name: strategies.Name) -> No
 
 
 @pytest.mark.parametrize("name", strategies.ADAPTIVE)
-def test_a_search_goes_on_from_what_was_told(name: strategies.Name) -> None:
+def test_a_search_goes_on_from_what_was_told(name: StrategyName) -> None:
     """A new strategy that is told again what an interrupted one was goes the same way; other results, another way."""
     first = run(make(name), 60)
     again = make(name)
@@ -77,14 +79,14 @@ def test_a_search_goes_on_from_what_was_told(name: strategies.Name) -> None:
 
 
 @pytest.mark.parametrize("name", strategies.ADAPTIVE)
-def test_adaptive_strategies_find_better_networks_than_chance(name: strategies.Name) -> None:
+def test_adaptive_strategies_find_better_networks_than_chance(name: StrategyName) -> None:
     chosen = [np.mean([worth(a) for a in run(make(name, seed, candidates=150), 150)[-50:]]) for seed in (0, 1)]
     drawn = [np.mean([worth(a) for a in run(make("random", seed, candidates=150), 150)[-50:]]) for seed in (0, 1)]
     assert min(chosen) > max(drawn) + 5  # random networks are some 45 below the best
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "evolution"])
-def test_values_may_change_after_they_were_told(name: strategies.Name) -> None:
+def test_values_may_change_after_they_were_told(name: StrategyName) -> None:
     """As mean ranks do: what comes next is as if the last values had been the first."""
 
     def begun(value: Callable[[str], float]) -> Strategy:
@@ -106,7 +108,7 @@ def width(arch: str) -> Cost:
 
 
 @pytest.mark.parametrize("name", ["random", *strategies.ADAPTIVE])
-def test_nothing_outside_the_limits_is_proposed(name: strategies.Name) -> None:
+def test_nothing_outside_the_limits_is_proposed(name: StrategyName) -> None:
     """A third of all chains is within, and the objective pulls the other way."""
     limits = Limits((Constraint("parameters", "<", 110),), width)
     archs = run(make(name, limits=limits), 60, value=lambda arch: (float(width(arch)[0]),))
@@ -117,13 +119,13 @@ def test_nothing_outside_the_limits_is_proposed(name: strategies.Name) -> None:
 
 
 @pytest.mark.parametrize("name", strategies.ADAPTIVE)
-def test_limits_that_admit_nothing_end_with_a_line(name: strategies.Name) -> None:
+def test_limits_that_admit_nothing_end_with_a_line(name: StrategyName) -> None:
     with pytest.raises(SpecError, match="only 0 are within parameters<1, but"):
         make(name, limits=Limits((Constraint("parameters", "<", 1),), width)).ask(10)
 
 
 @pytest.mark.parametrize("name", ["random", "all", *strategies.ADAPTIVE])
-def test_a_small_space_is_searched_to_its_end(name: strategies.Name, small_space: Path) -> None:
+def test_a_small_space_is_searched_to_its_end(name: StrategyName, small_space: Path) -> None:
     space = spaces.load(str(small_space))
     strategy = strategies.make(name, Untried(space, NONE), seed=0, candidates=99)
     archs = run(strategy, 99, together=3, value=lambda arch: (float(len(arch)),))
@@ -134,7 +136,7 @@ def test_a_small_space_is_searched_to_its_end(name: strategies.Name, small_space
 
 
 @pytest.mark.parametrize("name", ["random", *strategies.ADAPTIVE])
-def test_isomorphic_networks_count_once(name: strategies.Name) -> None:
+def test_isomorphic_networks_count_once(name: StrategyName) -> None:
     space = replace(CHAIN, kind=lambda arch: arch[:5])
     untried = Untried(space, NONE, distinct=True)
     archs = run(strategies.make(name, untried, seed=0, candidates=20), 20)
@@ -153,7 +155,7 @@ def test_all_of_too_many_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2"])
-def test_two_objectives(name: strategies.Name) -> None:
+def test_two_objectives(name: StrategyName) -> None:
     """Against each other: what is asked for last is better in both than what came first."""
 
     def value(arch: str) -> tuple[float, float]:
@@ -165,13 +167,13 @@ def test_two_objectives(name: strategies.Name) -> None:
 
 
 @pytest.mark.parametrize("name", ["cmaes", "evolution"])
-def test_one_objective_only(name: strategies.Name) -> None:
+def test_one_objective_only(name: StrategyName) -> None:
     with pytest.raises(SpecError, match=f"the strategy {name} takes one objective; take nsga2 or tpe"):
         make(name, objectives=2)
 
 
 @pytest.mark.parametrize("name", strategies.ADAPTIVE)
-def test_candidates_that_failed_are_the_worst(name: strategies.Name) -> None:
+def test_candidates_that_failed_are_the_worst(name: StrategyName) -> None:
     """All whose first block is narrow fail: the strategy leaves them."""
 
     def value(arch: str) -> tuple[float]:
@@ -183,13 +185,13 @@ def test_candidates_that_failed_are_the_worst(name: strategies.Name) -> None:
 
 
 @pytest.mark.parametrize("name", ["nsga2", "tpe"])
-def test_failures_with_two_objectives(name: strategies.Name) -> None:
+def test_failures_with_two_objectives(name: StrategyName) -> None:
     archs = run(make(name, objectives=2), 40, value=lambda a: (-np.inf, -np.inf) if "max" in a else (worth(a), 1.0))
     assert len(archs) == 40
 
 
 @pytest.mark.parametrize(("name", "package"), [("tpe", "optuna"), ("nsga2", "optuna"), ("cmaes", "cmaes")])
-def test_a_missing_package_is_one_line(name: strategies.Name, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_one_line(name: StrategyName, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SpecError, match=rf"takes the package {package}, .*: pip install 'proxynas\[optuna\]'"):
         make(name)

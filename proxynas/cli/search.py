@@ -9,7 +9,7 @@ from ..specs import SearchSpec
 from .options import Config, Given, Workers, pairs, takes
 
 if TYPE_CHECKING:
-    from ..pipeline.flow import Result
+    from ..pipeline.reporting import Result
 
 
 @takes(SearchSpec)
@@ -40,6 +40,10 @@ def search(
       proxynas search --data fashion-mnist --candidates 40 --budget 10m
 
       proxynas search --data ./my-images --space ./my-space.toml --ipc 10 --out runs/mine
+
+      proxynas search --space chain --strategy tpe --candidates 200 --constraint 'parameters<5e4'
+
+      proxynas search --space chain --strategy nsga2 --objective indicator --objective flops
     """
     from ..core import settings
     from ..pipeline import flow, planning
@@ -61,12 +65,15 @@ def search(
 
 def show(result: "Result", folder: Path, *, everything: bool) -> None:
     """Print a search's result: the ranking, its cost, the winner and what to do next."""
-    from ..report.tables import ledger_table, ranking_table
+    from ..report.tables import ledger_table, pareto_table, ranking_table
     from .console import out as console
 
     console.print()
     console.print(ranking_table(result.ranking, result.headline, everything=everything))
     console.print()
+    if result.pareto is not None:
+        console.print(pareto_table(result.pareto, result.headline))
+        console.print()
     console.print(ledger_table(result.ledger))
     console.print()
     for sentence in result.summary:

@@ -25,7 +25,9 @@ from ..nets.flops import forward_flops
 from ..search.pool import cores
 from ..spaces import SearchSpace
 from ..specs import SearchSpec
-from . import flow, sources
+from . import sources
+from .rounds import make_strategy
+from .run import costs
 
 SEARCH_SHARE = 0.55
 DISTILL_SHARE = 0.3  # the rest: start-up, ranking, report, and what the predictions miss
@@ -115,8 +117,11 @@ def _search_part(
     space = spaces.load(spec.space, spec.space_options)
     workers = 1 if spec.device != "cpu" else workers or cores()
     wanted = min(int(given.get("candidates", FEWEST)), space.size)
-    sample = flow.candidates(replace(spec, candidates=min(24, space.size)), space)
-    flops = [space.cost(arch, dataset.shape, dataset.num_classes)[1] for arch in sample]
+    if spec.strategy == "all":
+        raise SpecError("--budget plans the number of candidates, and the strategy all takes every one; leave one out")
+    cost = costs(space, dataset)
+    sample = make_strategy(replace(spec, strategy="random", candidates=24), space, cost).ask(24)
+    flops = [cost(arch)[1] for arch in sample]
     speed = _speed(spec, space, sample[_middle(flops)], dataset)
     images = _images(spec)
     for ipc, updates, runs, val_size in LADDER:

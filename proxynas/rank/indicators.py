@@ -153,7 +153,7 @@ def _known(wide: pd.DataFrame) -> list[str]:
 def _combined(name: str, sources: Sequence[str], found: dict[Key, pd.Series]) -> dict[Key, pd.Series]:
     """The mean ranks of ``name``'s terms: a column for every source where one of them is read off training."""
     result = {}
-    for source in sources:
+    for source in sources or FIRST[:1]:  # what takes no training is there without a source
         key = resolve(name, source)
         terms = [resolve(term, source) for term in key[1].split("+")]
         if len(terms) > 1 and all(term in found for term in terms):

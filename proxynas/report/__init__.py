@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core import files
 from ..rank import Ranking, Verdict, verdict
-from . import drawings, figures, images, page
+from . import drawings, figures, images, page, pareto
 from .firstscreen import next_step, summary
 from .inputs import Pareto, RegretCurve, ReportInputs, Trust, Winner
 
@@ -65,6 +65,9 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
     files.write_text(folder / "indicators.csv", indicators_csv(inputs.ranking))
     files.write_bytes(folder / "values.csv.gz", values_csv_gz(inputs.ranking))
     files.write_text(folder / "timings.csv", _csv(inputs.scores, TIMINGS))
+    if inputs.pareto is not None:
+        front = pareto.front_table(inputs)
+        files.write_text(folder / "pareto.csv", front.to_csv(index=False, lineterminator="\n"))
     files.write_text(
         folder / "report.json",
         json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n",

@@ -4,11 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from ..rank import Key, Ledger, Ranking, words
+from ..rank.indicators import LOWER_IS_BETTER
 
 LOOK: Any = {"title_justify": "left", "pad_edge": False, "show_edge": False, "box": box.SIMPLE_HEAD}
 
@@ -102,6 +104,20 @@ def ledger_table(ledger: Ledger) -> Table:
         "storage, proxy set / real data",
         f"{words.size(ledger.proxy_bytes)} / {words.size(ledger.real_bytes)}",
     )
+    return table
+
+
+def pareto_table(front: pd.DataFrame, headline: Key) -> Table:
+    """The candidates that none beats in all objectives."""
+    title = f"Pareto front by {words.key(headline)}: no candidate is better in every objective"
+    table = Table(title=title, title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    table.add_column("network", overflow="fold")
+    for name in (words.short(headline[1]), "parameters", "FLOPs", *(["truth"] if "truth" in front else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    sign = -1 if headline[1] in LOWER_IS_BETTER else 1
+    for row in front.to_dict("records"):
+        cells = [words.number(sign * row["indicator"], 3), f"{row['parameters']:,}", f"{row['flops']:,}"]
+        table.add_row(escape(row["arch"]), *cells, *([words.percent(row["truth"])] if "truth" in row else []))
     return table
 
 

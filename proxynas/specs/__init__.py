@@ -9,6 +9,7 @@ same meaning. Nothing here imports PyTorch, so that ``--help`` is quick.
 """
 
 from .compare import CompareSpec, EvaluationSpec, Extension, Protocol, Row
+from .constraint import Constraint, Cost
 from .data import DataSpec
 from .distill import Clock, DistillSpec
 from .option import NotNegative, Option, Positive, PositiveNumber
@@ -18,10 +19,12 @@ from .search import (
     CandidateSpec,
     DecisionSpec,
     IndicatorSpec,
+    Objective,
     ProxySpec,
     RunSpec,
     SearchSpec,
     SpaceSpec,
+    StrategyName,
     TruthTableSpec,
 )
 from .truth import TruthSpec
@@ -32,6 +35,8 @@ __all__ = [
     "CandidateSpec",
     "Clock",
     "CompareSpec",
+    "Constraint",
+    "Cost",
     "DataSpec",
     "DecisionSpec",
     "DistillSpec",
@@ -40,6 +45,7 @@ __all__ = [
     "IndicatorSpec",
     "Loss",
     "NotNegative",
+    "Objective",
     "Option",
     "Positive",
     "PositiveNumber",
@@ -51,6 +57,7 @@ __all__ = [
     "SearchSpec",
     "SpaceSpec",
     "Strategy",
+    "StrategyName",
     "TruthSpec",
     "TruthTableSpec",
     "check_operations",

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass as checked
 
 from ..core import settings
 from ..core.errors import SpecError
+from .constraint import ConstraintText
 from .data import DataSpec
 from .distill import PANEL as DISTILLATION
 from .distill import DistillSpec, Ipc, Method, Seed, Settings
@@ -19,6 +20,16 @@ RANKING = "Ranking and truth"
 DECISION = "Labels and verification"
 
 Baseline = Literal["random", "early-stopping", "zero-cost"]
+StrategyName = Literal["random", "all", "tpe", "nsga2", "cmaes", "evolution"]
+Objective = Literal["indicator", "parameters", "flops"]
+
+
+def _check_objectives(objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+    if "indicator" not in objectives or len(set(objectives)) < len(objectives):
+        raise ValueError("indicator is expected, and parameters or flops at most once each beside it")
+    return objectives
+
+
 Space = Annotated[str, Option("A search space: see 'proxynas list', or the path of a TOML file", SPACE_PANEL)]
 SpaceOptions = Annotated[
     dict[str, Any],
@@ -48,11 +59,45 @@ class SpaceSpec:
 
 @checked(frozen=True, config=settings.CONFIG)
 class CandidateSpec:
-    """Which candidates of the space are scored."""
+    """Which candidates of the space are scored.
 
+    Strategies but ``random`` and ``all`` ask for ``round_size`` candidates at a time, given what those
+    before them turned out to be worth.
+    """
+
+    strategy: Annotated[
+        StrategyName,
+        Option(
+            "How candidates are chosen: random; all of the space; or by what earlier ones are worth: tpe, nsga2 and "
+            "cmaes (Optuna's: pip install 'proxynas\\[optuna]') or evolution (regularised: Real et al. 2019)",
+            SPACE_PANEL,
+        ),
+    ] = "random"
     candidates: Annotated[
-        Positive, Option("How many networks to sample; as many as the space has: all of it", SPACE_PANEL)
+        Positive, Option("How many networks to score; as many as the space has: all of it", SPACE_PANEL)
     ] = 60
+    round_size: Annotated[
+        Positive,
+        Option("Candidates that tpe, nsga2, cmaes and evolution choose at a time, before they learn more", SPACE_PANEL),
+    ] = 10
+    constraints: Annotated[
+        tuple[ConstraintText, ...],
+        Option(
+            "Only networks with these costs, such as --constraint 'parameters<1e6' or 'flops<=2e7'; repeatable",
+            SPACE_PANEL,
+            flag="--constraint",
+        ),
+    ] = ()
+    objectives: Annotated[
+        tuple[Objective, ...],
+        AfterValidator(_check_objectives),
+        Option(
+            "What the strategy is after: indicator (what picks the best network), and with it parameters or flops, as "
+            "few as possible: then tpe or nsga2 look for a Pareto front; repeatable",
+            SPACE_PANEL,
+            flag="--objective",
+        ),
+    ] = ("indicator",)
     distinct: Annotated[bool, Option("Sample no two isomorphic networks", SPACE_PANEL)] = False
 
 

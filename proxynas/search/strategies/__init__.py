@@ -6,23 +6,22 @@ goes on by asking and telling again what the run store has.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ...core import seeds
 from ...core.errors import SpecError
 from ...spaces.space import LISTABLE
+from ...specs import StrategyName
 from .evolution import Evolution
 from .pareto import front
 from .untried import Untried
 from .with_optuna import SAMPLERS, Sampled, space_distributions
 
-__all__ = ["ADAPTIVE", "Evolution", "Name", "Sampled", "Strategy", "Untried", "front", "make", "space_distributions"]
+__all__ = ["ADAPTIVE", "Evolution", "Sampled", "Strategy", "Untried", "front", "make", "space_distributions"]
 
-Name = Literal["random", "all", "tpe", "nsga2", "cmaes", "evolution"]
-
-ADAPTIVE: tuple[Name, ...] = ("tpe", "nsga2", "cmaes", "evolution")
+ADAPTIVE: tuple[StrategyName, ...] = ("tpe", "nsga2", "cmaes", "evolution")
 """Strategies whose proposals depend on what they are told."""
 
 
@@ -51,7 +50,7 @@ class Listed:
 
 
 def make(
-    name: Name, untried: Untried, *, seed: int, candidates: int, together: int = 10, objectives: int = 1
+    name: StrategyName, untried: Untried, *, seed: int, candidates: int, together: int = 10, objectives: int = 1
 ) -> Strategy:
     """The strategy ``name`` for a search of ``candidates`` in all, ``together`` of them at a time.
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ...spaces import SearchSpace
-from ...spaces.constraint import Limits
+from ...spaces.limits import Limits
 
 
 class Untried:

@@ -4,8 +4,11 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from ..core.errors import SpecError
 
@@ -61,23 +64,10 @@ def parse(text: str) -> Constraint:
     return Constraint(name, sign, float(number))
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Several constraints, all of which have to hold, on what ``cost`` says of an architecture."""
+def _checked(text: str) -> str:
+    parse(text)
+    return text
 
-    constraints: Sequence[Constraint]
-    cost: Callable[[str], Cost]
 
-    def violation(self, arch: str) -> float:
-        """The sum of the violations: 0 where all hold."""
-        if not self.constraints:
-            return 0.0
-        cost = self.cost(arch)
-        return sum(constraint.violation(cost) for constraint in self.constraints)
-
-    def __call__(self, arch: str) -> bool:
-        """Whether all of them hold for an architecture."""
-        return self.violation(arch) == 0
-
-    def __str__(self) -> str:
-        return " and ".join(map(str, self.constraints))
+ConstraintText = Annotated[str, AfterValidator(_checked)]
+"""A setting that :func:`parse` reads."""
