@@ -50,7 +50,7 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     "rig": ("rcig", {**RCIG, "linearise": False}),
     "cig": ("rcig", {**RCIG, "reparameterise": False}),
     "vig": ("rcig", {**RCIG, "linearise": False, "reparameterise": False}),
-    "frepo": ("rcig", {**RCIG, "n_inner": 0, "n_hinv": 0, "outer": "mse"}),
+    "rcig-last-layer": ("rcig", {**RCIG, "n_inner": 0, "n_hinv": 0, "outer": "mse"}),
     "random": ("random", {}),
     "herding": ("herding", {"width": 8, "updates": 10}),
     "kcenter": ("kcenter", {"width": 8, "updates": 10}),

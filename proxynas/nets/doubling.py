@@ -1,10 +1,10 @@
 """The ConvNet of FRePo (Zhou 2022) and RCIG (Loo 2023, Appendix C): every block has twice the filters of the last.
 
 A block is convolution 3×3, normalisation (by default none), activation, 2×2 average pooling; ``width`` filters in the
-first of ``depth`` blocks, then one linear layer. RCIG distils with softplus (β = 60), a ReLU with its corner rounded
-off, and evaluates with ReLU. A 1-channel 28×28 image is padded by 3 in the first convolution, which makes it 32×32.
-Weights are drawn from N(0, 1/fan-in) and biases are zero, the default of Flax, the authors' library (which cuts the
-normal off at two deviations). A map smaller than 2×2 is not pooled.
+first of ``depth`` blocks, then one linear layer. At depth 3 RCIG distils with softplus (β = 60), a ReLU with its corner
+rounded off, and evaluates with ReLU. A 1-channel 28×28 image is padded by 3 in the first convolution, which makes it
+32×32. Weights are drawn from N(0, 1/fan-in) and biases are zero, the default of Flax, the authors' library (which cuts
+the normal off at two deviations). A map smaller than 2×2 is not pooled.
 """
 
 from typing import Literal
