@@ -12,7 +12,7 @@ from .compare import CompareSpec, EvaluationSpec, Extension, Protocol, Row
 from .data import DataSpec
 from .distill import Clock, DistillSpec
 from .option import NotNegative, Option, Positive, PositiveNumber
-from .recipe import OPERATIONS, Loss, Recipe, Strategy, check_operations, whole_data_recipe
+from .recipe import OPERATIONS, ZHAO2021, Loss, Recipe, Strategy, check_operations, whole_data_recipe
 from .search import (
     Baseline,
     CandidateSpec,
@@ -25,9 +25,11 @@ from .search import (
     TruthTableSpec,
 )
 from .truth import TruthSpec
+from .whitening import Regularisation, WhiteningSetting, parse_whitening
 
 __all__ = [
     "OPERATIONS",
+    "ZHAO2021",
     "Baseline",
     "CandidateSpec",
     "Clock",
@@ -46,6 +48,7 @@ __all__ = [
     "Protocol",
     "ProxySpec",
     "Recipe",
+    "Regularisation",
     "Row",
     "RunSpec",
     "SearchSpec",
@@ -53,6 +56,8 @@ __all__ = [
     "Strategy",
     "TruthSpec",
     "TruthTableSpec",
+    "WhiteningSetting",
     "check_operations",
+    "parse_whitening",
     "whole_data_recipe",
 ]
