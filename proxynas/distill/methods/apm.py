@@ -216,8 +216,8 @@ def image_gradient(
     ``segment`` of them and one network at a time.
 
     The distance has a gradient in the expert's logits too. It is summed over the checkpoints, and
-    goes through the expert once: ∂L/∂u = Σₖ ∂dₖ/∂u + (∂f_T/∂u)ᵀ Σₖ ∂dₖ/∂f_T. The networks are in
-    evaluation mode.
+    goes through the expert once: Σₖ ∂dₖ/∂u + (∂f_T/∂u)ᵀ Σₖ ∂dₖ/∂f_T. The networks are in evaluation
+    mode.
     """
     n = len(x)
     segments = torch.split(torch.arange(n, device=x.device), segment or n)

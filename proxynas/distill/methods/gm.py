@@ -201,9 +201,7 @@ def batching_pays(net: nn.Module, x: Tensor) -> bool:
 
 
 BATCHING_LIMIT = 70_000_000
-"""Operations of one class's forward pass; read off ``make bench`` on two cores of an AMD EPYC (Zen
-5).
-"""
+"""Operations of a class's forward pass; from ``make bench``, two cores of an AMD EPYC (Zen 5)."""
 
 
 def _match(task: Task, net: nn.Module, x: Tensor, k: int, match: int) -> float:
