@@ -198,6 +198,19 @@ def test_reuse_trains_a_student_for_three_rounds(toy: Dataset, monkeypatch: pyte
     assert len(trained) == 2
 
 
+def test_a_reused_student_meets_a_batch_of_its_own_every_round(toy: Dataset) -> None:
+    """As in the authors' code, and unlike the student, which saw the first one."""
+    task = task_of(toy, ipc=3, batch=4, reuse=3)
+    state = apm.init(task)
+    moved = []
+    for k in range(3):
+        after, _ = apm.step(task, state, k)
+        moved.append(tuple((after["x"] != state["x"]).flatten(1).any(1).nonzero()[:, 0].tolist()))
+        state = after
+    assert all(len(rows) == 4 for rows in moved)
+    assert len(set(moved)) == 3
+
+
 def test_the_student_may_have_batches(toy: Dataset) -> None:
     """Seven passes over six images in batches of four are two updates each; the checkpoints are after 2, 4 and 6."""
     task = task_of(toy, student_batch=4, epochs=7)

@@ -78,6 +78,7 @@ BAD = {
     "unknown synthetic set": (["search", "--set", "synthetic=gan"], "synthetic: input should be 'pixels', 'gtn-lrn'"),
     "settings that do not fit": (["search", "--method", "unroll", "--set", "ic=3"], "ic must divide ipc"),
     "unknown augmentation": (["search", "--recipe", "augment=spin"], "there is no 'spin'"),
+    "a whitening of no known unit": (["search", "--zca", "strong"], "zca: expected a strength above 0, such as 0.1"),
     "unknown augmentation to evaluate": (["evaluate", "{proxy}", "--augment", "spin"], "there is no 'spin'"),
     "a clock without seconds": (["distill", "--clock", "core", "--out", "{out}"], "give --seconds"),
     "a seed below 0": (["evaluate", "{proxy}", "--seed", "-1"], "should be greater than or equal to 0"),

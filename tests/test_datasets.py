@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import math
 import os
 import pickle
 import random
@@ -23,9 +24,12 @@ import scipy.io
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch import Tensor
 
-from proxynas.core.errors import DataError
+from proxynas.core import settings
+from proxynas.core.errors import DataError, SpecError
 from proxynas.datasets import Dataset, Preprocessing, cache, folder, load, names, pixels, split, vision
+from proxynas.specs import DataSpec, Regularisation, parse_whitening
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 RUN_AS_ROOT = os.geteuid() == 0
@@ -149,9 +153,58 @@ def test_whitening_is_its_definition_and_can_be_undone(tmp_path: Path, monkeypat
     assert same(load("digits", whiten=0.1), white)
 
 
+def test_kornias_whitening_is_kornias_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kornia.enhance.zca_mean, written directly: pixels in [0, 1], covariance over N − 1, U (S + ε)^(−1/2) Uᵀ."""
+    monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path / "cache"))
+    root = write_folder(tmp_path / "set", {"a": 9, "b": 9})  # colour images, so that channels differ in deviation
+    plain, white = load(root), load(root, whiten="kornia:0.1")
+
+    def flat(x: Tensor) -> Tensor:
+        return plain.preprocessing.invert(x).double().flatten(1)
+
+    train, test = flat(plain.train.x), flat(plain.test.x)
+    mean = train.mean(0)
+    covariance = (train - mean).T @ (train - mean) / (len(train) - 1)
+    u, s, _ = torch.linalg.svd(covariance)
+    transform = u @ torch.diag(torch.rsqrt(s + 0.1)) @ u.T
+    for found, wanted in ((white.train.x, train), (white.test.x, test)):
+        torch.testing.assert_close(found.double().flatten(1), (wanted - mean) @ transform, rtol=0, atol=2e-5)
+    assert same(load(root, whiten="kornia:0.1"), white)  # out of the cache
+    back = white.preprocessing.invert(white.test.x)
+    torch.testing.assert_close(back, plain.preprocessing.invert(plain.test.x), rtol=0, atol=1e-4)
+    relative = load(root, whiten=0.1)
+    assert not torch.allclose(relative.train.x, white.train.x, rtol=0.1)
+    assert len(list((tmp_path / "cache" / "datasets").glob("zca-*"))) == 2
+
+
+def test_kornias_whitening_of_one_channel_is_a_relative_one_in_another_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """λ = 0.1 of pixels is 0.1 over their mean variance in the relative unit; N − 1 for N scales what comes out."""
+    monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path))
+    plain, kornia = load("digits"), load("digits", whiten="kornia:0.1")
+    std, n = plain.preprocessing.std[0], len(plain.train)
+    unit = std**2 * torch.cov(plain.train.x.double().flatten(1).T).diagonal().mean().item()
+    relative = load("digits", whiten=0.1 / unit)
+    torch.testing.assert_close(kornia.train.x, relative.train.x * math.sqrt((n - 1) / n), rtol=1e-3, atol=1e-4)
+
+
+def test_how_a_whitening_is_named() -> None:
+    assert [parse_whitening(setting) for setting in (0.1, "0.1", "kornia:0.1")] == [
+        Regularisation(0.1), Regularisation(0.1), Regularisation(0.1, "kornia"),
+    ]  # fmt: skip
+    assert [str(parse_whitening(setting)) for setting in (0.1, "kornia:0.10")] == ["0.1", "kornia:0.1"]
+    assert settings.make(DataSpec, {"zca": "0.1"}) == DataSpec(zca=0.1)
+    spec = settings.make(DataSpec, {"zca": "kornia:0.1"})
+    assert settings.make(DataSpec, settings.to_dict(spec)) == spec
+    for wrong in (0, -1, "nan", "inf", "kornia:", "kornia:-1", "zca", True):
+        with pytest.raises(SpecError, match=r"zca: expected a strength above 0, such as 0\.1, or .* kornia:0\.1"):
+            settings.make(DataSpec, {"zca": wrong})
+
+
 def test_what_cannot_be_whitened() -> None:
     assert refusal("moons", whiten=0.1) == "zca is for images, but the data are a table; leave it out"
-    assert "must be over 0, but got 0" in refusal("digits", whiten=0)
+    assert "expected a strength above 0" in refusal("digits", whiten=0)
     assert "up to 12,288 values, but got (1, 120, 120)" in refusal("digits", image_size=120, whiten=0.1)
 
 

@@ -76,6 +76,16 @@ def test_whitening_survives_and_must_fit(digits: Dataset, tmp_path: Path, monkey
         proxyset.check(usual, white)
 
 
+def test_whitening_by_kornias_convention_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path))
+    spec = DistillSpec(method="random", ipc=2, zca="kornia:0.1")
+    distill(spec, datasets.load_for(spec)).save(tmp_path / "a.safetensors")
+    read = proxyset.read(tmp_path / "a.safetensors")
+    proxyset.check(read, datasets.load_for(spec))
+    with pytest.raises(ProxyFileError, match=r"whitened by --zca kornia:0\.1, but .* by --zca 0\.1; give --zca kornia"):
+        proxyset.check(read, datasets.load_for(DistillSpec(zca=0.1)))
+
+
 def test_it_is_a_torch_dataset(made: ProxySet) -> None:
     x, y = next(iter(DataLoader(made, batch_size=20)))
     assert torch.equal(x, made.x)

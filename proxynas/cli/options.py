@@ -116,8 +116,8 @@ def _plain(hint: Any) -> Any:
     if get_origin(hint) is Annotated:
         return _plain(get_args(hint)[0])
     if get_origin(hint) in (Union, UnionType):
-        (kind,) = (arg for arg in get_args(hint) if arg is not NoneType)
-        return _plain(kind)
+        kinds = [arg for arg in get_args(hint) if arg is not NoneType]
+        return _plain(kinds[0]) if len(kinds) == 1 else str  # text can be any of several: the spec reads it
     return hint
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from ..core.errors import DataError
-from ..specs import DataSpec
+from ..specs import DataSpec, parse_whitening
 from . import digits, folder, moons, table, vision, zca
 from .base import Dataset, Images, Preprocessing, Split, Stored, assemble
 from .pixels import resize
@@ -47,7 +47,7 @@ def load(
     download: bool = False,
     val_fraction: float | None = None,
     image_size: int | None = None,
-    whiten: float | None = None,
+    whiten: float | str | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
@@ -58,9 +58,9 @@ def load(
     that ends in ".csv" (see `proxynas.datasets.table`; float32 (N, D)). `root` is where torchvision's datasets are, or
     the folder that a path is relative to. `download` fetches what is not there. `val_fraction` is the share of what is
     outside the test split that validates; without it a tenth, 297 of the digits, or 300 of the moons. `image_size`
-    crops about the centre to a square and resizes. `whiten` is the strength of ZCA whitening
-    (`proxynas.datasets.zca`); the fingerprint, that of what was stored, does not know of it. `progress(done, total)` is
-    called while the images of a folder are decoded.
+    crops about the centre to a square and resizes. `whiten` is the strength of ZCA whitening, such as 0.1 or
+    "kornia:0.1" (`proxynas.datasets.zca`); the fingerprint, that of what was stored, does not know of it.
+    `progress(done, total)` is called while the images of a folder are decoded.
 
     The same files and arguments give the same dataset, always. Raises DataError for whatever is missing, damaged or out
     of range.
@@ -94,10 +94,15 @@ def load_for(spec: DataSpec, progress: Callable[[int, int], None] | None = None)
     )
 
 
-def _whitened(dataset: Dataset, strength: float | None) -> Dataset:
-    if strength is None:
+def _whitened(dataset: Dataset, setting: float | str | None) -> Dataset:
+    if setting is None:
         return dataset
-    whitening = zca.fitted(dataset.train.x, strength, dataset.fingerprint)
+    try:
+        regularisation = parse_whitening(setting)
+    except ValueError as error:
+        raise DataError(f"zca: {error}, but got {setting!r}") from None
+    deviations = dataset.preprocessing.std
+    whitening = zca.fitted(dataset.train.x, regularisation, deviations, dataset.fingerprint)
     train, val, test = (Split(whitening.apply(part.x), part.y) for part in (dataset.train, dataset.val, dataset.test))
     return replace(
         dataset, train=train, val=val, test=test, preprocessing=replace(dataset.preprocessing, zca=whitening)

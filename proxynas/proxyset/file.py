@@ -4,7 +4,7 @@ The file's metadata is JSON: the recipe the set was made for, the preprocessing 
 guess), the class names and the provenance. A checksum over tensors and metadata makes a changed file known.
 
 A set may also carry the steps it was distilled for (tensors ``order`` and ``rates``), the whitening of its images
-(``zca.mean`` and ``zca.matrix``; the metadata's preprocessing has its strength) and the generator that made it
+(``zca.mean`` and ``zca.matrix``; the metadata's preprocessing has its setting) and the generator that made it
 (tensors under ``generator.``; the metadata's ``generator`` has its kind, its size k and its batch). Files without them
 are read as they always were.
 """
@@ -28,6 +28,7 @@ from ..core.errors import ProxyFileError, SpecError
 from ..datasets import Dataset, Preprocessing, Split
 from ..datasets.zca import Whitening
 from ..nets.generator import Distilled
+from ..specs import Regularisation, parse_whitening
 from ..training.curriculum import Curriculum
 from . import merging
 
@@ -235,11 +236,15 @@ def _tensors(proxy: ProxySet) -> dict[str, Tensor]:
 
 def _described(preprocessing: Preprocessing) -> dict[str, Any]:
     told: dict[str, Any] = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
-    return told if preprocessing.zca is None else {**told, "zca": preprocessing.zca.strength}
+    return told if preprocessing.zca is None else {**told, "zca": preprocessing.zca.regularisation.setting}
 
 
 def _preprocessing(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
-    zca = Whitening(told["zca"], tensors["zca.mean"], tensors["zca.matrix"]) if "zca" in told else None
+    if "zca" in told:
+        regularisation = parse_whitening(told["zca"])
+        zca = Whitening(regularisation, tensors["zca.mean"], tensors["zca.matrix"])
+    else:
+        zca = None
     return Preprocessing(tuple(told["mean"]), tuple(told["std"]), zca)
 
 
@@ -276,16 +281,16 @@ def check(proxy: ProxySet, dataset: Dataset) -> None:
                 f"the proxy set was made for {key} {found[key]!r}, but {dataset.name} has {value!r}; "
                 "give the data that it was distilled from, or distil this data"
             )
-    made, here = (None if p.zca is None else p.zca.strength for p in (proxy.preprocessing, dataset.preprocessing))
+    made, here = (None if p.zca is None else p.zca.regularisation for p in (proxy.preprocessing, dataset.preprocessing))
     if made != here:
         raise ProxyFileError(
             f"the proxy set was made for images {_whitened(made)}, but the data are images {_whitened(here)}; "
-            + ("leave --zca out" if made is None else f"give --zca {made:g}")
+            + ("leave --zca out" if made is None else f"give --zca {made}")
         )
 
 
-def _whitened(strength: float | None) -> str:
-    return "that are not whitened" if strength is None else f"whitened by --zca {strength:g}"
+def _whitened(regularisation: Regularisation | None) -> str:
+    return "that are not whitened" if regularisation is None else f"whitened by --zca {regularisation}"
 
 
 def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

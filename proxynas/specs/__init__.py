@@ -13,7 +13,7 @@ from .constraint import Constraint, Cost
 from .data import DataSpec
 from .distill import Clock, DistillSpec
 from .option import NotNegative, Option, Positive, PositiveNumber
-from .recipe import OPERATIONS, Loss, Recipe, Strategy, check_operations, whole_data_recipe
+from .recipe import OPERATIONS, ZHAO2021, Loss, Recipe, Strategy, check_operations, whole_data_recipe
 from .search import (
     Baseline,
     CandidateSpec,
@@ -28,9 +28,11 @@ from .search import (
     TruthTableSpec,
 )
 from .truth import TruthSpec
+from .whitening import Regularisation, WhiteningSetting, parse_whitening
 
 __all__ = [
     "OPERATIONS",
+    "ZHAO2021",
     "Baseline",
     "CandidateSpec",
     "Clock",
@@ -52,6 +54,7 @@ __all__ = [
     "Protocol",
     "ProxySpec",
     "Recipe",
+    "Regularisation",
     "Row",
     "RunSpec",
     "SearchSpec",
@@ -60,6 +63,8 @@ __all__ = [
     "StrategyName",
     "TruthSpec",
     "TruthTableSpec",
+    "WhiteningSetting",
     "check_operations",
+    "parse_whitening",
     "whole_data_recipe",
 ]

@@ -55,7 +55,7 @@ class EvaluationSpec:
         Strategy | None,
         Option(
             "While training on the set, such as crop+scale+rotate: one of color, crop, cutout, flip, scale, rotate per "
-            "batch",
+            "batch; or zhao2021: each image shifted, scaled or turned by up to 45°, as that paper's code does on MNIST",
             PANEL,
         ),
     ] = None

@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic.dataclasses import dataclass as checked
 
 from ..core import settings
-from .option import Option, Positive, PositiveNumber
+from .option import Option, Positive
+from .whitening import WhiteningSetting
 
 PANEL = "Data"
 
@@ -26,7 +27,12 @@ class DataSpec:
     download: Annotated[bool, Option("Fetch the dataset if it is not there", PANEL)] = False
     image_size: Annotated[Positive | None, Option("Resize every image to N×N; not for tables", PANEL)] = None
     zca: Annotated[
-        PositiveNumber | None,
-        Option("Whiten images (ZCA) with this strength, such as 0.1; evaluate and search need it too", PANEL),
+        WhiteningSetting | None,
+        Option(
+            "Whiten images (ZCA): 0.1 adds a tenth of the mean eigenvalue to the covariance of normalised images "
+            "(FRePo, RCIG), kornia:0.1 adds 0.1 to that of pixels in 0 to 1 (APM); evaluate and search need it too",
+            PANEL,
+            metavar="STRENGTH",
+        ),
     ] = None
     device: Annotated[str, Option("cpu, cuda, cuda:N, or auto", "Run")] = "cpu"

@@ -12,6 +12,8 @@ Loss = Literal["cross-entropy", "l1", "mse"]
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 """Augmentations that :mod:`proxynas.datasets.augment` has."""
+ZHAO2021 = "zhao2021"
+"""The one that stands alone: an operation for every image, as the code of Zhao 2021 evaluates with on MNIST."""
 
 
 def check_operations(strategy: str) -> str:
@@ -20,15 +22,17 @@ def check_operations(strategy: str) -> str:
     Raises:
         ValueError: an operation is unknown.
     """
+    if strategy == ZHAO2021:
+        return strategy
     for name in strategy.split("+") if strategy else ():
         if name not in OPERATIONS:
-            known = ", ".join(OPERATIONS)
+            known = f"{', '.join(OPERATIONS)}, or {ZHAO2021} alone"
             raise ValueError(f"operations joined by '+' are expected, of {known}; there is no {name!r}")
     return strategy
 
 
 Strategy = Annotated[str, AfterValidator(check_operations)]
-"""A setting that names operations joined by ``+``; empty for none."""
+"""A setting that names operations joined by ``+``, or ``zhao2021``; empty for none."""
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -39,7 +43,7 @@ class Recipe:
     the first ``warmup`` updates it rises linearly, and the schedule is that of what is left.
     Labels may be hard (class indices) or soft (one row per class distribution, or logits for ``l1`` and ``mse``).
     ``augment`` names operations joined by ``+`` (:mod:`proxynas.datasets.augment`); each batch is treated by one of
-    them, with parameters of its own for every image.
+    them, with parameters of its own for every image. ``zhao2021`` draws an operation for every image, too.
     """
 
     updates: Positive = 100
