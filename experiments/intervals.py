@@ -1,14 +1,14 @@
 """ρ of one row of a search with truth, or minus another row's, with its 95 % bootstrap interval.
 
-    python experiments/intervals.py RUN gm-ipc1:sotl_late --minus random-ipc1:sotl_late
-    python experiments/intervals.py RUN "12 epochs, half the data:val_accuracy" --best 100
-    python experiments/intervals.py RUN zero-cost:vote --without OTHER-RUN --kinds
-    python experiments/intervals.py RUN zero-cost:vote --truth "12 epochs, all the data:test_accuracy"
+    python experiments/intervals.py RUN gm-ipc1:sotl_late --minus random-ipc1:sotl_late python
+    experiments/intervals.py RUN "12 epochs, half the data:val_accuracy" --best 100 python
+    experiments/intervals.py RUN zero-cost:vote --without OTHER-RUN --kinds python
+    experiments/intervals.py RUN zero-cost:vote --truth "12 epochs, all the data:test_accuracy"
 
-RUN is a run folder; a row is written as a column of its ``indicators.csv``. ``--best`` takes the truly best cells,
-``--without`` leaves out those of another run, with ``--kinds`` those isomorphic to one of them as well, and ``--truth``
-takes another column for the truth. Resamples draw kinds of isomorphic cells, as the report's do. For what the report
-itself does not compare.
+RUN is a run folder; a row is written as a column of its ``indicators.csv``. ``--best`` takes the
+truly best cells, ``--without`` leaves out those of another run, with ``--kinds`` those isomorphic
+to one of them as well, and ``--truth`` takes another column for the truth. Resamples draw kinds of
+isomorphic cells, as the report's do. For what the report itself does not compare.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,8 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def kind_of(folder: Path) -> Callable[[str], str]:
-    """What isomorphic architectures of a run's space have in common; where it does not know, their name."""
+    """What isomorphic architectures of a run's space have in common; where it does not know, their
+    name."""
     spec = settings.read_toml(folder / "spec.toml")
     return spaces.load(spec["space"], spec.get("space_options", {})).kind or str
 

@@ -47,7 +47,9 @@ def main(config: Path, data: str, out: Path) -> None:
     compare(pd.read_csv(out, index_col="arch"), space.kind or str)
 
 
-def measure(spec: SearchSpec, space: SearchSpace, archs: list[str], data: Dataset, out: Path) -> None:
+def measure(
+    spec: SearchSpec, space: SearchSpace, archs: list[str], data: Dataset, out: Path
+) -> None:
     """Append a row for each of ``archs``: values and core seconds."""
     generator = seeds.generator(spec.seed, "zero-cost", "batch")
     chosen = torch.randperm(len(data.train.x), generator=generator)[: max(BATCHES)]
@@ -66,7 +68,8 @@ def measure(spec: SearchSpec, space: SearchSpace, archs: list[str], data: Datase
 
 
 def differ(spec: SearchSpec, arch: str, x: Tensor) -> bool:
-    """Whether a cell has rectifiers that lead nowhere, by a network of four channels and three cells."""
+    """Whether a cell has rectifiers that lead nowhere, by a network of four channels and three
+    cells."""
     space = spaces.load(spec.space, {"channels": 4, "cells": 1})
     net = space.build(arch, tuple(x.shape[1:]), 10)
     reached, every = (zerocost.naswot(net, x[:8], units) for units in get_args(zerocost.Units))

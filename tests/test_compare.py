@@ -28,11 +28,20 @@ GM = {"student": ARCH, "real_batch": 10}
 
 
 def make(*rows: dict[str, Any], **values: Any) -> CompareSpec:
-    usual = {"archs": [ARCH], "distillations": 1, "students": 2, "updates": 5, "steps": 2, "settings": {"gm": GM}}
+    usual = {
+        "archs": [ARCH],
+        "distillations": 1,
+        "students": 2,
+        "updates": 5,
+        "steps": 2,
+        "settings": {"gm": GM},
+    }
     return settings.make(CompareSpec, {**usual, "rows": list(rows), **values})
 
 
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["proxynas", "compare", *arguments])
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as left:
@@ -76,7 +85,10 @@ def untimed(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_the_command_from_a_file_to_the_table_and_on_from_where_it_stopped(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, digits: Dataset
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    digits: Dataset,
 ) -> None:
     (tmp_path / "mine.toml").write_text(TOML)
     monkeypatch.chdir(tmp_path)
@@ -86,13 +98,23 @@ def test_the_command_from_a_file_to_the_table_and_on_from_where_it_stopped(
     folder = tmp_path / "runs" / "compare-mine"
     names = [f"{row}-{seed}" for row in ("gm-wild", "gm", "random-images") for seed in (4,)]
     assert {path.stem for path in (folder / "results").iterdir()} == set(names)
-    assert {path.name for path in (folder / "sets").iterdir()} == {f"{n}.safetensors" for n in names if "wild" not in n}
+    assert {path.name for path in (folder / "sets").iterdir()} == {
+        f"{n}.safetensors" for n in names if "wild" not in n
+    }
 
     # what the table says is what 'proxynas evaluate' says of the set
     row = json.loads((folder / "table.json").read_text())["rows"][0]
     path = folder / "sets" / "random-images-4.safetensors"
-    alone = evaluation.evaluate(str(path), digits, EvaluationSpec(archs=("mlp",), students=2, updates=5, seed=4))[0]
-    assert row["cells"]["mlp"] == {"mean": alone.mean, "sd": alone.sd, "sd_sets": None, "n": 2, "paper": "27.1 ± 0.4"}
+    alone = evaluation.evaluate(
+        str(path), digits, EvaluationSpec(archs=("mlp",), students=2, updates=5, seed=4)
+    )[0]
+    assert row["cells"]["mlp"] == {
+        "mean": alone.mean,
+        "sd": alone.sd,
+        "sd_sets": None,
+        "n": 2,
+        "paper": "27.1 ± 0.4",
+    }
 
     lines = (folder / "table.md").read_text().splitlines()
     assert lines[0] == f"| row | {ARCH} | mlp | paper | steps | seconds | memory MiB |"
@@ -154,7 +176,9 @@ def one(spec: CompareSpec, dataset: Dataset, folder: Path, place: int = 0) -> tu
     return worker.measure(dataset, all_jobs(spec, dataset, folder)[place])
 
 
-def test_accuracy_on_the_way_and_its_time(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracy_on_the_way_and_its_time(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job, found = one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)
     assert job.points == (0.25, 0.5, 1.0)
     assert [point["part"] for point in found.curve] == [0.25, 0.5, 1.0]
@@ -164,16 +188,24 @@ def test_accuracy_on_the_way_and_its_time(digits: Dataset, tmp_path: Path, monke
     assert steps == sorted(steps)
     assert (seconds[-1], steps[-1]) == (found.seconds, found.steps)
     assert {path.name for path in (tmp_path / "sets").iterdir()} == {
-        f"a-0{part}" for part in (".at-1-4.safetensors", ".at-1-2.safetensors", ".safetensors", ".checkpoint")
+        f"a-0{part}"
+        for part in (".at-1-4.safetensors", ".at-1-2.safetensors", ".safetensors", ".checkpoint")
     }
     monkeypatch.setattr(worker, "distill", None)  # again: nothing is distilled
-    assert one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)[1].curve == found.curve
+    assert (
+        one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)[1].curve
+        == found.curve
+    )
     job.clean()
     assert [path.name for path in (tmp_path / "sets").iterdir()] == ["a-0.safetensors"]
 
 
-def test_core_seconds_are_a_limit_too(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.time, "process_time", itertools.count().__next__)  # a step takes one core second
+def test_core_seconds_are_a_limit_too(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        loop.time, "process_time", itertools.count().__next__
+    )  # a step takes one core second
     spec = make({"name": "a"}, steps=None, seconds=8.0, clock="core", points=2)
     _, found = one(spec, digits, tmp_path)
     assert [point["seconds"] for point in found.curve] == pytest.approx([4.0, 8.0], abs=2)
@@ -181,7 +213,9 @@ def test_core_seconds_are_a_limit_too(digits: Dataset, tmp_path: Path, monkeypat
     assert found.seconds != found.core_seconds
 
 
-def test_points_before_the_experts_are_paid_for_are_left_out(digits: Dataset, tmp_path: Path) -> None:
+def test_points_before_the_experts_are_paid_for_are_left_out(
+    digits: Dataset, tmp_path: Path
+) -> None:
     apm = {"epochs": 5, "checkpoints": 1, "experts": 2, "expert_epochs": 6, "student": ARCH}
     spec = make({"name": "a", "method": "apm", "settings": apm}, steps=None, seconds=60.0)
     job = all_jobs(spec, digits, tmp_path)[0]
@@ -199,7 +233,10 @@ def test_hard_labels(digits: Dataset, tmp_path: Path) -> None:
     rcig = {"name": "soft", "method": "rcig", "settings": {"width": 8, "models": 1}, "steps": 1}
     rows = [{**rcig, "settings": {}}, {**rcig, "settings": {}, "name": "hard", "labels": "hard"}]
     jobs = all_jobs(make(*rows), digits, tmp_path)
-    made = replace(loop.distill(replace(jobs[0].spec, method="random", steps=0), digits), y=torch.eye(10) * 2 - 1)
+    made = replace(
+        loop.distill(replace(jobs[0].spec, method="random", steps=0), digits),
+        y=torch.eye(10) * 2 - 1,
+    )
     made = replace(made, recipe=training.Recipe(loss="mse", lr=0.02))
     used, how = evaluation.prepared(made, jobs[0].evaluation)
     assert (used.y.shape, how.loss, how.updates) == ((10, 10), "mse", 5)
@@ -215,16 +252,38 @@ def test_rows_override_what_they_have_in_common(digits: Dataset, tmp_path: Path)
     ]  # fmt: skip
     spec = make(*rows, seconds=9.0, distillations=2, seed=5, augment="scale")
     a, second, b, _ = all_jobs(spec, digits, tmp_path)
-    assert (a.spec.settings, a.spec.steps, a.spec.seconds, a.spec.seed) == ({**GM, "lr": 0.5}, 2, 9.0, 5)
-    assert (second.spec.seed, a.evaluation.augment, a.evaluation.protocol, len(a.points)) == (6, "scale", "zhao2021", 4)
-    assert (b.spec.method, b.spec.ipc, b.spec.steps, b.spec.seconds, b.points) == ("herding", 2, None, None, (1.0,))
+    assert (a.spec.settings, a.spec.steps, a.spec.seconds, a.spec.seed) == (
+        {**GM, "lr": 0.5},
+        2,
+        9.0,
+        5,
+    )
+    assert (second.spec.seed, a.evaluation.augment, a.evaluation.protocol, len(a.points)) == (
+        6,
+        "scale",
+        "zhao2021",
+        4,
+    )
+    assert (b.spec.method, b.spec.ipc, b.spec.steps, b.spec.seconds, b.points) == (
+        "herding",
+        2,
+        None,
+        None,
+        (1.0,),
+    )
     how = b.evaluation
     assert (b.archs[0], len(b.archs)) == ("convnet", 6)
     assert (how.protocol, how.updates, how.augment, how.batch_size) == ("loo2023", 7, "crop", 4)
     assert settings.make(CompareSpec, settings.to_dict(spec)) == spec
 
 
-UNROLL = {"students": ["mlp-grid:L1-relu"], "inner": 4, "ic": 2, "learn_rates": True, "student_momentum": 0.0}
+UNROLL = {
+    "students": ["mlp-grid:L1-relu"],
+    "inner": 4,
+    "ic": 2,
+    "learn_rates": True,
+    "student_momentum": 0.0,
+}
 
 
 def on_moons(*rows: dict[str, Any], **values: Any) -> CompareSpec:
@@ -259,9 +318,13 @@ def test_training_past_the_distilled_steps(tmp_path: Path, monkeypatch: pytest.M
     """Every row has its steps, from one distillation; a set without steps to go on from is a failed one."""
     seen: list[int] = []
     fit = training.fit
-    monkeypatch.setattr(training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw))
+    monkeypatch.setattr(
+        training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw)
+    )
     made: list[int] = []
-    monkeypatch.setattr(worker, "distill", lambda *a, **kw: made.append(1) or loop.distill(*a, **kw))
+    monkeypatch.setattr(
+        worker, "distill", lambda *a, **kw: made.append(1) or loop.distill(*a, **kw)
+    )
     rows = [
         {"name": "raw", "updates": 4},
         *({"name": str(n), "extend": {"strategy": n, "times": 3}} for n in (1, 2, 3)),
@@ -288,13 +351,30 @@ def test_tables_of_data_too(tmp_path: Path) -> None:
 
 
 def test_the_table_of_known_results(digits: Dataset, tmp_path: Path) -> None:
-    spec = make({"name": "a", "paper": {ARCH: "50.0"}}, {"name": "b", "archs": ["mlp"]}, distillations=3, points=1)
+    spec = make(
+        {"name": "a", "paper": {ARCH: "50.0"}},
+        {"name": "b", "archs": ["mlp"]},
+        distillations=3,
+        points=1,
+    )
     jobs = all_jobs(spec, digits, tmp_path)
     points = [{"part": 1.0, "seconds": s, "steps": 2, "accuracy": 0.5} for s in (1.0, 3.0)]
-    usual = Result("a", 0, "f", seconds=2.0, core_seconds=1.0, peak_mib=300.0, base_mib=250.0, steps=4, made_on="cpu")
+    usual = Result(
+        "a",
+        0,
+        "f",
+        seconds=2.0,
+        core_seconds=1.0,
+        peak_mib=300.0,
+        base_mib=250.0,
+        steps=4,
+        made_on="cpu",
+    )
     results = [
         replace(usual, accuracies={ARCH: [0.4, 0.6]}, curve=[points[0]]),
-        replace(usual, accuracies={ARCH: [0.7, 0.7]}, curve=[points[1]], peak_mib=320.0, seconds=4.0),
+        replace(
+            usual, accuracies={ARCH: [0.7, 0.7]}, curve=[points[1]], peak_mib=320.0, seconds=4.0
+        ),
         replace(usual, failed="diverged", reason="its loss is nan"),
         *([replace(usual, failed="failed", reason="too few seconds")] * 3),
     ]
@@ -321,7 +401,9 @@ def test_other_rows_take_another_folder(tmp_path: Path) -> None:
     open_folder(make({"name": "a"}), tmp_path)
     with pytest.raises(RunFolderError, match=r"its rows is \[.*'a'.*asks for \[.*'b'"):
         open_folder(make({"name": "b"}), tmp_path)
-    with pytest.raises(RunFolderError, match=r"its rows differs from what this one asks for \(see .*spec.toml\);"):
+    with pytest.raises(
+        RunFolderError, match=r"its rows differs from what this one asks for \(see .*spec.toml\);"
+    ):
         open_folder(make({"name": "b" * 100}, {"name": "a" * 100}), tmp_path)
 
 

@@ -20,9 +20,17 @@ from proxynas.specs import SearchSpec
 from proxynas.truth import COLUMNS, WHOLE, WINNER, TruthTable
 
 
-def table_of(accuracies: dict[str, float], seconds: float = 2.0, failed: str | None = None) -> TruthTable:
+def table_of(
+    accuracies: dict[str, float], seconds: float = 2.0, failed: str | None = None
+) -> TruthTable:
     rows = [
-        {"arch": arch, "seed": seed, "val_accuracy": value, "test_accuracy": value - 0.01, "seconds": seconds}
+        {
+            "arch": arch,
+            "seed": seed,
+            "val_accuracy": value,
+            "test_accuracy": value - 0.01,
+            "seconds": seconds,
+        }
         for arch, value in accuracies.items()
         for seed in (0, 1)
     ]
@@ -83,7 +91,9 @@ def test_the_same_store_gives_the_same_decision(store: Store) -> None:
 
 def test_labels_do_not_show_in_the_column_that_is_compared_with_truth(store: Store) -> None:
     values, accuracies = values_of(60)
-    decision = decide(SearchSpec(label=20), Charged(store, table_of(accuracies)), values, ("proxy", "sotl"))
+    decision = decide(
+        SearchSpec(label=20), Charged(store, table_of(accuracies)), values, ("proxy", "sotl")
+    )
     column, prediction = decision.columns()["proxy", "predicted"], decision.predictions["proxy"]
     labelled = decision.labels.index
     assert (column[labelled] == prediction.out_of_fold.reindex(labelled)).all()
@@ -97,7 +107,9 @@ def test_a_failed_label_is_marked_and_does_not_spoil_the_fit(store: Store) -> No
     whole = decide(spec, Charged(store, table_of(accuracies)), values, ("proxy", "sotl"))
     broken = whole.labels.index[0]
     other = Store(store.path.with_name("other.sqlite"))
-    decision = decide(spec, Charged(other, table_of(accuracies, failed=broken)), values, ("proxy", "sotl"))
+    decision = decide(
+        spec, Charged(other, table_of(accuracies, failed=broken)), values, ("proxy", "sotl")
+    )
     assert np.isnan(decision.labels[broken])
     assert decision.labels.notna().sum() == 19
     assert decision.trust is not None
@@ -107,7 +119,12 @@ def test_a_failed_label_is_marked_and_does_not_spoil_the_fit(store: Store) -> No
 
 def test_few_labels_leave_the_mean_rank(store: Store) -> None:
     values, accuracies = values_of(30)
-    decision = decide(SearchSpec(label=6, verify=2), Charged(store, table_of(accuracies)), values, ("proxy", "sotl"))
+    decision = decide(
+        SearchSpec(label=6, verify=2),
+        Charged(store, table_of(accuracies)),
+        values,
+        ("proxy", "sotl"),
+    )
     assert decision.columns() == {}
     left = values["proxy", "sotl"].drop(decision.labels.index)
     assert list(decision.verified.index) == list(left.sort_values(ascending=False).index[:2])
@@ -115,18 +132,29 @@ def test_few_labels_leave_the_mean_rank(store: Store) -> None:
 
 def test_nothing_asked_for_is_nothing_decided(store: Store) -> None:
     values, accuracies = values_of(20)
-    decision = decide(SearchSpec(label=0, verify=0), Charged(store, table_of(accuracies)), values, ("proxy", "sotl"))
+    decision = decide(
+        SearchSpec(label=0, verify=0),
+        Charged(store, table_of(accuracies)),
+        values,
+        ("proxy", "sotl"),
+    )
     assert (decision.winner, decision.trust, len(decision.trained)) == (None, None, 0)
 
 
 def test_features_are_those_of_one_source_beside_what_takes_no_training() -> None:
     values, _ = values_of(5)
     assert feature_sources(values) == ["proxy", "random", "zero-cost"]
-    assert list(features(values, "random")) == ["random:sotl", "zero-cost:synflow", "parameters:parameters"]
+    assert list(features(values, "random")) == [
+        "random:sotl",
+        "zero-cost:synflow",
+        "parameters:parameters",
+    ]
     assert list(features(values, "zero-cost")) == ["zero-cost:synflow", "parameters:parameters"]
 
 
-def test_a_search_without_truth_ends_with_a_winner_that_loads(small_spec: SearchSpec, tmp_path: Path) -> None:
+def test_a_search_without_truth_ends_with_a_winner_that_loads(
+    small_spec: SearchSpec, tmp_path: Path
+) -> None:
     spec = replace(small_spec, truth="none", label=2, verify=1, epochs=1)
     result = flow.search(spec, tmp_path / "run", workers=1)
     found = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -140,7 +168,9 @@ def test_a_search_without_truth_ends_with_a_winner_that_loads(small_spec: Search
     assert accuracy == pytest.approx(found["winner"]["accuracy"])
 
 
-def test_an_interrupted_decision_resumes_to_the_same_scores(small_spec: SearchSpec, tmp_path: Path) -> None:
+def test_an_interrupted_decision_resumes_to_the_same_scores(
+    small_spec: SearchSpec, tmp_path: Path
+) -> None:
     spec = replace(small_spec, truth="none", label=3, verify=1, epochs=1)
     flow.search(spec, tmp_path / "whole", workers=1)
 
@@ -157,7 +187,9 @@ def test_an_interrupted_decision_resumes_to_the_same_scores(small_spec: SearchSp
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
 
 
-def test_a_winner_whose_weights_are_gone_is_trained_again(small_spec: SearchSpec, tmp_path: Path) -> None:
+def test_a_winner_whose_weights_are_gone_is_trained_again(
+    small_spec: SearchSpec, tmp_path: Path
+) -> None:
     spec = replace(small_spec, truth="none", label=2, verify=1, epochs=1)
     flow.search(spec, tmp_path, workers=1)
     weights = (tmp_path / winner.WEIGHTS).read_bytes()

@@ -49,10 +49,16 @@ def test_all_stands_for_the_six_published_networks(a_set: str, digits: Dataset) 
 
 
 def test_going_on_past_the_distilled_steps(
-    a_table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    a_table: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The command trains for the strategy's steps; a set without any is refused."""
-    made = replace(proxyset.read(Path(a_table)), curriculum=Curriculum(torch.arange(10).view(2, 5), torch.ones(2)))
+    made = replace(
+        proxyset.read(Path(a_table)),
+        curriculum=Curriculum(torch.arange(10).view(2, 5), torch.ones(2)),
+    )
     longer, updates = evaluation.extended(made, Extension(2, times=3, decay=0.5), None)
     assert updates == 6
     assert longer.curriculum is not None
@@ -62,9 +68,24 @@ def test_going_on_past_the_distilled_steps(
     made.save(tmp_path / "steps.safetensors")
     seen: list[int] = []
     fit = training.fit
-    monkeypatch.setattr(training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw))
-    for path, said in ((tmp_path / "steps.safetensors", ""), (a_table, "extend is for sets that were distilled for")):
-        arguments = [str(path), "--data", "moons", "--runs", "1", "--extend", "strategy=3", "--extend", "times=4"]
+    monkeypatch.setattr(
+        training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw)
+    )
+    for path, said in (
+        (tmp_path / "steps.safetensors", ""),
+        (a_table, "extend is for sets that were distilled for"),
+    ):
+        arguments = [
+            str(path),
+            "--data",
+            "moons",
+            "--runs",
+            "1",
+            "--extend",
+            "strategy=3",
+            "--extend",
+            "times=4",
+        ]
         monkeypatch.setattr(sys, "argv", ["proxynas", "evaluate", *arguments])
         with pytest.raises(SystemExit) as left:
             cli.main()
@@ -76,16 +97,26 @@ def test_going_on_past_the_distilled_steps(
 def test_the_protocol_of_loo_2023(a_set: str, digits: Dataset) -> None:
     made = proxyset.read(Path(a_set))
     found = evaluation.recipe(made, EvaluationSpec(protocol="loo2023"))
-    assert (found.updates, found.warmup, found.optimizer, found.lr, found.loss) == (1000, 500, "adam", 1e-4, "mse")
+    assert (found.updates, found.warmup, found.optimizer, found.lr, found.loss) == (
+        1000,
+        500,
+        "adam",
+        1e-4,
+        "mse",
+    )
     twice = replace(made, x=made.x.repeat(2, 1, 1, 1), y=made.y.repeat(2))
     assert evaluation.recipe(twice, EvaluationSpec(protocol="loo2023")).updates == 2000
     assert evaluation.recipe(twice, EvaluationSpec(protocol="loo2023", updates=10)).warmup == 5
-    row = evaluation.evaluate(a_set, digits, EvaluationSpec(students=1, updates=2, protocol="loo2023"))[0]
+    row = evaluation.evaluate(
+        a_set, digits, EvaluationSpec(students=1, updates=2, protocol="loo2023")
+    )[0]
     assert row.arch == "D2-W32-none-relu"
 
 
 def test_mean_and_deviation_over_fresh_networks(a_set: str, digits: Dataset) -> None:
-    row = evaluation.evaluate(a_set, digits, EvaluationSpec(archs=["mlp"], students=3, updates=30, seed=4))[0]
+    row = evaluation.evaluate(
+        a_set, digits, EvaluationSpec(archs=["mlp"], students=3, updates=30, seed=4)
+    )[0]
     made = proxyset.read(Path(a_set))
     recipe = replace(made.recipe, updates=30, batch_size=256, schedule="step")
     accuracies = []
@@ -95,7 +126,9 @@ def test_mean_and_deviation_over_fresh_networks(a_set: str, digits: Dataset) -> 
         training.fit([net], made.x, made.y, recipe, seed=4, replicas=[r])
         net.eval()
         with torch.no_grad():
-            accuracies.append((net(digits.test.x).argmax(1) == digits.test.y).double().mean().item())
+            accuracies.append(
+                (net(digits.test.x).argmax(1) == digits.test.y).double().mean().item()
+            )
     assert (row.mean, row.sd) == pytest.approx((mean(accuracies), stdev(accuracies)))
     assert 0.2 < row.mean < 0.9
 
@@ -103,7 +136,9 @@ def test_mean_and_deviation_over_fresh_networks(a_set: str, digits: Dataset) -> 
 def test_networks_of_several_spaces_at_once(a_set: str, digits: Dataset) -> None:
     archs = ["lenet", "L2x5-relu", "convnet-grid:D1-W32-relu-none-none"]
     found = evaluation.evaluate(
-        a_set, digits, EvaluationSpec(archs=tuple(archs or ()), space="mlp-grid", students=1, updates=1)
+        a_set,
+        digits,
+        EvaluationSpec(archs=tuple(archs or ()), space="mlp-grid", students=1, updates=1),
     )
     assert [row.arch for row in found] == ["lenet", "L2x5-relu", "D1-W32-relu-none-none"]
     with pytest.raises(SpecError, match="only where archs are looked up"):
@@ -115,11 +150,15 @@ def test_networks_of_several_spaces_at_once(a_set: str, digits: Dataset) -> None
 def test_tables_have_the_mlp(a_table: str) -> None:
     dataset = datasets.load_for(DistillSpec(data="moons"))
     for archs in (None, ["all"], ["mlp"]):
-        found = evaluation.evaluate(a_table, dataset, EvaluationSpec(archs=tuple(archs or ()), students=2, updates=100))
+        found = evaluation.evaluate(
+            a_table, dataset, EvaluationSpec(archs=tuple(archs or ()), students=2, updates=100)
+        )
         assert [row.arch for row in found] == ["mlp"]
         assert found[0].mean > 0.7
     with pytest.raises(SpaceError, match="LeNet needs images"):
-        evaluation.evaluate(a_table, dataset, EvaluationSpec(archs=["mlp", "lenet"], students=1, updates=1))
+        evaluation.evaluate(
+            a_table, dataset, EvaluationSpec(archs=["mlp", "lenet"], students=1, updates=1)
+        )
 
 
 def test_nothing_is_trained_when_one_name_is_wrong(a_set: str, digits: Dataset) -> None:
@@ -134,9 +173,22 @@ def test_nothing_is_trained_when_one_name_is_wrong(a_set: str, digits: Dataset) 
     assert trained == []
 
 
-def test_from_the_command_line(a_set: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line(
+    a_set: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    flags = ["--runs", "2", "--updates", "2", "--arch", "lenet", "--arch", "mlp", "--arch", "D1-W32-relu-none-none"]
+    flags = [
+        "--runs",
+        "2",
+        "--updates",
+        "2",
+        "--arch",
+        "lenet",
+        "--arch",
+        "mlp",
+        "--arch",
+        "D1-W32-relu-none-none",
+    ]
     monkeypatch.setattr(sys, "argv", ["proxynas", "evaluate", a_set, *flags])
     with pytest.raises(SystemExit) as left:
         cli.main()

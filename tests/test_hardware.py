@@ -8,7 +8,9 @@ import torch
 from proxynas.core import hardware
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells and resets the peak")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="Linux tells and resets the peak"
+)
 def test_the_peak_is_that_of_what_came_last() -> None:
     big = torch.ones(50 * 2**18)  # 50 MiB
     del big

@@ -31,7 +31,11 @@ def scores(**seconds: float) -> pd.DataFrame:
 
 
 def truth(seconds: float | None, **made: object) -> TruthTable:
-    rows = [{"arch": arch, "seed": s, "test_accuracy": 0.5, "seconds": seconds} for arch in "abcd" for s in range(3)]
+    rows = [
+        {"arch": arch, "seed": s, "test_accuracy": 0.5, "seconds": seconds}
+        for arch in "abcd"
+        for s in range(3)
+    ]
     header = {"made_on": "a machine, 1 threads", "fingerprint": "data", **made}
     return TruthTable(pd.DataFrame(rows).reindex(columns=list(COLUMNS)), header)
 
@@ -43,8 +47,17 @@ def book(
     space_options: dict[str, object] | None = None,
     **distill: object,
 ) -> Ledger:
-    stages = {"search": {"seconds": 7.0, "peak_mib": 100.0}, "report": {"seconds": 1.0, "peak_mib": 50.0}}
-    settings = {"seconds": 20.0, "core_seconds": 36.0, "peak_mib": 300.0, "reused": False, **distill}
+    stages = {
+        "search": {"seconds": 7.0, "peak_mib": 100.0},
+        "report": {"seconds": 1.0, "peak_mib": 50.0},
+    }
+    settings = {
+        "seconds": 20.0,
+        "core_seconds": 36.0,
+        "peak_mib": 300.0,
+        "reused": False,
+        **distill,
+    }
     return ledger(
         rows,
         stages,
@@ -64,7 +77,9 @@ def test_sums_and_break_even_by_hand() -> None:
     proxy = found.sources["proxy"]
     assert (proxy.runs, proxy.candidates) == (8, 4)
     assert (proxy.core_s, proxy.core_s_per_candidate, proxy.core_s_per_run) == (8.0, 2.0, 1.0)
-    assert found.truth_core_s_per_candidate == 20.0  # two seeds, as on the proxy, though the table has three
+    assert (
+        found.truth_core_s_per_candidate == 20.0
+    )  # two seeds, as on the proxy, though the table has three
     assert found.break_even == pytest.approx(36 / (20 - 2))
     assert found.break_even_early_stopping == pytest.approx(36 / (3 - 2))
     assert found.peak_mib == 300.0
@@ -102,7 +117,9 @@ def test_what_is_not_known_stays_unknown(table: TruthTable | None) -> None:
         ({"command": {"space_options": {"channels": 8}}}, {}),
     ],
 )
-def test_break_even_compares_like_with_like_or_says_nothing(made: dict[str, object], here: dict[str, Any]) -> None:
+def test_break_even_compares_like_with_like_or_says_nothing(
+    made: dict[str, object], here: dict[str, Any]
+) -> None:
     found = book(scores(proxy=1.0, early_stopping=1.5), truth(10.0, **made), **here)
     assert found.truth_core_s_per_candidate is None
     assert found.break_even is None
@@ -125,7 +142,13 @@ def test_what_was_not_distilled_has_nothing_to_pay_back() -> None:
 
 @pytest.mark.parametrize(
     ("method", "learns"),
-    [("gm", True), ("random", False), ("herding", False), ("random+herding", False), ("gm+random", True)],
+    [
+        ("gm", True),
+        ("random", False),
+        ("herding", False),
+        ("random+herding", False),
+        ("gm+random", True),
+    ],
 )
 def test_coresets_are_not_distilled(method: str, learns: bool) -> None:
     assert distill.learns(method) is learns

@@ -41,7 +41,13 @@ def everything(path: Path) -> ReportInputs:
     for place, name in enumerate(("proxynas", "random search", "successive halving")):
         regret = 0.05 / costs ** (0.6 - 0.15 * place)
         curves.append(
-            RegretCurve(name, costs.tolist(), regret.tolist(), (0.5 * regret).tolist(), (2 * regret).tolist())
+            RegretCurve(
+                name,
+                costs.tolist(),
+                regret.tolist(),
+                (0.5 * regret).tolist(),
+                (2 * regret).tolist(),
+            )
         )
     x, y = np.arange(1, 13) * 1e5, np.linspace(50, 83, 12)
     return replace(
@@ -116,7 +122,10 @@ def test_the_forest_plot_has_every_row_and_the_noise_ceiling() -> None:
     assert forest is not None
     assert len(forest.rows) == len(report.ranking.rows)
     assert [row.strong for row in forest.rows].count(True) == 1
-    assert [panel.axis.label for panel in forest.panels] == ["ρ with truth", "ρ among the truly best 10 %"]
+    assert [panel.axis.label for panel in forest.panels] == [
+        "ρ with truth",
+        "ρ among the truly best 10 %",
+    ]
     assert report.ranking.ceiling is not None
     assert forest.panels[0].ceiling == report.ranking.ceiling.rho
     first = next(row for row in forest.rows if row.strong).estimates
@@ -176,7 +185,9 @@ def test_what_to_do_next_follows_from_the_verdict(tmp_path: Path) -> None:
     report = inputs(tmp_path / "run.sqlite", table())
     assert "Next time rank by “parameters”" in after(report)  # which is the truth itself here
     assert "Measure the truth" in after(inputs(tmp_path / "run.sqlite", None))
-    assert "weights are in winner.safetensors and winner.py" in after(everything(tmp_path / "run.sqlite"))
+    assert "weights are in winner.safetensors and winner.py" in after(
+        everything(tmp_path / "run.sqlite")
+    )
     coreset = many(120, seeds=3)
     assert "and the next few as well" in after(coreset)
     backwards = coreset.scores.assign(val_accuracy=1 - coreset.scores["val_accuracy"])
@@ -220,9 +231,12 @@ def test_the_terminal_shows_the_rows_that_a_decision_takes(tmp_path: Path) -> No
     ranking = inputs(tmp_path / "run.sqlite", table()).ranking
     shown = best_rows(ranking, HEADLINE)
     assert len(shown) <= ROWS
-    assert {HEADLINE, ("random", "val_loss"), ("early-stopping", "val_loss"), ("parameters", "parameters")} <= set(
-        shown
-    )
+    assert {
+        HEADLINE,
+        ("random", "val_loss"),
+        ("early-stopping", "val_loss"),
+        ("parameters", "parameters"),
+    } <= set(shown)
     keys = ranking.keys()
     assert shown == [key for key in keys if key in shown]
     for source in {key[0] for key in keys}:

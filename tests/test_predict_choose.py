@@ -11,7 +11,13 @@ from tests.test_predict_predictor import population, some
 
 @pytest.mark.parametrize(
     ("labels", "batch", "expected"),
-    [(9, None, [9]), (20, None, [10, 5, 5]), (41, None, [21, 10, 10]), (40, 8, [20, 8, 8, 4]), (1, None, [1])],
+    [
+        (9, None, [9]),
+        (20, None, [10, 5, 5]),
+        (41, None, [21, 10, 10]),
+        (40, 8, [20, 8, 8, 4]),
+        (1, None, [1]),
+    ],
 )
 def test_rounds(labels: int, batch: int | None, expected: list[int]) -> None:
     assert choose.rounds(labels, batch) == expected

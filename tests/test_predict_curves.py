@@ -18,7 +18,9 @@ def pool(n: int = 60, partial: bool = True) -> curves.Pool:
     seconds = pd.Series(100.0, index=features.index)
     axes = pd.DataFrame({"a": np.arange(n) % 5, "b": np.arange(n) // 5}, index=features.index)
     few = truth.rank(pct=True) if partial else None
-    return curves.Pool(runs, seconds, features, prior, 60.0, axes, few, seconds / 10 if partial else None)
+    return curves.Pool(
+        runs, seconds, features, prior, 60.0, axes, few, seconds / 10 if partial else None
+    )
 
 
 ALL = {
@@ -26,7 +28,9 @@ ALL = {
     "random": curves.random_search,
     "zero-cost": curves.zero_cost,
     "few epochs": curves.few_epochs,
-    "halving": curves.halving(lambda: optuna.pruners.SuccessiveHalvingPruner(12, reduction_factor=4), 12, 200),
+    "halving": curves.halving(
+        lambda: optuna.pruners.SuccessiveHalvingPruner(12, reduction_factor=4), 12, 200
+    ),
     "evolution": curves.evolution(8, 3),
 }
 
@@ -74,7 +78,9 @@ def test_halving_trains_about_a_quarter_of_what_it_looks_at() -> None:
 
 
 def test_this_search_labels_and_then_verifies() -> None:
-    costs, regrets = curves.simulate(pool(), curves.predicted(20, batch=5, most=10), math.inf, seed=0)
+    costs, regrets = curves.simulate(
+        pool(), curves.predicted(20, batch=5, most=10), math.inf, seed=0
+    )
     np.testing.assert_allclose(costs, 60 + 100 * np.arange(31))
     assert regrets[-1] < 0.01
 

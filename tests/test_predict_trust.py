@@ -66,7 +66,9 @@ def test_the_mean_rank_is_trusted_too() -> None:
     design = choose.spread(prior, 8, seed=0)
     found = predictor.fit(features, truth[design.index], prior=prior, seed=0)
     trusted = trust.trust(found, truth[design.index], choose.weights(design, len(features)), 192)
-    assert trusted.rho == pytest.approx(stats.spearmanr(prior[design.index], truth[design.index]).statistic, abs=0.02)
+    assert trusted.rho == pytest.approx(
+        stats.spearmanr(prior[design.index], truth[design.index]).statistic, abs=0.02
+    )
     assert trusted.low < trusted.rho < trusted.high
 
 

@@ -8,7 +8,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from proxynas.rank import Ledger, Ranking, Verdict, correlation, ledger, paired_difference, rank, verdict
+from proxynas.rank import (
+    Ledger,
+    Ranking,
+    Verdict,
+    correlation,
+    ledger,
+    paired_difference,
+    rank,
+    verdict,
+)
 from proxynas.search import zerocost
 from proxynas.truth import COLUMNS, TruthTable
 
@@ -16,7 +25,9 @@ Rows = list[dict[str, object]]
 Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
 
 
-def scores_of(sources: dict[str, dict[str, list[float | None]]], seconds: float = 1.0) -> pd.DataFrame:
+def scores_of(
+    sources: dict[str, dict[str, list[float | None]]], seconds: float = 1.0
+) -> pd.DataFrame:
     """Rows whose validation accuracy is given by source, architecture and seed; ``None`` is a failed run."""
     rows: Rows = [
         {
@@ -27,16 +38,23 @@ def scores_of(sources: dict[str, dict[str, list[float | None]]], seconds: float 
         }
         for source, archs in sources.items() for arch, values in archs.items() for seed, value in enumerate(values)
     ]  # fmt: skip
-    return pd.DataFrame(rows).astype(dict.fromkeys(["val_accuracy", "val_loss", "sotl", "seconds"], "float64"))
+    return pd.DataFrame(rows).astype(
+        dict.fromkeys(["val_accuracy", "val_loss", "sotl", "seconds"], "float64")
+    )
 
 
 def costs_of(archs: list[str]) -> pd.DataFrame:
     index = pd.Index(archs, name="arch")
-    return pd.DataFrame({"parameters": range(1, len(archs) + 1), "flops": range(len(archs), 0, -1)}, index=index)
+    return pd.DataFrame(
+        {"parameters": range(1, len(archs) + 1), "flops": range(len(archs), 0, -1)}, index=index
+    )
 
 
 def truth_of(accuracy: dict[str, float], **columns: float) -> TruthTable:
-    rows = [{"arch": arch, "seed": 0, "test_accuracy": value, **columns} for arch, value in accuracy.items()]
+    rows = [
+        {"arch": arch, "seed": 0, "test_accuracy": value, **columns}
+        for arch, value in accuracy.items()
+    ]
     return TruthTable(pd.DataFrame(rows).reindex(columns=list(COLUMNS)), {})
 
 
@@ -47,7 +65,9 @@ def gaussian(n: int, r: float, rng: np.random.Generator) -> tuple[np.ndarray, np
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("limit", [0, 1_500])
-def test_draws_are_what_scipy_says_of_each_resample(ties: bool, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_are_what_scipy_says_of_each_resample(
+    ties: bool, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(correlation, "PAIRS_LIMIT", limit)
     monkeypatch.setattr(correlation, "CELLS", 100)  # several parts
     rng = np.random.default_rng(0)
@@ -75,7 +95,9 @@ def test_a_resample_of_kinds_draws_all_candidates_of_a_kind_together() -> None:
     assert (draws[:, [0, 2, 4]] == draws[:, [0]]).all()
     assert (draws[:, [0, 1, 3]].sum(axis=1) == 3).all()  # three kinds are drawn
     assert draws[:, :4].mean(axis=0) == pytest.approx([1, 1, 1, 1], abs=0.06)  # sd 0.82 / √4000
-    every = correlation.resample(5, 20, np.random.default_rng(1), np.array(["a", "b", "c", "d", "e"]))
+    every = correlation.resample(
+        5, 20, np.random.default_rng(1), np.array(["a", "b", "c", "d", "e"])
+    )
     np.testing.assert_array_equal(every, correlation.resample(5, 20, np.random.default_rng(1)))
 
 
@@ -89,18 +111,24 @@ def test_constant_and_tiny_arrays_have_no_correlation() -> None:
     assert np.isnan(correlation.spearman_draws(x, x, draws)).all()
     assert np.isnan(correlation.kendall_draws(x, x, draws)).all()
     assert np.isnan(correlation.interval(correlation.spearman_draws(x, x, draws))).all()
-    assert np.isnan(correlation.spearman_draws(x, x, np.array([[1, 1, 0, 0, 0]]))).all()  # two candidates
+    assert np.isnan(
+        correlation.spearman_draws(x, x, np.array([[1, 1, 0, 0, 0]]))
+    ).all()  # two candidates
 
 
 def test_interval_drops_degenerate_resamples() -> None:
-    assert correlation.interval(np.array([math.nan, *np.linspace(0, 1, 101)])) == pytest.approx((0.025, 0.975))
+    assert correlation.interval(np.array([math.nan, *np.linspace(0, 1, 101)])) == pytest.approx(
+        (0.025, 0.975)
+    )
 
 
 def test_infinities_rank_last() -> None:
     x = np.array([-math.inf, 2.0, 3.0, -math.inf])
     assert correlation.spearman(x, np.array([0.0, 2.0, 3.0, 0.0])) == pytest.approx(1.0)
     assert correlation.kendall(x, np.array([0.0, 2.0, 3.0, 0.0])) == pytest.approx(1.0)
-    assert np.isfinite(correlation.kendall_draws(x, np.arange(4.0), np.ones((1, 4), dtype=np.int64))).all()
+    assert np.isfinite(
+        correlation.kendall_draws(x, np.arange(4.0), np.ones((1, 4), dtype=np.int64))
+    ).all()
 
 
 def test_interval_covers_the_known_rho_of_a_gaussian() -> None:
@@ -110,7 +138,9 @@ def test_interval_covers_the_known_rho_of_a_gaussian() -> None:
     covered = 0
     for _ in range(150):
         x, y = gaussian(80, r, rng)
-        low, high = correlation.interval(correlation.spearman_draws(x, y, correlation.resample(80, 300, rng)))
+        low, high = correlation.interval(
+            correlation.spearman_draws(x, y, correlation.resample(80, 300, rng))
+        )
         covered += low <= known <= high
     assert 0.88 <= covered / 150 <= 0.99  # nominally 0.95; three standard errors are 0.05
 
@@ -139,7 +169,9 @@ def test_interval_among_the_truly_best_covers_what_it_estimates(n: int, percent:
         part = np.argsort(-y)[: n * percent // 100]  # 20, 40 and 100 candidates
         return x[part], y[part], None
 
-    assert 0.88 <= coverage(draw, known, 200) <= 0.99  # nominally 0.95; three standard errors are 0.046
+    assert (
+        0.88 <= coverage(draw, known, 200) <= 0.99
+    )  # nominally 0.95; three standard errors are 0.046
 
 
 def test_interval_over_kinds_covers_where_one_over_candidates_is_too_narrow() -> None:
@@ -166,9 +198,14 @@ QUALITY = {arch: 0.5 + 0.02 * i for i, arch in enumerate(ARCHS)}
 
 def test_same_order_is_one_and_reversed_minus_one() -> None:
     scores = scores_of(
-        {"proxy": {a: [q] for a, q in QUALITY.items()}, "random": {a: [1 - q] for a, q in QUALITY.items()}}
+        {
+            "proxy": {a: [q] for a, q in QUALITY.items()},
+            "random": {a: [1 - q] for a, q in QUALITY.items()},
+        }
     )
-    rows = rank(scores, costs_of(ARCHS), truth_of(QUALITY), resamples=50).rows.set_index(["source", "indicator"])
+    rows = rank(scores, costs_of(ARCHS), truth_of(QUALITY), resamples=50).rows.set_index(
+        ["source", "indicator"]
+    )
     statistics = ["rho", "rho_low", "rho_high", "tau", "tau_low", "tau_high"]
     for name in ("val_accuracy", "val_loss", "sotl"):
         assert rows.loc[("proxy", name), statistics].tolist() == pytest.approx([1.0] * 6)
@@ -183,7 +220,9 @@ def test_same_order_is_one_and_reversed_minus_one() -> None:
 
 def test_same_seed_same_ranking() -> None:
     scores = scores_of({"proxy": {a: [round(q, 1)] for a, q in QUALITY.items()}})
-    one, two, other = (rank(scores, costs_of(ARCHS), truth_of(QUALITY), resamples=30, seed=s) for s in (0, 0, 1))
+    one, two, other = (
+        rank(scores, costs_of(ARCHS), truth_of(QUALITY), resamples=30, seed=s) for s in (0, 0, 1)
+    )
     pd.testing.assert_frame_equal(one.rows, two.rows)
     pd.testing.assert_frame_equal(one.draws, two.draws)
     assert not one.draws.equals(other.draws)
@@ -228,7 +267,12 @@ def test_without_a_tie_none_is_mentioned() -> None:
 
 def test_the_best_candidate_counts_where_another_indicator_lacks_it() -> None:
     """a19 is best and wins on the random set; on the proxy it was not run, and so a18 wins there."""
-    scores = scores_of({"proxy": {a: [QUALITY[a]] for a in ARCHS[:19]}, "random": {a: [q] for a, q in QUALITY.items()}})
+    scores = scores_of(
+        {
+            "proxy": {a: [QUALITY[a]] for a in ARCHS[:19]},
+            "random": {a: [q] for a, q in QUALITY.items()},
+        }
+    )
     truth = truth_of(QUALITY)
     ranking = rank(scores, costs_of(ARCHS), truth, resamples=5)
     row, other = ranking.row(("proxy", "sotl")), ranking.row(("random", "sotl"))
@@ -270,7 +314,9 @@ def test_cuts_of_the_best_have_ten_candidates_or_are_left_out() -> None:
     assert math.isnan(row["rho_best1"])
     best = sorted(archs, key=lambda a: -quality[a])[:25]
     values = ranking.values.loc[best, ("proxy", "sotl")]
-    assert row["rho_best10"] == pytest.approx(stats.spearmanr(values, [quality[a] for a in best]).statistic)
+    assert row["rho_best10"] == pytest.approx(
+        stats.spearmanr(values, [quality[a] for a in best]).statistic
+    )
     assert row["rho_best10_low"] < row["rho_best10"] < row["rho_best10_high"]
 
 
@@ -298,7 +344,9 @@ def test_ranks_that_are_not_recomputed_within_a_resample_hardly_change_an_interv
     """Mean rank and vote of three noisy indicators of 150 candidates: ends of intervals move by less than 0.02."""
     rng = np.random.default_rng(10)
     y = rng.normal(size=150)
-    wide = pd.DataFrame({name: y + d * rng.normal(size=150) for name, d in zip("abc", (0.7, 1, 1.5), strict=True)})
+    wide = pd.DataFrame(
+        {name: y + d * rng.normal(size=150) for name, d in zip("abc", (0.7, 1, 1.5), strict=True)}
+    )
     draws = correlation.resample(150, 400, rng)
     for combined in (zerocost.mean_rank, zerocost.vote):
         fixed = correlation.spearman_draws(combined(wide).to_numpy(), y, draws)
@@ -307,7 +355,9 @@ def test_ranks_that_are_not_recomputed_within_a_resample_hardly_change_an_interv
             row = np.repeat(np.arange(150), held)
             again = combined(wide.iloc[row].reset_index(drop=True))
             anew.append(stats.spearmanr(again, y[row]).statistic)
-        assert correlation.interval(fixed) == pytest.approx(correlation.interval(np.array(anew)), abs=0.02)
+        assert correlation.interval(fixed) == pytest.approx(
+            correlation.interval(np.array(anew)), abs=0.02
+        )
 
 
 def seeded(quality: dict[str, float], seeds: int, noise: float) -> TruthTable:
@@ -347,7 +397,9 @@ def test_noise_ceiling_takes_two_seeds_and_copes_with_a_missing_one() -> None:
 
 
 def test_a_failed_seed_is_left_out_and_a_failed_candidate_ranks_last() -> None:
-    scores = scores_of({"proxy": {"a": [None, None], "b": [0.4, None], "c": [0.1, 0.3], "d": [0.9, 0.7]}})
+    scores = scores_of(
+        {"proxy": {"a": [None, None], "b": [0.4, None], "c": [0.1, 0.3], "d": [0.9, 0.7]}}
+    )
     truth = truth_of({"a": 0.1, "b": 0.7, "c": 0.5, "d": 0.9})
     ranking = rank(scores, costs_of(list("abcd")), truth, resamples=20)
     column = ranking.values["proxy", "val_accuracy"]
@@ -360,7 +412,9 @@ def test_a_failed_seed_is_left_out_and_a_failed_candidate_ranks_last() -> None:
 
 
 def test_where_every_run_failed_nothing_wins() -> None:
-    scores = scores_of({"proxy": {a: [None] for a in ARCHS}, "random": {a: [q] for a, q in QUALITY.items()}})
+    scores = scores_of(
+        {"proxy": {a: [None] for a in ARCHS}, "random": {a: [q] for a, q in QUALITY.items()}}
+    )
     truth = truth_of(QUALITY)
     ranking = rank(scores, costs_of(ARCHS), truth, resamples=20)
     assert pd.isna(ranking.row(("proxy", "val_loss"))["winner"])
@@ -371,9 +425,14 @@ def test_where_every_run_failed_nothing_wins() -> None:
 
 
 def test_rows_share_the_candidates_that_have_everything() -> None:
-    scores = scores_of({"proxy": {a: [q] for a, q in QUALITY.items()}, "random": {a: [0.5] for a in ARCHS[:15]}})
+    scores = scores_of(
+        {"proxy": {a: [q] for a, q in QUALITY.items()}, "random": {a: [0.5] for a in ARCHS[:15]}}
+    )
     ranking = rank(
-        scores, costs_of(ARCHS), truth_of({a: QUALITY.get(a, 0.9) for a in [*ARCHS[5:], "stranger"]}), resamples=20
+        scores,
+        costs_of(ARCHS),
+        truth_of({a: QUALITY.get(a, 0.9) for a in [*ARCHS[5:], "stranger"]}),
+        resamples=20,
     )
     assert set(ranking.rows["n"]) == {10}
     assert ranking.truth is not None
@@ -411,7 +470,10 @@ def test_whole_data_comes_from_the_table_where_it_is_complete() -> None:
 
 def test_without_truth_there_are_winners_and_agreement() -> None:
     scores = scores_of(
-        {"random": {a: [q] for a, q in QUALITY.items()}, "proxy": {a: [1 - q] for a, q in QUALITY.items()}}
+        {
+            "random": {a: [q] for a, q in QUALITY.items()},
+            "proxy": {a: [1 - q] for a, q in QUALITY.items()},
+        }
     )
     ranking = rank(scores, costs_of(ARCHS), None)
     assert ranking.truth is None
@@ -428,7 +490,9 @@ def test_without_truth_there_are_winners_and_agreement() -> None:
 
 
 def test_unknown_rows_are_named() -> None:
-    ranking = rank(scores_of({"proxy": {a: [q] for a, q in QUALITY.items()}}), costs_of(ARCHS), None)
+    ranking = rank(
+        scores_of({"proxy": {a: [q] for a, q in QUALITY.items()}}), costs_of(ARCHS), None
+    )
     with pytest.raises(KeyError, match="no row"):
         ranking.row(("proxy", "nonsense"))
 
@@ -450,16 +514,22 @@ def test_paired_difference_uses_the_same_draws() -> None:
 def ledger_of(scores: pd.DataFrame, truth: TruthTable | None, distilled: bool = True) -> Ledger:
     stages = {"search": {"seconds": 5.0, "peak_mib": 9.0}}
     distill = {"seconds": 2.0, "core_seconds": 3.0, "distilled": distilled}
-    return ledger(scores, stages, truth, distill=distill, device="cpu", proxy_bytes=10, real_bytes=1000)
+    return ledger(
+        scores, stages, truth, distill=distill, device="cpu", proxy_bytes=10, real_bytes=1000
+    )
 
 
-def judged(proxy: float, random: float, early: float, parameters: str = "worse", distilled: bool = True) -> Verdict:
+def judged(
+    proxy: float, random: float, early: float, parameters: str = "worse", distilled: bool = True
+) -> Verdict:
     """The verdict where each source ranks with so much noise."""
     rng = np.random.default_rng(4)
     archs = [f"a{i:02d}" for i in range(60)]
     quality = dict(zip(archs, 0.3 + 0.01 * rng.permutation(60), strict=True))
     noise = {"proxy": proxy, "random": random, "early-stopping": early}
-    scores = scores_of({s: {a: [q + d * rng.normal()] for a, q in quality.items()} for s, d in noise.items()})
+    scores = scores_of(
+        {s: {a: [q + d * rng.normal()] for a, q in quality.items()} for s, d in noise.items()}
+    )
     costs = costs_of(archs)
     if parameters == "perfect":
         costs["parameters"] = [round(1000 * quality[a]) for a in archs]
@@ -485,7 +555,9 @@ def test_verdict_has_a_summary_of_two_sentences_and_details() -> None:
     assert len(found.summary) == 2
     assert all(sentence.count(". ") == 0 and sentence.endswith(".") for sentence in found.summary)
     assert found.sentences == (*found.summary, *found.details)
-    assert not [s for s in found.sentences if "told from" in s or "verified" in s or "distilling was" in s]
+    assert not [
+        s for s in found.sentences if "told from" in s or "verified" in s or "distilling was" in s
+    ]
 
 
 def test_verdict_praises_nothing_that_was_not_compared_with_a_random_coreset() -> None:
@@ -494,7 +566,12 @@ def test_verdict_praises_nothing_that_was_not_compared_with_a_random_coreset() -
         scores_of({"proxy": proxy, "early-stopping": {a: [1 - q] for a, q in QUALITY.items()}}),
         truth_of(QUALITY),
     )
-    found = verdict(rank(scores, costs_of(ARCHS[::-1]), truth), ledger_of(scores, truth), ("proxy", "val_loss"), "")
+    found = verdict(
+        rank(scores, costs_of(ARCHS[::-1]), truth),
+        ledger_of(scores, truth),
+        ("proxy", "val_loss"),
+        "",
+    )
     assert found.worth == "undecided"
     assert "whether this proxy set was worth distilling is not known." in found.summary[1]
     assert "Not compared with a random coreset of the same size." in found.details
@@ -512,18 +589,29 @@ def test_verdict_on_a_proxy_set_that_is_not_needed(noise: float, worth: str) -> 
     scores = scores_of({"proxy": {a: [q + noise * rng.normal()] for a, q in quality.items()}})
     truth = truth_of(quality)
     costs = costs_of(archs).assign(parameters=[q + 0.1 * rng.normal() for q in quality.values()])
-    found = verdict(rank(scores, costs, truth), ledger_of(scores, truth), ("parameters", "parameters"), "")
+    found = verdict(
+        rank(scores, costs, truth), ledger_of(scores, truth), ("parameters", "parameters"), ""
+    )
     assert found.worth == worth
-    assert "This ranking takes no proxy set; with hindsight the best that does is" in " ".join(found.details)
+    assert "This ranking takes no proxy set; with hindsight the best that does is" in " ".join(
+        found.details
+    )
 
 
 def test_verdict_says_what_training_adds_to_a_mean_rank() -> None:
     proxy = {a: [q] for a, q in QUALITY.items()}
-    scores, truth, costs = scores_of({"proxy": proxy, "random": proxy}), truth_of(QUALITY), costs_of(ARCHS)
+    scores, truth, costs = (
+        scores_of({"proxy": proxy, "random": proxy}),
+        truth_of(QUALITY),
+        costs_of(ARCHS),
+    )
     costs["flops"] = costs["parameters"]
     combine = ["sotl+parameters+flops", "parameters+flops"]
     found = verdict(
-        rank(scores, costs, truth, combine=combine), ledger_of(scores, truth), ("proxy", "sotl+parameters+flops"), ""
+        rank(scores, costs, truth, combine=combine),
+        ledger_of(scores, truth),
+        ("proxy", "sotl+parameters+flops"),
+        "",
     )
     assert "the mean rank of parameters and FLOPs, before any training (" in " ".join(found.details)
 
@@ -553,20 +641,28 @@ def test_verdict_condemns_nothing_whose_interval_includes_zero() -> None:
         "; this proxy set is not shown to be worth distilling, as it does not rank significantly better than a "
         "random coreset of the same size."
     )
-    assert "No significant difference from a random coreset of the same size (" in " ".join(found.details)
+    assert "No significant difference from a random coreset of the same size (" in " ".join(
+        found.details
+    )
 
 
 @pytest.mark.parametrize("noise", [(0.01, 1.0, 1.0), (2.0, 0.1, 2.0), (0.1, 0.1, 2.0)])
 def test_of_a_coreset_no_verdict_on_distilling_is_given(noise: tuple[float, float, float]) -> None:
     found = judged(*noise, distilled=False)
     assert found.worth == ""
-    assert not [sentence for sentence in found.sentences if "distil" in sentence or "pays" in sentence]
-    assert [sentence for sentence in found.details if "a random coreset of the same size (" in sentence]
+    assert not [
+        sentence for sentence in found.sentences if "distil" in sentence or "pays" in sentence
+    ]
+    assert [
+        sentence for sentence in found.details if "a random coreset of the same size (" in sentence
+    ]
     assert "2.00 s to select the proxy set" in " ".join(found.details)
 
 
 def test_without_a_truth_made_here_nothing_is_said_of_the_whole_datas_time() -> None:
     scores = scores_of({"proxy": {a: [q] for a, q in QUALITY.items()}})
     truth = truth_of(QUALITY, seconds=1000.0)  # GPU seconds of others, say
-    found = verdict(rank(scores, costs_of(ARCHS), truth), ledger_of(scores, truth), ("proxy", "sotl"), "")
+    found = verdict(
+        rank(scores, costs_of(ARCHS), truth), ledger_of(scores, truth), ("proxy", "sotl"), ""
+    )
     assert "pays" not in " ".join(found.sentences)

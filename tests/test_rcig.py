@@ -67,7 +67,9 @@ def problem(dynamics: type, reparameterise: bool) -> Inner:
 
 
 def like(u: Parameters, seed: int) -> Parameters:
-    return {name: some(*value.shape, seed=seed + place) for place, (name, value) in enumerate(u.items())}
+    return {
+        name: some(*value.shape, seed=seed + place) for place, (name, value) in enumerate(u.items())
+    }
 
 
 def plus(u: Parameters, v: Parameters, size: float = 1.0) -> Parameters:
@@ -94,16 +96,24 @@ def test_the_linearised_output_is_the_first_order_taylor_expansion() -> None:
     net, inner = network(), problem(Linearised, False)
     start = {name: p.detach() for name, p in net.named_parameters()}
     u = like(inner.initial(), 5)
-    change = {name: u[LAST if name == "classifier.weight" else name] for name in start if name != "classifier.bias"}
+    change = {
+        name: u[LAST if name == "classifier.weight" else name]
+        for name in start
+        if name != "classifier.bias"
+    }
     change["classifier.bias"] = torch.zeros(CLASSES)
     (x, y), (inputs, _) = data()
     found = inner.predict(u, inner.last_layer(u, x, y), inputs)
     errors = []
     for size in (1e-2, 1e-3):  # f(θ₀ + εu) = f(θ₀) + ε f_lin(u) + O(ε²)
-        moved, still = (functional_call(net, p, (inputs,)) for p in (plus(start, change, size), start))
+        moved, still = (
+            functional_call(net, p, (inputs,)) for p in (plus(start, change, size), start)
+        )
         errors.append((moved - still - size * found).norm().item())
     assert errors[1] == pytest.approx(errors[0] / 100, rel=0.05)
-    ahead, back = (functional_call(net, plus(start, change, size), (inputs,)) for size in (1e-5, -1e-5))
+    ahead, back = (
+        functional_call(net, plus(start, change, size), (inputs,)) for size in (1e-5, -1e-5)
+    )
     close(found, (ahead - back) / 2e-5, 1e-8)
 
 
@@ -113,7 +123,9 @@ def test_centred_training_is_the_change_of_the_output_and_linearised_its_first_o
     u, x = like(centred.initial(), 5), data()[0][0]
     moved = functional_call(net, {**start, **plus({name: start[name] for name in u}, u)}, (x,))
     features, offset = centred.dynamics.forward(u, x)
-    torch.testing.assert_close(offset, (moved - functional_call(net, start, (x,))).detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        offset, (moved - functional_call(net, start, (x,))).detach(), rtol=1e-10, atol=1e-12
+    )
     torch.testing.assert_close(features, first.dynamics.forward(u, x)[0])
     small = {name: 1e-6 * value for name, value in u.items()}
     close(centred.dynamics.forward(small, x)[1], first.dynamics.forward(small, x)[1], 1e-5)
@@ -127,7 +139,9 @@ def test_the_last_layer_against_least_squares() -> None:
     rows = np.vstack([features.numpy(), math.sqrt(L2 * N) * np.eye(features.shape[1])])
     wanted = np.vstack([(y - offset).numpy(), np.zeros((features.shape[1], CLASSES))])
     solution = np.linalg.lstsq(rows, wanted, rcond=None)[0]  # (H, K)
-    torch.testing.assert_close(inner.last_layer(u, x, y), torch.from_numpy(solution.T), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        inner.last_layer(u, x, y), torch.from_numpy(solution.T), rtol=1e-10, atol=0
+    )
 
 
 def test_float32_is_solved_in_float64() -> None:
@@ -139,7 +153,9 @@ def test_float32_is_solved_in_float64() -> None:
 
 
 @pytest.mark.parametrize(("dynamics", "reparameterise"), KINDS, ids=NAMES)
-def test_derivatives_of_the_inner_loss_against_finite_differences(dynamics: type, reparameterise: bool) -> None:
+def test_derivatives_of_the_inner_loss_against_finite_differences(
+    dynamics: type, reparameterise: bool
+) -> None:
     inner, (x, y), h = problem(dynamics, reparameterise), data()[0], 1e-5
     u, v = plus(inner.initial(), like(inner.initial(), 5), 0.3), like(inner.initial(), 9)
     ahead, back = plus(u, v, h), plus(u, v, -h)
@@ -148,7 +164,9 @@ def test_derivatives_of_the_inner_loss_against_finite_differences(dynamics: type
     assert loss.item() == pytest.approx(inner.loss(u, x, y).item())
     assert linearised.dot(g, v).item() == pytest.approx(slope, rel=1e-7)
     assert inner.slope(u, v, x, y).item() == pytest.approx(slope, rel=1e-7)
-    difference = (flat(inner.gradient(ahead, x, y)[1]) - flat(inner.gradient(back, x, y)[1])) / (2 * h)
+    difference = (flat(inner.gradient(ahead, x, y)[1]) - flat(inner.gradient(back, x, y)[1])) / (
+        2 * h
+    )
     close(flat(inner.hessian_product(u, v, x, y)), difference, 1e-7)
 
 
@@ -172,12 +190,16 @@ def test_with_the_jacobian_at_hand_all_is_the_same(reparameterise: bool) -> None
     close(flat(table.gradient(u, x, y)[1]), flat(inner.gradient(u, x, y)[1]), 1e-12)
     close(flat(table.hessian_product(u, u, x, y)), flat(inner.hessian_product(u, u, x, y)), 1e-12)
     usual, fast = (
-        implicit.hypergradient(inner, (x, y), tau, real, "platt", steps=(5, 5), rates=(1e-3, 1e-3), tabulate=tabulate)
+        implicit.hypergradient(
+            inner, (x, y), tau, real, "platt", steps=(5, 5), rates=(1e-3, 1e-3), tabulate=tabulate
+        )
         for tabulate in (False, True)
     )
     assert fast.loss == pytest.approx(usual.loss, rel=1e-10)
     assert fast.inner_losses == pytest.approx(usual.inner_losses, rel=1e-10)
-    for one, two in zip((*fast.direct, *fast.implicit), (*usual.direct, *usual.implicit), strict=True):
+    for one, two in zip(
+        (*fast.direct, *fast.implicit), (*usual.direct, *usual.implicit), strict=True
+    ):
         close(one, two, 1e-8)
 
 
@@ -186,7 +208,9 @@ def test_the_best_last_layer_is_what_plain_training_ends_at() -> None:
     best, plain, (x, y) = problem(Linearised, True), problem(Linearised, False), data()[0]
     u = like(best.initial(), 5)
     last = best.last_layer(u, x, y)
-    assert plain.loss({**u, LAST: last}, x, y).item() == pytest.approx(best.loss(u, x, y).item(), rel=1e-12)
+    assert plain.loss({**u, LAST: last}, x, y).item() == pytest.approx(
+        best.loss(u, x, y).item(), rel=1e-12
+    )
     assert plain.gradient({**u, LAST: last}, x, y)[1][LAST].abs().max() < 1e-12
 
 
@@ -224,7 +248,12 @@ def converged(inner: Inner, x: Tensor, y: Tensor, start: Parameters) -> Paramete
 def test_the_hypergradient_against_solving_the_inner_problem_again(
     dynamics: type, reparameterise: bool, kind: implicit.OuterLoss
 ) -> None:
-    inner, ((x, y), real), tau, h = problem(dynamics, reparameterise), data(), torch.tensor(0.3), 1e-5
+    inner, ((x, y), real), tau, h = (
+        problem(dynamics, reparameterise),
+        data(),
+        torch.tensor(0.3),
+        1e-5,
+    )
     best = converged(inner, x, y, inner.initial())
     _, g, direct = implicit.outer_gradients(inner, best, (x, y), tau, real, kind)
     v = shaped(torch.linalg.solve(hessian(inner, best, x, y), flat(g)), best)
@@ -242,7 +271,11 @@ def test_the_hypergradient_against_solving_the_inner_problem_again(
         (0 * x, 0 * y, 1.0),
     ):
         wanted = (outer(h, dx, dy, dtau) - outer(-h, dx, dy, dtau)) / (2 * h)
-        found = ((direct[0] + turned[0]) * dx).sum() + ((direct[1] + turned[1]) * dy).sum() + direct[2] * dtau
+        found = (
+            ((direct[0] + turned[0]) * dx).sum()
+            + ((direct[1] + turned[1]) * dy).sum()
+            + direct[2] * dtau
+        )
         assert found.item() == pytest.approx(wanted, rel=1e-5, abs=1e-9)
     if not reparameterise:
         assert not direct[0].any()  # the outer loss does not see the set
@@ -254,7 +287,8 @@ def test_real_images_in_chunks(dynamics: type, reparameterise: bool) -> None:
     inner, (synthetic, real), tau = problem(dynamics, reparameterise), data(), torch.tensor(0.3)
     u = plus(inner.initial(), like(inner.initial(), 5), 0.3)
     whole, parts = (
-        implicit.outer_gradients(inner, u, synthetic, tau, real, "platt", None, chunk) for chunk in (None, 4)
+        implicit.outer_gradients(inner, u, synthetic, tau, real, "platt", None, chunk)
+        for chunk in (None, 4)
     )
     assert parts[0] == pytest.approx(whole[0], rel=1e-12)
     close(flat(parts[1]), flat(whole[1]), 1e-12)
@@ -266,7 +300,10 @@ def test_real_images_in_chunks(dynamics: type, reparameterise: bool) -> None:
 def test_any_network_that_ends_in_a_linear_layer_can_be_cut(name: str) -> None:
     with seeds.seeded(0):
         net = published.make((3, 32, 32), CLASSES, net=name)
-    x, last = some(4, 3, 32, 32), [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    x, last = (
+        some(4, 3, 32, 32),
+        [module for module in net.modules() if isinstance(module, nn.Linear)][-1],
+    )
     wanted = net(x)
     student = linearised.cut(net, CLASSES)
     assert not student.mixes
@@ -283,7 +320,9 @@ def test_both_loops_end_at_the_exact_hypergradient() -> None:
     _, g, direct = implicit.outer_gradients(inner, best, (x, y), tau, real, "platt")
     v = shaped(torch.linalg.solve(hessian(inner, best, x, y), flat(g)), best)
     wanted = implicit.implicit_gradient(inner, best, v, (x, y))
-    found = implicit.hypergradient(inner, (x, y), tau, real, "platt", steps=(300, 300), rates=(0.01, 0.002))
+    found = implicit.hypergradient(
+        inner, (x, y), tau, real, "platt", steps=(300, 300), rates=(0.01, 0.002)
+    )
     assert len(found.inner_losses) == len(found.inverse_losses) == 300
     assert implicit.decreases(found.inverse_losses[:20])
     close(found.direct[0], direct[0], 1e-2)
@@ -335,7 +374,9 @@ def test_gradients_through_a_part_are_unbiased(dynamics: type, reparameterise: b
 def test_the_draws_of_a_part_are_uniform(digits: Dataset) -> None:
     task = planned(digits, ipc=1, subset=3)
     generator = seeds.generator(0, "test")
-    drawn = torch.stack([kept for _ in range(2000) if (kept := rcig._draw_subset(task, generator)) is not None])
+    drawn = torch.stack(
+        [kept for _ in range(2000) if (kept := rcig._draw_subset(task, generator)) is not None]
+    )
     assert drawn.shape == (2000, 3)
     share = torch.bincount(drawn.flatten(), minlength=10) / 2000
     assert ((share - 0.3).abs() < 5 * math.sqrt(0.3 * 0.7 / 2000)).all()
@@ -373,8 +414,12 @@ def test_adabelief_is_its_papers_formula() -> None:
     value = zero
     for t in range(1, 8):
         state = implicit.adabelief(state, gradients[t - 1], rate)
-        m = [sum(0.1 * 0.9 ** (j - i) * gradients[i] for i in range(j + 1)) for j in range(t)]  # m_j, unrolled
-        s = sum(0.999 ** (t - 1 - i) * (0.001 * (gradients[i] - m[i]) ** 2 + 1e-16) for i in range(t))
+        m = [
+            sum(0.1 * 0.9 ** (j - i) * gradients[i] for i in range(j + 1)) for j in range(t)
+        ]  # m_j, unrolled
+        s = sum(
+            0.999 ** (t - 1 - i) * (0.001 * (gradients[i] - m[i]) ** 2 + 1e-16) for i in range(t)
+        )
         value = value - rate * (m[-1] / (1 - 0.9**t)) / (torch.sqrt(s / (1 - 0.999**t)) + 1e-16)
         torch.testing.assert_close(state["value"], value, rtol=1e-12, atol=0)
 
@@ -409,7 +454,9 @@ def test_a_rate_grows_while_the_loss_falls() -> None:
     assert len(tried) < 40
     from_above = implicit.find_rate(run, 10.0)
     assert 0.7 * 0.1 / 1.2 < from_above < 0.7 * 0.1
-    assert 0 < implicit.find_rate(lambda rate: [1.0, math.nan], 1e-3) < 1e-7  # nowhere: as low as it goes
+    assert (
+        0 < implicit.find_rate(lambda rate: [1.0, math.nan], 1e-3) < 1e-7
+    )  # nowhere: as low as it goes
 
 
 def test_what_falls() -> None:
@@ -429,7 +476,9 @@ def test_rates_are_found_where_both_losses_fall(digits: Dataset) -> None:
     student = studentpool.member(task, STUDENT, state, 0).student
     inner, synthetic = rcig.inner_problem(task, student), rcig._training_set(task, state)
     assert implicit.decreases(implicit.solve_inner(inner, synthetic, 6, rates[0])[1])
-    assert not implicit.decreases(implicit.solve_inner(inner, synthetic, 6, rates[0] / 0.7 * 1.2)[1])
+    assert not implicit.decreases(
+        implicit.solve_inner(inner, synthetic, 6, rates[0] / 0.7 * 1.2)[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -447,16 +496,25 @@ def test_rates_are_found_where_both_losses_fall(digits: Dataset) -> None:
     ],
 )
 def test_the_watch(
-    inner: list[float], inverse: list[float], k: int, fell: int, factors: tuple[float, float], digits: Dataset
+    inner: list[float],
+    inverse: list[float],
+    k: int,
+    fell: int,
+    factors: tuple[float, float],
+    digits: Dataset,
 ) -> None:
     task = planned(digits, inner_lr=None, hinv_lr=None)
     nothing = torch.zeros(1)
-    found = implicit.Hypergradient(1.0, (nothing, nothing, nothing), (nothing, nothing), inner, inverse)
+    found = implicit.Hypergradient(
+        1.0, (nothing, nothing, nothing), (nothing, nothing), inner, inverse
+    )
     state = {"rates": torch.tensor([1e-3, 1e-2]), "fell": torch.tensor(fell)}
     after = rcig._adjust_rates(task, state, found, k)
     assert after["rates"].tolist() == pytest.approx([1e-3 * factors[0], 1e-2 * factors[1]])
     assert after["fell"] == (0 if k == 49 else fell + (len(inner) == 2 and inner[1] < inner[0]))
-    assert torch.equal(rcig._adjust_rates(planned(digits), state, found, k)["rates"], state["rates"])  # given ones stay
+    assert torch.equal(
+        rcig._adjust_rates(planned(digits), state, found, k)["rates"], state["rates"]
+    )  # given ones stay
 
 
 GOLDEN = {
@@ -548,12 +606,18 @@ def test_the_implicit_gradient_is_clipped_to_the_direct_one(digits: Dataset) -> 
     for settings, limits in (({}, both), ({"reparameterise": False}, [torch.tensor(1.0)] * 2)):
         task = planned(double_of(digits), **settings)
         large = (100 * turned[0], 100 * turned[1])
-        moved = rcig._update_set(task, rcig.init(task), implicit.Hypergradient(1.0, direct, large, [], []))
+        moved = rcig._update_set(
+            task, rcig.init(task), implicit.Hypergradient(1.0, direct, large, [], [])
+        )
         for place, name in enumerate("xy"):
-            torch.testing.assert_close(moved[f"{name}.m"], 0.1 * (direct[place] + limits[place] * large[place]))
+            torch.testing.assert_close(
+                moved[f"{name}.m"], 0.1 * (direct[place] + limits[place] * large[place])
+            )
     small = (0.01 * turned[0], 0.01 * turned[1])
     task = planned(double_of(digits))
-    moved = rcig._update_set(task, rcig.init(task), implicit.Hypergradient(1.0, direct, small, [], []))
+    moved = rcig._update_set(
+        task, rcig.init(task), implicit.Hypergradient(1.0, direct, small, [], [])
+    )
     torch.testing.assert_close(moved["x.m"], 0.1 * (direct[0] + small[0]))
 
 
@@ -579,7 +643,9 @@ def test_the_gradient_of_mirrored_images(digits: Dataset) -> None:
     change = some(*state["x.value"].shape, seed=3), some(*state["y.value"].shape, seed=4)
     moved = rcig._training_set(task, {**state, "x.value": change[0], "y.value": change[1]})
     for place in range(2):
-        assert (back[place] * change[place]).sum().item() == pytest.approx((weights[place] * moved[place]).sum().item())
+        assert (back[place] * change[place]).sum().item() == pytest.approx(
+            (weights[place] * moved[place]).sum().item()
+        )
 
 
 def test_labels_and_temperature_are_learned(digits: Dataset) -> None:
@@ -622,7 +688,9 @@ def test_the_published_regularisation(side: int, l2: float) -> None:
 
 def test_the_network() -> None:
     """Widths double, parameters fit whatever the activation, and softplus is nearly ReLU."""
-    nets = [doubling.make((3, 32, 32), 10, width=8, activation=kind) for kind in ("softplus", "relu")]
+    nets = [
+        doubling.make((3, 32, 32), 10, width=8, activation=kind) for kind in ("softplus", "relu")
+    ]
     nets[1].load_state_dict(nets[0].state_dict())
     shapes = [tuple(p.shape) for p in nets[0].parameters() if p.ndim > 1]
     assert shapes == [(8, 3, 3, 3), (16, 8, 3, 3), (32, 16, 3, 3), (10, 32 * 4 * 4)]
@@ -635,7 +703,9 @@ def test_the_network() -> None:
 def test_rows_of_a_table() -> None:
     moons = datasets.load("moons")
     torch.set_default_dtype(torch.float32)
-    made = distill(DistillSpec(method="rcig", ipc=2, steps=2, settings={**SMALL, "student": None}), moons)
+    made = distill(
+        DistillSpec(method="rcig", ipc=2, steps=2, settings={**SMALL, "student": None}), moons
+    )
     assert made.x.shape == (4, 2)
     with pytest.raises(SpecError, match="flip = true mirrors images"):
         planned(moons, student=None, flip=True)
@@ -654,18 +724,25 @@ def test_a_set_on_disk_has_soft_labels_and_their_loss(digits: Dataset, tmp_path:
 @pytest.mark.parametrize(
     ("own", "said"),
     [
-        ({"student": "doubling-convnet:D1-W4-batchnorm-relu", "subset": 3}, "batch norm mixes .* subset = 10 or more"),
+        (
+            {"student": "doubling-convnet:D1-W4-batchnorm-relu", "subset": 3},
+            "batch norm mixes .* subset = 10 or more",
+        ),
         ({"student": "nasbench"}, "is not in the space"),
         ({"linearise": False, "tabulate": True}, "tabulate = true is for linearised students"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_runs(own: dict[str, Any], said: str, digits: Dataset) -> None:
+def test_what_cannot_work_is_said_before_anything_runs(
+    own: dict[str, Any], said: str, digits: Dataset
+) -> None:
     with pytest.raises(Exception, match=said):
         planned(digits, **own)
 
 
 def test_a_network_without_a_linear_end_is_refused() -> None:
-    with pytest.raises(SpecError, match="must end in a linear layer with 3 outputs, but Sequential does not"):
+    with pytest.raises(
+        SpecError, match="must end in a linear layer with 3 outputs, but Sequential does not"
+    ):
         linearised.cut(nn.Sequential(nn.Flatten(), nn.Linear(4, 5)), 3)
 
 
@@ -680,7 +757,9 @@ def test_batch_norm_uses_the_batch_and_keeps_its_averages(digits: Dataset) -> No
 def test_a_gradient_that_is_not_finite_is_said(digits: Dataset) -> None:
     task = planned(double_of(digits))
     bad = (torch.full((10, 1, 8, 8), math.nan), torch.zeros(10, 10), torch.tensor(0.0))
-    found = implicit.Hypergradient(1.0, bad, (torch.zeros(10, 1, 8, 8), torch.zeros(10, 10)), [], [])
+    found = implicit.Hypergradient(
+        1.0, bad, (torch.zeros(10, 1, 8, 8), torch.zeros(10, 10)), [], []
+    )
     with pytest.raises(DivergedError, match=r"lower lr \(now 0\.003\) or raise l2"):
         rcig._update_set(task, rcig.init(task), found)
 

@@ -29,9 +29,17 @@ def fill(path: Path, order: int = 1) -> Store:
     store.add_candidates({arch: (100 + 7 * i, 5000 - i) for i, arch in enumerate(ARCHS)})
     for source in ("proxy", "random", "early-stopping")[::order]:
         for i, arch in enumerate(ARCHS):
-            failed = "the training loss stopped being finite at update 3" if (source, i) == ("proxy", 2) else None
+            failed = (
+                "the training loss stopped being finite at update 3"
+                if (source, i) == ("proxy", 2)
+                else None
+            )
             value = None if failed else 0.4 + 0.04 * ((i * (5 if source == "random" else 1)) % 12)
-            row = {"val_accuracy": value, "val_loss": value and 1 - value, "sotl": value and 9 - value}
+            row = {
+                "val_accuracy": value,
+                "val_loss": value and 1 - value,
+                "sotl": value and 9 - value,
+            }
             losses = np.linspace(2, 1, 4, dtype="f4")
             store.add(
                 Score(source, arch, seed, **row, val_auc=None, test_accuracy=None, test_loss=None, losses=losses,
@@ -42,11 +50,19 @@ def fill(path: Path, order: int = 1) -> Store:
 
 def table() -> TruthTable:
     rows = [
-        {"arch": a, "seed": s, "test_accuracy": 0.5 + 0.03 * i, "val_accuracy": 0.5 + 0.03 * i, "seconds": 4.0}
+        {
+            "arch": a,
+            "seed": s,
+            "test_accuracy": 0.5 + 0.03 * i,
+            "val_accuracy": 0.5 + 0.03 * i,
+            "seconds": 4.0,
+        }
         for i, a in enumerate(ARCHS)
         for s in (0, 1)
     ]
-    return TruthTable(pd.DataFrame(rows).reindex(columns=list(COLUMNS)), {"made_on": "another <machine>"})
+    return TruthTable(
+        pd.DataFrame(rows).reindex(columns=list(COLUMNS)), {"made_on": "another <machine>"}
+    )
 
 
 def inputs(path: Path, truth: TruthTable | None, **changes: object) -> ReportInputs:
@@ -62,7 +78,9 @@ def inputs(path: Path, truth: TruthTable | None, **changes: object) -> ReportInp
         "labels": torch.tensor([0, 1, 0, 1, 0, 1]),
         "class_names": ["zero", "one"],
         "ranking": rank(scores, costs, truth, resamples=50),
-        "ledger": ledger(scores, stages, truth, distill=distill, device="cpu", proxy_bytes=64, real_bytes=640000),
+        "ledger": ledger(
+            scores, stages, truth, distill=distill, device="cpu", proxy_bytes=64, real_bytes=640000
+        ),
         "scores": scores,
         "costs": costs,
         "headline": ("proxy", "val_loss"),
@@ -123,10 +141,20 @@ def test_a_proxy_on_which_everything_fails_still_gives_a_report(tmp_path: Path) 
     rows.loc[own, ["val_accuracy", "val_loss", "sotl"]] = float("nan")
     rows.loc[own, "failed"] = "diverged"
     for truth in (table(), None):
-        report = inputs(tmp_path / "run.sqlite", truth, scores=rows, ranking=rank(rows, costs, truth, resamples=20))
+        report = inputs(
+            tmp_path / "run.sqlite",
+            truth,
+            scores=rows,
+            ranking=rank(rows, costs, truth, resamples=20),
+        )
         text = Page(write(tmp_path / "out", report).read_text(encoding="utf-8")).text
         assert "No candidate could be ranked" in text
-        assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["best"]["arch"] is None
+        assert (
+            json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["best"][
+                "arch"
+            ]
+            is None
+        )
         Console(width=100, file=io.StringIO()).print(ranking_table(report.ranking, report.headline))
 
 
@@ -144,7 +172,9 @@ def test_json_is_valid_and_has_what_it_promises(tmp_path: Path, has_truth: bool)
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    report = json.loads(
+        (tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse
+    )
     assert {"rank", "ledger", "best", "verdict", "provenance", "spec"} <= report.keys()
     row = next(r for r in report["rank"] if (r["source"], r["indicator"]) == ("proxy", "val_loss"))
     assert (row["rho"] is not None) is has_truth
@@ -176,7 +206,9 @@ def test_published_values_are_those_of_the_ranking_and_small(tmp_path: Path) -> 
     read = pd.read_csv(tmp_path / "a" / "values.csv.gz", index_col="arch")
     whole = pd.read_csv(tmp_path / "a" / "indicators.csv", index_col="arch")
     pd.testing.assert_frame_equal(read, whole, rtol=1e-5, check_dtype=False)
-    assert read["truth"].tolist() == pytest.approx(0.5 + 0.03 * np.arange(12)[whole["truth"].rank().astype(int) - 1])
+    assert read["truth"].tolist() == pytest.approx(
+        0.5 + 0.03 * np.arange(12)[whole["truth"].rank().astype(int) - 1]
+    )
     costs = report.costs.assign(flops=123_456_789 + np.arange(12))
     counted = values_csv_gz(rank(report.scores, costs, table(), resamples=5))
     assert pd.read_csv(io.BytesIO(gzip.decompress(counted)))["flops:flops"].nunique() == 12
@@ -250,7 +282,9 @@ def test_without_seeds_there_is_no_noise_ceiling(tmp_path: Path) -> None:
     text = Page(write(tmp_path, many(30, seeds=1)).read_text(encoding="utf-8")).text
     assert "seed against seed" not in text
     assert "best 20 %" not in text
-    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["noise_ceiling"] is None
+    assert (
+        json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["noise_ceiling"] is None
+    )
 
 
 def test_what_was_not_distilled_has_no_break_even(tmp_path: Path) -> None:
@@ -283,7 +317,10 @@ def test_the_same_rows_give_the_same_scores_csv(tmp_path: Path) -> None:
 
 def test_data_that_are_no_images_have_no_images(tmp_path: Path) -> None:
     rows = inputs(tmp_path / "run.sqlite", table(), images=None, labels=None)
-    assert "by class, enlarged" not in Page(write(tmp_path / "out", rows).read_text(encoding="utf-8")).text
+    assert (
+        "by class, enlarged"
+        not in Page(write(tmp_path / "out", rows).read_text(encoding="utf-8")).text
+    )
     assert not (tmp_path / "out" / "figures" / "proxy-images.png").exists()
 
 
@@ -295,7 +332,9 @@ def test_strips_keep_every_pixel(tmp_path: Path) -> None:
     assert (found[1].width, found[1].height) == (3 * 48 + 2 * images.GAP, 48)
     pixels = np.asarray(Image.open(io.BytesIO(images.grid(x, soft, ["cat", "dog"]))))
     enlarged = pixels[:48:3, :48:3, :3]  # the first image, every third pixel
-    np.testing.assert_array_equal(enlarged, np.rint(255 * x[0].permute(1, 2, 0).numpy()).astype(np.uint8))
+    np.testing.assert_array_equal(
+        enlarged, np.rint(255 * x[0].permute(1, 2, 0).numpy()).astype(np.uint8)
+    )
 
 
 @pytest.mark.parametrize("has_truth", [True, False])
@@ -334,4 +373,8 @@ def test_numbers_have_true_minus_signs() -> None:
     assert words.number(-0.001) == "0.00"
     assert words.number(float("nan")) == "–"
     assert (words.size(512), words.size(3 * 2**20)) == ("512 B", "3.0 MiB")
-    assert (words.candidates(None), words.candidates(6.2), words.candidates(0.0)) == ("never", "7", "1")
+    assert (words.candidates(None), words.candidates(6.2), words.candidates(0.0)) == (
+        "never",
+        "7",
+        "1",
+    )

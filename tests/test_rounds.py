@@ -30,7 +30,9 @@ STRATEGIES = strategies.ADAPTIVE
 @pytest.fixture
 def chain_spec(small_spec: SearchSpec) -> SearchSpec:
     """Few updates of few networks out of 10^12."""
-    spec = replace(small_spec, space="chain", method="random", steps=None, settings={}, baselines=("random",))
+    spec = replace(
+        small_spec, space="chain", method="random", steps=None, settings={}, baselines=("random",)
+    )
     spec = replace(spec, candidates=8, round_size=3, seeds=1, updates=2, val_size=50)
     return replace(spec, indicator="sotl", constraints=("parameters<2e4",))
 
@@ -50,7 +52,9 @@ def test_any_number_of_workers_and_of_starts_gives_the_same(
     assert set(scores["source"]) == {"proxy", "random"}
     assert (scores["parameters"] < 2e4).all()
     store = Store(tmp_path / "1" / "run.sqlite")
-    store._db.execute("DELETE FROM scores WHERE source = 'random' OR arch > (SELECT min(arch) FROM scores)")
+    store._db.execute(
+        "DELETE FROM scores WHERE source = 'random' OR arch > (SELECT min(arch) FROM scores)"
+    )
     store._db.execute("DELETE FROM candidates")
     store._db.commit()
     store.close()
@@ -62,7 +66,13 @@ def test_any_number_of_workers_and_of_starts_gives_the_same(
 
 @pytest.mark.slow
 def test_two_workers_give_the_scores_of_one(chain_spec: SearchSpec, tmp_path: Path) -> None:
-    spec = replace(chain_spec, strategy="tpe", round_size=4, indicator="sotl+vote", baselines=("random", "zero-cost"))
+    spec = replace(
+        chain_spec,
+        strategy="tpe",
+        round_size=4,
+        indicator="sotl+vote",
+        baselines=("random", "zero-cost"),
+    )
     for workers in (1, 2):
         flow.search(spec, tmp_path / str(workers), workers=workers)
     assert scores_of(tmp_path / "1") == scores_of(tmp_path / "2")
@@ -71,14 +81,29 @@ def test_two_workers_give_the_scores_of_one(chain_spec: SearchSpec, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
 def test_killed_between_rounds_and_resumed(chain_spec: SearchSpec, tmp_path: Path) -> None:
-    spec = replace(chain_spec, strategy="evolution", candidates=24, updates=40, indicator="sotl+vote")
+    spec = replace(
+        chain_spec, strategy="evolution", candidates=24, updates=40, indicator="sotl+vote"
+    )
     spec = replace(spec, baselines=("random", "zero-cost"))
     flow.search(spec, tmp_path / "whole", workers=1)
     config, folder, moments = tmp_path / "spec.toml", tmp_path / "killed", random.Random(1)
     config.write_text(settings.to_toml(spec))
-    command = [sys.executable, "-m", "proxynas", "search", "-c", str(config), "--out", str(folder), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "proxynas",
+        "search",
+        "-c",
+        str(config),
+        "--out",
+        str(folder),
+        "--workers",
+        "1",
+    ]
     for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
         deadline = time.monotonic() + 60
         while not (folder / "run.sqlite").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -108,7 +133,13 @@ def flow_seed(spec: SearchSpec) -> int:
 
 def test_all_of_a_space_within_its_limits(small_spec: SearchSpec, tmp_path: Path) -> None:
     spec = replace(
-        small_spec, strategy="all", candidates=60, constraints=("parameters<800",), seeds=1, updates=1, baselines=()
+        small_spec,
+        strategy="all",
+        candidates=60,
+        constraints=("parameters<800",),
+        seeds=1,
+        updates=1,
+        baselines=(),
     )
     flow.search(spec, tmp_path / "run", workers=1)
     space = spaces.load(spec.space)
@@ -124,9 +155,18 @@ def test_all_of_a_space_within_its_limits(small_spec: SearchSpec, tmp_path: Path
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"strategy": "cmaes", "space": "nasbench201"}, "cmaes takes two axes or more of numbers in order"),
-        ({"strategy": "evolution", "objectives": ("indicator", "flops")}, "evolution takes one objective"),
-        ({"strategy": "all", "space": "chain", "candidates": 60}, "would list 1,000,000,000,000 networks"),
+        (
+            {"strategy": "cmaes", "space": "nasbench201"},
+            "cmaes takes two axes or more of numbers in order",
+        ),
+        (
+            {"strategy": "evolution", "objectives": ("indicator", "flops")},
+            "evolution takes one objective",
+        ),
+        (
+            {"strategy": "all", "space": "chain", "candidates": 60},
+            "would list 1,000,000,000,000 networks",
+        ),
         ({"strategy": "tpe", "constraints": ("parameters<1",)}, "within parameters<1"),
         ({"constraints": ("parameters<1",)}, "within parameters<1"),
     ],
@@ -165,26 +205,47 @@ def a_store(tmp_path: Path, archs: list[str]) -> Store:
             losses = np.full(4, 9.0 - i if source == "proxy" else i, dtype="float32")
             failed = "it did" if i == 0 else None
             known = None if failed else float(losses.sum())
-            store.add([Score(source, arch, 0, *[known] * 2, None, None, None, known, losses, 1.0, failed)])
-        store.add_zero_cost([ZeroCost(arch, name, float(i % 3), 0.1) for name in zerocost.INDICATORS])
+            store.add(
+                [Score(source, arch, 0, *[known] * 2, None, None, None, known, losses, 1.0, failed)]
+            )
+        store.add_zero_cost(
+            [ZeroCost(arch, name, float(i % 3), 0.1) for name in zerocost.INDICATORS]
+        )
     return store
 
 
 def test_what_a_strategy_is_told(small_spec: SearchSpec, tmp_path: Path) -> None:
     archs = list("abcdef")
-    store = a_store(tmp_path, [*archs, "z"])  # z: of a round that was begun, and is no part of any rank
+    store = a_store(
+        tmp_path, [*archs, "z"]
+    )  # z: of a round that was begun, and is no part of any rank
     alone = rounds.objective_values(small_spec, ("proxy", "sotl"), store, archs)
-    assert alone == {"a": (-np.inf,), **{arch: (-4 * (9.0 - i),) for i, arch in enumerate(archs) if i}}
+    assert alone == {
+        "a": (-np.inf,),
+        **{arch: (-4 * (9.0 - i),) for i, arch in enumerate(archs) if i},
+    }
     rank = rounds.objective_values(small_spec, ("proxy", "sotl+naswot"), store, archs)
-    naswot = {"a": 1.5, "d": 1.5, "b": 3.5, "e": 3.5, "c": 5.5, "f": 5.5}  # 0, 0, 1, 1, 2, 2: ties share their ranks
+    naswot = {
+        "a": 1.5,
+        "d": 1.5,
+        "b": 3.5,
+        "e": 3.5,
+        "c": 5.5,
+        "f": 5.5,
+    }  # 0, 0, 1, 1, 2, 2: ties share their ranks
     assert rank == {arch: ((i + 1 + naswot[arch]) / 2,) for i, arch in enumerate(archs)}
     fewer = rounds.objective_values(small_spec, ("proxy", "sotl+naswot"), store, ["f", "b"])
     assert fewer == {"b": (1.0,), "f": (2.0,)}
     two = rounds.objective_values(
-        replace(small_spec, objectives=("indicator", "flops", "parameters")), ("zero-cost", "snip"), store, archs
+        replace(small_spec, objectives=("indicator", "flops", "parameters")),
+        ("zero-cost", "snip"),
+        store,
+        archs,
     )
     assert two["e"] == (1.0, -96.0, -40.0)
-    untrained = rounds.objective_values(small_spec, ("zero-cost", "naswot+parameters"), store, archs)
+    untrained = rounds.objective_values(
+        small_spec, ("zero-cost", "naswot+parameters"), store, archs
+    )
     assert untrained["f"] == (5.75,)
     store.close()
 
@@ -196,9 +257,13 @@ def test_only_what_the_objective_needs_is_scored_in_rounds() -> None:
     assert rounds.objective_sources(("flops", "flops")) == []
 
 
-def test_an_objective_without_training_is_searched_without_it(chain_spec: SearchSpec, tmp_path: Path) -> None:
+def test_an_objective_without_training_is_searched_without_it(
+    chain_spec: SearchSpec, tmp_path: Path
+) -> None:
     """The largest networks within the limit, by evolution: no proxy set is trained on before the last round."""
-    spec = replace(chain_spec, strategy="evolution", indicator="parameters", candidates=40, round_size=10)
+    spec = replace(
+        chain_spec, strategy="evolution", indicator="parameters", candidates=40, round_size=10
+    )
     seen: list[str] = []
 
     class Listening(flow.Watcher):
@@ -213,11 +278,23 @@ def test_an_objective_without_training_is_searched_without_it(chain_spec: Search
 
 
 def test_a_pareto_front_is_reported(
-    chain_spec: SearchSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    chain_spec: SearchSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = tmp_path / "spec.toml"
     config.write_text(settings.to_toml(replace(chain_spec, strategy="nsga2", constraints=())))
-    flags = ["--objective", "indicator", "--objective", "flops", "--constraint", "flops<1e6", "--workers", "1"]
+    flags = [
+        "--objective",
+        "indicator",
+        "--objective",
+        "flops",
+        "--constraint",
+        "flops<1e6",
+        "--workers",
+        "1",
+    ]
     code, out, _ = command_line(
         monkeypatch, capsys, "search", "-c", str(config), *flags, "--out", str(tmp_path / "run")
     )
@@ -225,7 +302,9 @@ def test_a_pareto_front_is_reported(
     assert "Pareto front by proxy set" in out
     front = pd.read_csv(tmp_path / "run" / "pareto.csv")
     told = json.loads((tmp_path / "run" / "report.json").read_text())["pareto"]
-    assert {arch for arch, best in zip(told["archs"], told["front"], strict=True) if best} == set(front["arch"])
+    assert {arch for arch, best in zip(told["archs"], told["front"], strict=True) if best} == set(
+        front["arch"]
+    )
     values = pd.read_csv(tmp_path / "run" / "indicators.csv").set_index("arch")
     scores = pd.read_csv(tmp_path / "run" / "scores.csv").drop_duplicates("arch").set_index("arch")
     both = pd.DataFrame({"indicator": values["proxy:sotl"], "flops": -scores["flops"]})
@@ -238,19 +317,27 @@ def test_a_pareto_front_is_reported(
 def test_budgets_plan_adaptive_searches(small_space: Path, tmp_path: Path) -> None:
     from proxynas.pipeline import planning
 
-    flags = {"space": "chain", "strategy": "evolution", "constraints": ["parameters<1e4"], "method": "random"}
+    flags = {
+        "space": "chain",
+        "strategy": "evolution",
+        "constraints": ["parameters<1e4"],
+        "method": "random",
+    }
     plan = planning.plan("10m", None, flags, tmp_path / "run")
     assert plan.spec.candidates >= planning.FEWEST
     assert (plan.spec.strategy, plan.spec.constraints) == ("evolution", ("parameters<1e4",))
     with pytest.raises(
-        SpecError, match="--budget plans the number of candidates, and the strategy all takes every one"
+        SpecError,
+        match="--budget plans the number of candidates, and the strategy all takes every one",
     ):
         planning.plan("10m", None, {"space": str(small_space), "strategy": "all"}, tmp_path / "run")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["tpe", "evolution"])
-def test_a_space_of_ten_to_the_twelfth(strategy: str, chain_spec: SearchSpec, tmp_path: Path) -> None:
+def test_a_space_of_ten_to_the_twelfth(
+    strategy: str, chain_spec: SearchSpec, tmp_path: Path
+) -> None:
     """experiments/README.md has five minutes of it: the networks that are chosen train better than random ones."""
     spec = replace(
         chain_spec, strategy=strategy, candidates=40, round_size=10, updates=20, constraints=("parameters<5e4",),

@@ -25,8 +25,17 @@ def test_flags_win_over_the_file_and_unset_flags_do_not(tmp_path: Path) -> None:
 
 
 def test_tables_merge_at_every_depth_and_nothing_that_was_given_is_changed() -> None:
-    below = {"ipc": 1, "settings": {"gm": {"lr": 0.5, "init": "real"}, "apm": {"width": 8}}, "also": ["a"]}
-    over = {"ipc": None, "settings": {"gm": {"lr": 0.25}}, "also": ["b"], "recipe": {"momentum": 0.0}}
+    below = {
+        "ipc": 1,
+        "settings": {"gm": {"lr": 0.5, "init": "real"}, "apm": {"width": 8}},
+        "also": ["a"],
+    }
+    over = {
+        "ipc": None,
+        "settings": {"gm": {"lr": 0.25}},
+        "also": ["b"],
+        "recipe": {"momentum": 0.0},
+    }
     assert settings.merge(below, over) == {
         "ipc": 1,
         "settings": {"gm": {"lr": 0.25, "init": "real"}, "apm": {"width": 8}},
@@ -36,8 +45,12 @@ def test_tables_merge_at_every_depth_and_nothing_that_was_given_is_changed() -> 
     assert below["settings"] == {"gm": {"lr": 0.5, "init": "real"}, "apm": {"width": 8}}
 
 
-@pytest.mark.parametrize("line", ['method = "herding"', "ipc = 10", "steps = 5", "[settings]\nlr = 0.5"])
-def test_a_proxy_set_and_how_to_make_one_are_refused_in_a_file_as_from_flags(line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line", ['method = "herding"', "ipc = 10", "steps = 5", "[settings]\nlr = 0.5"]
+)
+def test_a_proxy_set_and_how_to_make_one_are_refused_in_a_file_as_from_flags(
+    line: str, tmp_path: Path
+) -> None:
     key = line.strip("[").split()[0].strip("]")
     path = tmp_path / "spec.toml"
     path.write_text(f'proxy = "mine.safetensors"\n{line}\n')

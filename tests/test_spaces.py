@@ -33,8 +33,12 @@ def test_the_grid_is_zhaos() -> None:
 
 def test_parameters_of_the_published_student() -> None:
     """Zhao 2021's ConvNet on CIFAR-10: 3 convolutions, 3 norms, 1 linear layer, counted by hand."""
-    parameters, flops = spaces.load("convnet-grid").cost("D3-W128-relu-instancenorm-avgpooling", (3, 32, 32), 10)
-    assert parameters == (27 * 128 + 128) + 2 * (9 * 128 * 128 + 128) + 3 * 256 + (128 * 16 * 10 + 10)
+    parameters, flops = spaces.load("convnet-grid").cost(
+        "D3-W128-relu-instancenorm-avgpooling", (3, 32, 32), 10
+    )
+    assert parameters == (27 * 128 + 128) + 2 * (9 * 128 * 128 + 128) + 3 * 256 + (
+        128 * 16 * 10 + 10
+    )
     multiply_adds = 27 * 128 * 1024 + 9 * 128 * 128 * (256 + 64) + 128 * 16 * 10
     assert flops == 2 * multiply_adds
 
@@ -88,15 +92,31 @@ BAD = {
         SpecError,
         "arch must name every axis once",
     ),
-    "empty axis": ('name="x"\nfactory="a:b"\narch="D{d}"\n[axes]\nd=[]\n', SpecError, "at least one value"),
-    "value twice": ('name="x"\nfactory="a:b"\narch="D{d}"\n[axes]\nd=[1,1]\n', SpecError, "no value twice"),
+    "empty axis": (
+        'name="x"\nfactory="a:b"\narch="D{d}"\n[axes]\nd=[]\n',
+        SpecError,
+        "at least one value",
+    ),
+    "value twice": (
+        'name="x"\nfactory="a:b"\narch="D{d}"\n[axes]\nd=[1,1]\n',
+        SpecError,
+        "no value twice",
+    ),
     "two networks written alike": (
         'name="x"\nfactory="a:b"\narch="D{d}{e}"\n[axes]\nd=[1,11]\ne=[1,11]\n',
         SpecError,
         "two of them are 'D111'; put a separator",
     ),
-    "a format": ('name="x"\nfactory="a:b"\narch="D{d:.2f}"\n[axes]\nd=[1]\n', SpecError, "every axis once"),
-    "a brace": ('name="x"\nfactory="a:b"\narch="D{d"\n[axes]\nd=[1]\n', SpecError, "arch must be a text with {axis}"),
+    "a format": (
+        'name="x"\nfactory="a:b"\narch="D{d:.2f}"\n[axes]\nd=[1]\n',
+        SpecError,
+        "every axis once",
+    ),
+    "a brace": (
+        'name="x"\nfactory="a:b"\narch="D{d"\n[axes]\nd=[1]\n',
+        SpecError,
+        "arch must be a text with {axis}",
+    ),
     "no name for an argument": (
         'name="x"\nfactory="a:b"\narch="{d-e}"\n[axes]\n"d-e"=[1]\n',
         SpecError,
@@ -146,10 +166,15 @@ def test_a_factory_that_fails_is_named(tmp_path: Path) -> None:
 def test_fixed_settings_are_replaced_by_ones_of_their_kind() -> None:
     arch = next(iter(spaces.load("nasbench201")))
     small = spaces.load("nasbench201", {"channels": 4, "cells": 1})
-    assert small.cost(arch, (3, 32, 32), 10)[0] < spaces.load("nasbench201").cost(arch, (3, 32, 32), 10)[0] / 10
+    assert (
+        small.cost(arch, (3, 32, 32), 10)[0]
+        < spaces.load("nasbench201").cost(arch, (3, 32, 32), 10)[0] / 10
+    )
     with pytest.raises(SpaceError, match="no fixed setting 'width'; it has channels, cells"):
         spaces.load("nasbench201", {"width": 4})
-    with pytest.raises(SpaceError, match="channels of the space 'nasbench201' must be of type int, but got '4'"):
+    with pytest.raises(
+        SpaceError, match="channels of the space 'nasbench201' must be of type int, but got '4'"
+    ):
         spaces.load("nasbench201", {"channels": "4"})
 
 
@@ -210,18 +235,24 @@ def test_kinds_of_a_space_that_cannot_be_listed() -> None:
     space = a_grid(12, kind=lambda arch: arch[0])
     archs = space.sample(10, np.random.default_rng(0), distinct=True)
     assert {arch[0] for arch in archs} == set("0123456789")
-    with pytest.raises(SpecError, match="only 10 are not isomorphic to another, but 11 are asked for"):
+    with pytest.raises(
+        SpecError, match="only 10 are not isomorphic to another, but 11 are asked for"
+    ):
         space.sample(11, np.random.default_rng(0), distinct=True)
 
 
-@pytest.mark.parametrize("name", ["convnet-grid", "nasbench201", "mlp-grid", "chain", "torchvision"])
+@pytest.mark.parametrize(
+    "name", ["convnet-grid", "nasbench201", "mlp-grid", "chain", "torchvision"]
+)
 def test_architectures_are_read_and_written(name: str) -> None:
     space = spaces.load(name)
     for arch in space.sample(50, np.random.default_rng(0)):
         assert space.write(space.describe(arch)) == arch
     values = space.describe(space.at(0))
     axis, *_ = values
-    with pytest.raises(SpaceError, match=f"the axis {axis} of '{name}' has the values .*, but got 'none of them'"):
+    with pytest.raises(
+        SpaceError, match=f"the axis {axis} of '{name}' has the values .*, but got 'none of them'"
+    ):
         space.write({**values, axis: "none of them"})
     with pytest.raises(SpaceError, match="the axes of"):
         space.write({})
@@ -231,10 +262,18 @@ def test_templates_that_write_two_networks_alike_are_found() -> None:
     """Against listing all of them."""
     draw, found = random.Random(0), 0
     for _ in range(3000):
-        texts = [[draw.choice(["a", "b", "-", "ab", "a-", "-b", "aba", ""]) for _ in range(3)] for _ in range(3)]
+        texts = [
+            [draw.choice(["a", "b", "-", "ab", "a-", "-b", "aba", ""]) for _ in range(3)]
+            for _ in range(3)
+        ]
         axes = {f"x{i}": sorted(set(values)) for i, values in enumerate(texts)}
-        template = "".join(draw.choice(["", "-", "a", "b-"]) + f"{{{axis}}}" for axis in axes) + draw.choice(["", "a"])
-        written = [template.format(**dict(zip(axes, v, strict=True))) for v in itertools.product(*axes.values())]
+        template = "".join(
+            draw.choice(["", "-", "a", "b-"]) + f"{{{axis}}}" for axis in axes
+        ) + draw.choice(["", "a"])
+        written = [
+            template.format(**dict(zip(axes, v, strict=True)))
+            for v in itertools.product(*axes.values())
+        ]
         twice = notation.written_alike(template, axes)
         assert (twice is not None) == (len(set(written)) < len(written)), (template, axes)
         assert twice is None or written.count(twice) > 1, (template, axes)
@@ -288,7 +327,9 @@ def test_constraints_are_read_strictly(text: str, said: str | None) -> None:
 
 
 def limits(space: spaces.SearchSpace, *texts: str) -> Limits:
-    return Limits([constraint.parse(t) for t in texts], lambda arch: space.cost(arch, (1, 8, 8), 10))
+    return Limits(
+        [constraint.parse(t) for t in texts], lambda arch: space.cost(arch, (1, 8, 8), 10)
+    )
 
 
 def test_only_what_is_within_the_limits_is_drawn(small_space: Path) -> None:
@@ -296,16 +337,22 @@ def test_only_what_is_within_the_limits_is_drawn(small_space: Path) -> None:
     within = limits(space, "parameters<800", "flops>=3000")
     expected = [arch for arch in space if space.cost(arch, (1, 8, 8), 10)[0] < 800]
     assert 2 < len(expected) < len(space)
-    assert sorted(space.sample(99, np.random.default_rng(0), admit=within)) == sorted(filter(within, expected))
+    assert sorted(space.sample(99, np.random.default_rng(0), admit=within)) == sorted(
+        filter(within, expected)
+    )
     assert len(space.sample(2, np.random.default_rng(0), admit=within)) == 2
-    with pytest.raises(SpecError, match="of the 8 networks of 'small' none is within parameters<10; loosen that"):
+    with pytest.raises(
+        SpecError, match="of the 8 networks of 'small' none is within parameters<10; loosen that"
+    ):
         space.sample(5, np.random.default_rng(0), admit=limits(space, "parameters<10"))
 
 
 def test_limits_that_admit_almost_nothing_end_the_drawing() -> None:
     space = a_grid(12)
     nothing = Limits([constraint.parse("flops<1")], lambda arch: (0, 7))
-    with pytest.raises(SpecError, match=f"of {TRIES:,} networks drawn from 'grid' only 0 are within flops<1"):
+    with pytest.raises(
+        SpecError, match=f"of {TRIES:,} networks drawn from 'grid' only 0 are within flops<1"
+    ):
         space.sample(3, np.random.default_rng(0), admit=nothing)
 
 
@@ -350,7 +397,9 @@ def test_a_factory_with_keywords_of_its_own(tmp_path: Path) -> None:
     assert spaces.load(str(path)).cost("H2", (3, 5, 5), 4)[0] == 108 * 2 + 2 + 2 * 4 + 4
     assert spaces.load(str(path)).fingerprint != plain
     path.write_text(text + "[fixed]\nside=3\n")
-    with pytest.raises(SpecError, match="'side' is in \\[arguments\\], so it cannot be an axis or fixed as well"):
+    with pytest.raises(
+        SpecError, match="'side' is in \\[arguments\\], so it cannot be an axis or fixed as well"
+    ):
         spaces.load(str(path))
     path.write_text(text.replace('"height"', '"depth"'))
     with pytest.raises(SpecError, match=r"arguments\.side"):
@@ -384,7 +433,10 @@ def test_dropout_does_not_depend_on_what_ran_before(digits: Dataset, tmp_path: P
     )
     path = tmp_path / "mine.toml"
     path.write_text('name="mine"\nfactory="nets.py:make"\narch="P{p}"\n[axes]\np=[0.5]\n')
-    space, source = spaces.load(str(path)), Source("proxy", digits.train.x[:20], digits.train.y[:20], Recipe(updates=3))
+    space, source = (
+        spaces.load(str(path)),
+        Source("proxy", digits.train.x[:20], digits.train.y[:20], Recipe(updates=3)),
+    )
     first = score(space, "P0.5", source, digits, [0, 1], seed=0)
     torch.rand(5)
     for one, two in zip(first, score(space, "P0.5", source, digits, [0, 1], seed=0), strict=True):

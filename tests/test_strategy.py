@@ -28,13 +28,18 @@ TARGET = {name: (3 * i) % 10 for i, name in enumerate(CHAIN.axes)}
 def worth(arch: str, space: spaces.SearchSpace = CHAIN) -> float:
     """How near to an architecture that nobody knows: 0 at the best, axis by axis; categories are right or wrong."""
     values = space.describe(arch)
-    places = {name: [str(v) for v in axis].index(str(values[name])) for name, axis in space.axes.items()}
+    places = {
+        name: [str(v) for v in axis].index(str(values[name])) for name, axis in space.axes.items()
+    }
     off = {name: abs(places[name] - TARGET[name]) for name in places}
     return -float(sum(off[name] if name.startswith("w") else 4 * min(off[name], 1) for name in off))
 
 
 def run(
-    strategy: Strategy, n: int, together: int = 10, value: Callable[[str], tuple[float, ...]] | None = None
+    strategy: Strategy,
+    n: int,
+    together: int = 10,
+    value: Callable[[str], tuple[float, ...]] | None = None,
 ) -> list[str]:
     archs: list[str] = []
     while len(archs) < n:
@@ -47,7 +52,9 @@ def run(
     return archs
 
 
-def make(name: StrategyName, seed: int = 0, limits: Limits = NONE, candidates: int = 60, **more: int) -> Strategy:
+def make(
+    name: StrategyName, seed: int = 0, limits: Limits = NONE, candidates: int = 60, **more: int
+) -> Strategy:
     return strategies.make(name, Untried(CHAIN, limits), seed=seed, candidates=candidates, **more)
 
 
@@ -80,8 +87,14 @@ def test_a_search_goes_on_from_what_was_told(name: StrategyName) -> None:
 
 @pytest.mark.parametrize("name", strategies.ADAPTIVE)
 def test_adaptive_strategies_find_better_networks_than_chance(name: StrategyName) -> None:
-    chosen = [np.mean([worth(a) for a in run(make(name, seed, candidates=150), 150)[-50:]]) for seed in (0, 1)]
-    drawn = [np.mean([worth(a) for a in run(make("random", seed, candidates=150), 150)[-50:]]) for seed in (0, 1)]
+    chosen = [
+        np.mean([worth(a) for a in run(make(name, seed, candidates=150), 150)[-50:]])
+        for seed in (0, 1)
+    ]
+    drawn = [
+        np.mean([worth(a) for a in run(make("random", seed, candidates=150), 150)[-50:]])
+        for seed in (0, 1)
+    ]
     assert min(chosen) > max(drawn) + 5  # random networks are some 45 below the best
 
 
@@ -115,7 +128,9 @@ def test_nothing_outside_the_limits_is_proposed(name: StrategyName) -> None:
     assert len(set(archs)) == 60
     assert max(width(arch)[0] for arch in archs) < 110
     if name in ("tpe", "evolution"):  # which have come near to the limit by then
-        assert np.mean([width(arch)[0] for arch in archs[-20:]]) > np.mean([width(arch)[0] for arch in archs[:10]])
+        assert np.mean([width(arch)[0] for arch in archs[-20:]]) > np.mean(
+            [width(arch)[0] for arch in archs[:10]]
+        )
 
 
 @pytest.mark.parametrize("name", strategies.ADAPTIVE)
@@ -150,7 +165,9 @@ def test_random_is_the_sample_of_every_search_before() -> None:
 
 
 def test_all_of_too_many_is_refused() -> None:
-    with pytest.raises(SpecError, match="would list 1,000,000,000,000 networks; take random, tpe or evolution"):
+    with pytest.raises(
+        SpecError, match="would list 1,000,000,000,000 networks; take random, tpe or evolution"
+    ):
         make("all")
 
 
@@ -168,7 +185,9 @@ def test_two_objectives(name: StrategyName) -> None:
 
 @pytest.mark.parametrize("name", ["cmaes", "evolution"])
 def test_one_objective_only(name: StrategyName) -> None:
-    with pytest.raises(SpecError, match=f"the strategy {name} takes one objective; take nsga2 or tpe"):
+    with pytest.raises(
+        SpecError, match=f"the strategy {name} takes one objective; take nsga2 or tpe"
+    ):
         make(name, objectives=2)
 
 
@@ -186,20 +205,31 @@ def test_candidates_that_failed_are_the_worst(name: StrategyName) -> None:
 
 @pytest.mark.parametrize("name", ["nsga2", "tpe"])
 def test_failures_with_two_objectives(name: StrategyName) -> None:
-    archs = run(make(name, objectives=2), 40, value=lambda a: (-np.inf, -np.inf) if "max" in a else (worth(a), 1.0))
+    archs = run(
+        make(name, objectives=2),
+        40,
+        value=lambda a: (-np.inf, -np.inf) if "max" in a else (worth(a), 1.0),
+    )
     assert len(archs) == 40
 
 
-@pytest.mark.parametrize(("name", "package"), [("tpe", "optuna"), ("nsga2", "optuna"), ("cmaes", "cmaes")])
-def test_a_missing_package_is_one_line(name: StrategyName, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "package"), [("tpe", "optuna"), ("nsga2", "optuna"), ("cmaes", "cmaes")]
+)
+def test_a_missing_package_is_one_line(
+    name: StrategyName, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(SpecError, match=rf"takes the package {package}, .*: pip install 'proxynas\[optuna\]'"):
+    with pytest.raises(
+        SpecError, match=rf"takes the package {package}, .*: pip install 'proxynas\[optuna\]'"
+    ):
         make(name)
 
 
 def test_cmaes_takes_axes_in_order() -> None:
     with pytest.raises(
-        SpecError, match=r"cmaes takes two axes or more of numbers in order, but .* 'nasbench201' has 0"
+        SpecError,
+        match=r"cmaes takes two axes or more of numbers in order, but .* 'nasbench201' has 0",
     ):
         strategies.make("cmaes", Untried(spaces.load("nasbench201"), NONE), seed=0, candidates=9)
 
@@ -247,7 +277,9 @@ def test_mutation_changes_one_axis_evenly() -> None:
         after = CHAIN.describe(evolution.mutate(CHAIN, arch, rng))
         (axis,) = [name for name in before if before[name] != after[name]]
         changes.append((axis, after[axis]))
-    counts = [changes.count((name, v)) for name in before for v in CHAIN.axes[name] if v != before[name]]
+    counts = [
+        changes.count((name, v)) for name in before for v in CHAIN.axes[name] if v != before[name]
+    ]
     assert len(counts) == 12 * 9
     assert stats.chisquare(counts).pvalue > 1e-3
 
@@ -280,7 +312,9 @@ def test_a_tournament_of_one_picks_any_parent() -> None:
 
 def brute_front(values: np.ndarray) -> list[bool]:
     def dominates(a: np.ndarray, b: np.ndarray) -> bool:
-        return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))
+        return all(x >= y for x, y in zip(a, b, strict=True)) and any(
+            x > y for x, y in zip(a, b, strict=True)
+        )
 
     return [not any(dominates(a, b) for a in values) for b in values]
 

@@ -23,14 +23,17 @@ def compare(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Run directory (default: runs/compare-<name of the file>)", rich_help_panel="Run"),
+        typer.Option(
+            help="Run directory (default: runs/compare-<name of the file>)", rich_help_panel="Run"
+        ),
     ] = None,
     workers: Workers = None,
 ) -> None:
-    """Make a table of accuracies: distil every row several times, train networks on every set, mean ± sd.
+    """Make a table of accuracies: distil every row several times, train networks on every set, mean
+    ± sd.
 
-    The same command again goes on where it stopped and redoes nothing. The folder has table.md, and table.json with
-    seconds, memory and accuracy on the way.
+    The same command again goes on where it stopped and redoes nothing. The folder has table.md, and
+    table.json with seconds, memory and accuracy on the way.
 
     [bold]Example[/]
 

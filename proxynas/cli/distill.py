@@ -27,13 +27,15 @@ def distill(
 ) -> None:
     """Make a proxy set and write it to a file.
 
-    Ctrl-C keeps a checkpoint; the same command goes on from it, and ends at the set that an uninterrupted run gives.
+    Ctrl-C keeps a checkpoint; the same command goes on from it, and ends at the set that an
+    uninterrupted run gives.
 
     [bold]Example[/]
 
       proxynas distill --data digits --method gm --ipc 1 --set init=real --out digits-gm.safetensors
 
-      proxynas distill --data digits --method unroll --set synthetic=gtn-lrn --out digits-gtn.safetensors
+      proxynas distill --data digits --method unroll --set synthetic=gtn-lrn --out
+      digits-gtn.safetensors
     """
     from .. import datasets, proxyset
     from ..core import hardware, settings
@@ -44,7 +46,9 @@ def distill(
     spec = settings.load(DistillSpec, config, given)
     spec = replace(spec, device=hardware.check(spec.device))
     if spec.clock == "core" and spec.seconds is None:
-        raise SpecError("clock = 'core' says which seconds end it, but there are none; give --seconds, or leave it out")
+        raise SpecError(
+            "clock = 'core' says which seconds end it, but there are none; give --seconds, or leave it out"
+        )
     watcher = ConsoleWatcher()
     dataset = datasets.load_for(spec, watcher.loading)
     watcher.ended()
@@ -55,12 +59,20 @@ def distill(
         if made.provenance.get("spec") != loop.fingerprint(spec, dataset):
             raise SpecError(f"{out} holds another proxy set; give another --out, or remove it")
         said = f"{out} is there already, made by the same settings"
-        more = "" if spec.seconds is None else "; to distil for another time remove it, or give another --out"
+        more = (
+            ""
+            if spec.seconds is None
+            else "; to distil for another time remove it, or give another --out"
+        )
         console.print(said + more, markup=False, soft_wrap=True)
     else:
         checkpoint = out.with_name(out.name + ".checkpoint")
         made = loop.distill(
-            spec, dataset, checkpoint=checkpoint, on_step=watcher.distilling, on_shared=watcher.preparing
+            spec,
+            dataset,
+            checkpoint=checkpoint,
+            on_step=watcher.distilling,
+            on_shared=watcher.preparing,
         )
         watcher.ended()
         made.save(out)
@@ -77,12 +89,19 @@ def distill(
 
 
 def merge(
-    sets: Annotated[list[str], typer.Argument(help="Proxy-set files, or names of shipped sets; two or more.")],
-    out: Annotated[Path, typer.Option(help="The proxy-set file to write (.safetensors).", rich_help_panel="Run")],
+    sets: Annotated[
+        list[str], typer.Argument(help="Proxy-set files, or names of shipped sets; two or more.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="The proxy-set file to write (.safetensors).", rich_help_panel="Run"),
+    ],
 ) -> None:
-    """Make one proxy set of several that were distilled apart, from the same data, with seeds of their own.
+    """Make one proxy set of several that were distilled apart, from the same data, with seeds of
+    their own.
 
-    Images and labels come in the order of the files; seconds are added up, experts that all used counted once.
+    Images and labels come in the order of the files; seconds are added up, experts that all used
+    counted once.
 
     [bold]Example[/]
 
@@ -108,16 +127,19 @@ def evaluate(
     given: Given,
     proxy: Annotated[str, typer.Argument(help="A proxy-set file, or the name of a shipped set.")],
 ) -> None:
-    """Train networks from scratch on a proxy set and print their accuracy on the real test split, mean ± sd.
+    """Train networks from scratch on a proxy set and print their accuracy on the real test split,
+    mean ± sd.
 
-    The recipe is Zhao 2021's: 300 passes over the set, with --augment 1000, of SGD 0.01, momentum 0.9, weight decay
-    5e-4, a tenth of the rate from half-way on. With --protocol loo it is Loo 2023's: 1000 (ten images) or 2000 updates
-    of Adam 1e-4 on squared errors, after 500 of warm-up a cosine, on the network of that paper. Where a set has
-    learning rates of its own these are used; --extend strategy=1, 2 or 3 trains for longer than it has.
+    The recipe is Zhao 2021's: 300 passes over the set, with --augment 1000, of SGD 0.01, momentum
+    0.9, weight decay 5e-4, a tenth of the rate from half-way on. With --protocol loo it is Loo
+    2023's: 1000 (ten images) or 2000 updates of Adam 1e-4 on squared errors, after 500 of warm-up a
+    cosine, on the network of that paper. Where a set has learning rates of its own these are used;
+    --extend strategy=1, 2 or 3 trains for longer than it has.
 
     [bold]Example[/]
 
-      proxynas evaluate digits-gm.safetensors --arch lenet --arch D2-W128-relu-instancenorm-avgpooling
+      proxynas evaluate digits-gm.safetensors --arch lenet --arch
+      D2-W128-relu-instancenorm-avgpooling
     """
     from .. import datasets
     from ..compare import evaluation
@@ -132,7 +154,12 @@ def evaluate(
     dataset = datasets.load_for(data, watcher.loading)
     watcher.ended()
     table = Table(
-        "architecture", "test accuracy %", "sd", "networks", title=f"{proxy} → {dataset.name}", box=SIMPLE_HEAD
+        "architecture",
+        "test accuracy %",
+        "sd",
+        "networks",
+        title=f"{proxy} → {dataset.name}",
+        box=SIMPLE_HEAD,
     )
     with Bar("training") as bar:
         rows = evaluation.evaluate(proxy, dataset, spec, on_done=bar.update)

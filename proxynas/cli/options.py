@@ -28,7 +28,9 @@ Config = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes, one thread each. (default: one per core)", rich_help_panel="Run"),
+    typer.Option(
+        min=1, help="Processes, one thread each. (default: one per core)", rich_help_panel="Run"
+    ),
 ]
 Given = dict[str, Any]
 """The flags that were given, by field name; those left out are not in it."""
@@ -55,7 +57,9 @@ class Flag:
         )
         kind: Any = list[str] if self._table or get_origin(self.kind) is tuple else self.kind
         annotation: Any = Annotated[kind | None, info]
-        return inspect.Parameter(self.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        return inspect.Parameter(
+            self.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        )
 
     def read(self, value: Any) -> Any:
         """The field's value, of what the parser gives; ``None`` where the flag was left out."""
@@ -79,14 +83,17 @@ class Flag:
 
 
 def takes(spec: type, *others: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of ``spec``; it gets those that were given (:data:`Given`) as its first argument."""
+    """Give a command the flags of ``spec``; it gets those that were given (:data:`Given`) as its
+    first argument."""
     flags = {flag.field: flag for cls in (spec, *others) for flag in flags_of(cls)}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def run(**arguments: Any) -> None:
             values = {field: flag.read(arguments.pop(field)) for field, flag in flags.items()}
-            command({field: value for field, value in values.items() if value is not None}, **arguments)
+            command(
+                {field: value for field, value in values.items() if value is not None}, **arguments
+            )
 
         own = list(inspect.signature(command).parameters.values())[1:]
         parameters = [*(flag.parameter for flag in flags.values()), *own]
@@ -103,7 +110,11 @@ def flags_of(spec: type) -> Iterator[Flag]:
     """The fields of ``spec`` that are flags, in order."""
     hints = get_type_hints(spec, include_extras=True)
     for field in fields(spec):
-        options = [extra for extra in getattr(hints[field.name], "__metadata__", ()) if isinstance(extra, Option)]
+        options = [
+            extra
+            for extra in getattr(hints[field.name], "__metadata__", ())
+            if isinstance(extra, Option)
+        ]
         if options:
             option = options[-1]
             flag = option.flag or "--" + field.name.replace("_", "-")
@@ -117,12 +128,15 @@ def _plain(hint: Any) -> Any:
         return _plain(get_args(hint)[0])
     if get_origin(hint) in (Union, UnionType):
         kinds = [arg for arg in get_args(hint) if arg is not NoneType]
-        return _plain(kinds[0]) if len(kinds) == 1 else str  # text can be any of several: the spec reads it
+        return (
+            _plain(kinds[0]) if len(kinds) == 1 else str
+        )  # text can be any of several: the spec reads it
     return hint
 
 
 def pairs(items: list[str], flag: str) -> dict[str, Any]:
-    """``KEY=VALUE`` flags as a dict; a value is read as TOML where it is TOML, and is text otherwise.
+    """``KEY=VALUE`` flags as a dict; a value is read as TOML where it is TOML, and is text
+    otherwise.
 
     Raises:
         SpecError: one without ``=`` or key, or a key twice.

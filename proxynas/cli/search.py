@@ -24,12 +24,16 @@ def search(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run directory (default: runs/<data>-<space>-<proxy>-<digits>)", rich_help_panel="Run"),
+        typer.Option(
+            help="Run directory (default: runs/<data>-<space>-<proxy>-<digits>)",
+            rich_help_panel="Run",
+        ),
     ] = None,
     config: Config = None,
     workers: Workers = None,
 ) -> None:
-    """Distil a proxy set, train candidates on it, rank them, and report how far to trust the ranking.
+    """Distil a proxy set, train candidates on it, rank them, and report how far to trust the
+    ranking.
 
     Rerunning the same command resumes: nothing that is done is done again.
 
@@ -82,20 +86,31 @@ def show(result: "Result", folder: Path, *, everything: bool) -> None:
         console.print(sentence, markup=False)
     console.print(result.next_step, markup=False)
     if not everything:
-        console.print(f"\nall rows and the whole verdict: proxynas report {folder} --all", markup=False, soft_wrap=True)
+        console.print(
+            f"\nall rows and the whole verdict: proxynas report {folder} --all",
+            markup=False,
+            soft_wrap=True,
+        )
     console.print(f"report: {result.report}", markup=False, soft_wrap=True)
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A run directory of 'proxynas search'.")],
-    truth: Annotated[str | None, typer.Option(help="Another truth table: a CSV, auto or none.")] = None,
-    indicator: Annotated[str | None, typer.Option(help="Another indicator to pick the best network by.")] = None,
+    truth: Annotated[
+        str | None, typer.Option(help="Another truth table: a CSV, auto or none.")
+    ] = None,
+    indicator: Annotated[
+        str | None, typer.Option(help="Another indicator to pick the best network by.")
+    ] = None,
     combine: Annotated[
-        list[str] | None, typer.Option(metavar="A+B", help="Rank by the mean rank of these as well; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="A+B", help="Rank by the mean rank of these as well; repeatable."),
     ] = None,
     table: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="Rank accuracies measured elsewhere as well; repeatable."),
+        typer.Option(
+            metavar="NAME=FILE", help="Rank accuracies measured elsewhere as well; repeatable."
+        ),
     ] = None,
     all_: Annotated[
         bool, typer.Option("--all", help="Print every row of the ranking, not only the main ones.")
@@ -110,5 +125,7 @@ def report(
     from ..pipeline import flow
 
     tables = {name: str(path) for name, path in pairs(table or [], "--table").items()}
-    result = flow.rewrite(folder, truth_table=truth, indicator=indicator, combine=combine or (), tables=tables)
+    result = flow.rewrite(
+        folder, truth_table=truth, indicator=indicator, combine=combine or (), tables=tables
+    )
     show(result, folder, everything=all_)

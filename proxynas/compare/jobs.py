@@ -21,14 +21,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job:
-    """One distillation and all that is measured of its set; it is sent to the process that does it."""
+    """One distillation and all that is measured of its set; it is sent to the process that does
+    it."""
 
     row: str
     folder: Path
     slug: str  # the row's name in file names
     spec: DistillSpec
     evaluation: EvaluationSpec  # its architectures as the table calls them
-    points: tuple[float, ...]  # parts of the seconds after which the set is looked at, the last one 1
+    points: tuple[
+        float, ...
+    ]  # parts of the seconds after which the set is looked at, the last one 1
     made_by: str  # the slug of the first row that distils the same: its set is this job's
 
     @property
@@ -72,8 +75,8 @@ def all_jobs(spec: CompareSpec, dataset: Dataset, folder: Path) -> list[Job]:
     """All jobs, row by row.
 
     Raises:
-        SpecError: two rows of one name, an unknown method or setting, a budget or ipc that cannot be, augmentation of
-            tables, a published figure for a network that the row does not have.
+        SpecError: two rows of one name, an unknown method or setting, a budget or ipc that cannot
+            be, augmentation of tables, a published figure for a network that the row does not have.
         SpaceError: an unknown network, or one for other shapes.
     """
     for method, values in spec.settings.items():
@@ -89,12 +92,14 @@ def all_jobs(spec: CompareSpec, dataset: Dataset, folder: Path) -> list[Job]:
 
 
 def label(arch: str) -> str:
-    """What a network's column is called: as it is written, without a space that needs no telling."""
+    """What a network's column is called: as it is written, without a space that needs no
+    telling."""
     return arch.removeprefix(f"{spaces.EVALUATION}:").removeprefix(f"{evaluation.GRID}:")
 
 
 def _sharing(job: Job, before: list[Job]) -> Job:
-    """The job, with the set of an earlier one that distils the same, which is then not looked at on the way again."""
+    """The job, with the set of an earlier one that distils the same, which is then not looked at on
+    the way again."""
     same = next((other for other in before if other.spec == job.spec), None)
     return job if same is None else replace(job, made_by=same.made_by, points=job.points[-1:])
 
@@ -168,12 +173,16 @@ def _check(row: Row, job: Job, dataset: Dataset) -> None:
     evaluation.networks(job.archs, dataset, job.evaluation.protocol)
     augment = job.evaluation.augment
     if augment and len(dataset.shape) != 3:
-        raise SpecError(f"augment = {augment!r} is for images, but {dataset.name} is a table; leave it out")
+        raise SpecError(
+            f"augment = {augment!r} is for images, but {dataset.name} is a table; leave it out"
+        )
     for arch in row.paper if isinstance(row.paper, dict) else ():
         if label(arch) not in job.archs:
             close = difflib.get_close_matches(arch, job.archs, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(job.archs)}"
-            raise SpecError(f"paper has a figure for {arch!r}, which is no network of the row; {hint}")
+            raise SpecError(
+                f"paper has a figure for {arch!r}, which is no network of the row; {hint}"
+            )
 
 
 def _or(own: T | None, usual: T) -> T:

@@ -1,7 +1,8 @@
 """Every error that a user can cause.
 
-The command line prints one of these as a single line and exits with code 2; anything else that escapes is a bug and
-keeps its traceback. A message says what was expected, what came, and what to do.
+The command line prints one of these as a single line and exits with code 2; anything else that
+escapes is a bug and keeps its traceback. A message says what was expected, what came, and what to
+do.
 """
 
 

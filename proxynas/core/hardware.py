@@ -47,10 +47,11 @@ _THREADS = re.compile(r", \d+ threads?$")
 
 
 def peak_mib(device: str) -> float:
-    """Peak memory so far in MiB: of the GPU, or of this process on a CPU, since its start or :func:`reset_peak`.
+    """Peak memory so far in MiB: of the GPU, or of this process on a CPU, since its start or
+    :func:`reset_peak`.
 
-    Linux keeps a high-water mark for each process. ``ru_maxrss``, taken elsewhere, cannot be reset, and a process
-    inherits it from the one that started it.
+    Linux keeps a high-water mark for each process. ``ru_maxrss``, taken elsewhere, cannot be reset,
+    and a process inherits it from the one that started it.
     """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -18,7 +18,8 @@ class Progress:
 
 
 class Watcher:
-    """Told how far the flow is. This one listens to nothing; the command line draws progress bars."""
+    """Told how far the flow is. This one listens to nothing; the command line draws progress
+    bars."""
 
     def say(self, text: str) -> None:
         """A stage begins or was found done."""

@@ -1,7 +1,8 @@
 """Settings: frozen dataclasses that are checked when made, and their way to TOML and back.
 
-Every stage declares its settings as a pydantic dataclass with :data:`CONFIG`. A flag and a TOML key of one name mean
-the same thing; :func:`load` merges them (flags win) and turns whatever is wrong into one
+Every stage declares its settings as a pydantic dataclass with :data:`CONFIG`. A flag and a TOML key
+of one name mean the same thing; :func:`load` merges them (flags win) and turns whatever is wrong
+into one
 :class:`~proxynas.core.errors.SpecError`.
 """
 
@@ -20,15 +21,19 @@ from .errors import SpecError
 
 T = TypeVar("T")
 
-CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=False, validate_default=True, allow_inf_nan=False)
-"""Shared by every settings class: unknown keys and infinite numbers are errors; defaults are checked like the rest."""
+CONFIG = ConfigDict(
+    extra="forbid", arbitrary_types_allowed=False, validate_default=True, allow_inf_nan=False
+)
+"""Shared by every settings class: unknown keys and infinite numbers are errors; defaults are
+checked like the rest."""
 
 
 def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build settings ``cls`` from ``values``.
 
     Raises:
-        SpecError: an unknown key, a wrong type or a value out of range; the message names the key and ``where``.
+        SpecError: an unknown key, a wrong type or a value out of range; the message names the key
+            and ``where``.
     """
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]  # every settings class is a dataclass
     for key in values:
@@ -44,7 +49,8 @@ def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 
 def load(cls: type[T], file: Path | None, flags: Mapping[str, Any]) -> T:
-    """Settings from a TOML ``file`` (if any) with ``flags`` laid over it; a flag that is ``None`` was not given."""
+    """Settings from a TOML ``file`` (if any) with ``flags`` laid over it; a flag that is ``None``
+    was not given."""
     values = merge(read_toml(file) if file is not None else {}, flags)
     return make(cls, values, where=str(file) if file is not None else "")
 
@@ -56,12 +62,14 @@ def known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def part(cls: type[T], spec: Any) -> T:
-    """Settings ``cls`` made of the fields that ``spec`` has by the same names; the others keep their defaults."""
+    """Settings ``cls`` made of the fields that ``spec`` has by the same names; the others keep
+    their defaults."""
     return cls(**{f.name: getattr(spec, f.name) for f in fields(cls) if hasattr(spec, f.name)})  # type: ignore[arg-type]
 
 
 def merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with ``over`` laid on top, tables key by key at every depth; ``None`` is not given."""
+    """``values`` with ``over`` laid on top, tables key by key at every depth; ``None`` is not
+    given."""
     merged = dict(values)
     for key, value in over.items():
         below = merged.get(key)
@@ -81,7 +89,9 @@ def read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(f"cannot read {file}: {error.strerror}; give the path of a TOML file") from None
+        raise SpecError(
+            f"cannot read {file}: {error.strerror}; give the path of a TOML file"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{file} is not valid TOML: {error}; fix that line") from None
 
@@ -100,7 +110,11 @@ def to_toml(spec: Any) -> str:
 def _without_none(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_none(item) for item in value]
-    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+    return (
+        {k: _without_none(v) for k, v in value.items() if v is not None}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def _at(where: str) -> str:

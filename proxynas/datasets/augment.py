@@ -48,14 +48,17 @@ ZHAO2021_SCALE = 0.2  # of the side at most, either way, each axis for itself
 ZHAO2021_ROTATE = 45.0  # degrees at most, either way
 
 
-def draw(strategy: str, shape: tuple[int, ...], generator: torch.Generator, n: int = 1) -> Transform:
+def draw(
+    strategy: str, shape: tuple[int, ...], generator: torch.Generator, n: int = 1
+) -> Transform:
     """A transform by one of the strategy's operations.
 
     Args:
         strategy: operations joined by ``+``, or ``zhao2021``; empty: nothing is done or drawn.
         shape: of one image, (C, H, W).
         generator: on the CPU; what all is drawn from.
-        n: parameter sets; 1 treats all images of whatever batch alike, more are for a batch of ``n`` images.
+        n: parameter sets; 1 treats all images of whatever batch alike, more are for a batch of
+            ``n`` images.
 
     Raises:
         SpecError: an unknown operation, or rows of tables instead of images.
@@ -85,7 +88,8 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Ten
 
 
 def _color(n: int, side: tuple[int, int], generator: torch.Generator) -> Transform:
-    """Brightness shifts; saturation stretches about each pixel's mean over channels, contrast about the image's."""
+    """Brightness shifts; saturation stretches about each pixel's mean over channels, contrast about
+    the image's."""
     shift = _uniform(n, -BRIGHTNESS / 2, BRIGHTNESS / 2, generator).view(n, 1, 1, 1)
     saturation = _uniform(n, 0.0, SATURATION, generator).view(n, 1, 1, 1)
     contrast = _uniform(n, CONTRAST, 1 + CONTRAST, generator).view(n, 1, 1, 1)
@@ -108,11 +112,15 @@ def _crop(n: int, side: tuple[int, int], generator: torch.Generator) -> Transfor
     def transform(x: Tensor) -> Tensor:
         padded = F.pad(x, (pads[1], pads[1], pads[0], pads[0]))
         rows, columns = (
-            (torch.arange(length) + pad + shift[:, None]).expand(len(x), -1).to(x.device)  # (B, H) and (B, W)
+            (torch.arange(length) + pad + shift[:, None])
+            .expand(len(x), -1)
+            .to(x.device)  # (B, H) and (B, W)
             for length, pad, shift in zip(side, pads, shifts, strict=True)
         )
         each = torch.arange(len(x), device=x.device)[:, None, None]
-        return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(
+            0, 3, 1, 2
+        )
 
     return transform
 

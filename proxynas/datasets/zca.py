@@ -70,7 +70,9 @@ class Whitening:
     def _flat(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
         if flat.shape[1] != len(self.mean):
-            raise DataError(f"expected images of {len(self.mean)} values, as were whitened, but got {tuple(x.shape)}")
+            raise DataError(
+                f"expected images of {len(self.mean)} values, as were whitened, but got {tuple(x.shape)}"
+            )
         return flat
 
     def __eq__(self, other: object) -> bool:
@@ -96,7 +98,9 @@ def fit(x: Tensor, regularisation: Regularisation, std: Sequence[float]) -> Whit
         raise DataError("zca is for images, but the data are a table; leave it out")
     flat = x.flatten(1)
     if flat.shape[1] > LARGEST:
-        raise DataError(f"zca is for images of up to {LARGEST:,} values, but got {tuple(x.shape[1:])}; use image_size")
+        raise DataError(
+            f"zca is for images of up to {LARGEST:,} values, but got {tuple(x.shape[1:])}; use image_size"
+        )
     mean = flat.mean(0, dtype=torch.float64)
     covariance = torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float64, device=x.device)
     for chunk in torch.split(flat, CHUNK):

@@ -50,17 +50,24 @@ def make(
                 blocks.append(nn.MaxPool2d(2) if operation == "max" else nn.AvgPool2d(2))
                 side //= 2
         channels = width
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    return nn.Sequential(
+        *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+    )
 
 
 class _Residual(nn.Module):
-    """Two 3×3 convolutions beside a path that leaves the maps alone, or projects them to ``width``."""
+    """Two 3×3 convolutions beside a path that leaves the maps alone, or projects them to
+    ``width``."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.first = _conv(channels, width, 3)
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
-        self.beside = nn.Identity() if channels == width else nn.Conv2d(channels, width, 1, bias=False)
+        self.second = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        )
+        self.beside = (
+            nn.Identity() if channels == width else nn.Conv2d(channels, width, 1, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) to (B, width, H, W)."""
@@ -86,5 +93,7 @@ def _block(operation: Operation, channels: int, width: int) -> nn.Module:
 
 def _conv(channels: int, width: int, kernel: int, dilation: int = 1, groups: int = 1) -> nn.Module:
     padding = dilation * (kernel // 2)  # the map keeps its size
-    conv = nn.Conv2d(channels, width, kernel, padding=padding, dilation=dilation, groups=groups, bias=False)
+    conv = nn.Conv2d(
+        channels, width, kernel, padding=padding, dilation=dilation, groups=groups, bias=False
+    )
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())

@@ -1,10 +1,11 @@
-"""From a ranking to a winner: label candidates, fit a predictor, estimate trust, verify the best, pick.
+"""From a ranking to a winner: label candidates, fit a predictor, estimate trust, verify the best,
+pick.
 
 A label is the accuracy of a candidate that was trained on the whole real data within this run, or
-that a truth table gave and charged for. Labels are chosen in rounds (:mod:`proxynas.predict.choose`),
-so that the ranking can be checked by them as well as fitted to them. Everything is read back from the
-run store: an interrupted decision resumes as it would have gone on. Nothing here looks at the test
-split, which is for the winner alone.
+that a truth table gave and charged for. Labels are chosen in rounds
+(:mod:`proxynas.predict.choose`), so that the ranking can be checked by them as well as fitted to
+them. Everything is read back from the run store: an interrupted decision resumes as it would have
+gone on. Nothing here looks at the test split, which is for the winner alone.
 """
 
 from dataclasses import dataclass
@@ -28,11 +29,14 @@ from .sources import EARLY, PROXY
 class Decision:
     """What labels and verification say.
 
-    labels: validation accuracy in [0, 1] by labelled candidate, in order of choice; NaN: its training failed.
+    labels: validation accuracy in [0, 1] by labelled candidate, in order of choice; NaN: its
+    training failed.
     verified: the same for the candidates that were verified, best-ranked first.
-    predictions: what was fitted, by the source whose indicators were the features; the first one decides.
+    predictions: what was fitted, by the source whose indicators were the features; the first one
+    decides.
     trust: agreement of the ranking with labels that it had not seen; ``None`` without labels.
-    headroom: how much better the best candidate may be that was not trained; ``None`` where not known.
+    headroom: how much better the best candidate may be that was not trained; ``None`` where not
+    known.
     winner: the best of all that were trained; ``None`` where nothing was, or all failed.
     charged: accuracies came from a truth table, which was charged for them.
     label_s, verify_s: core seconds of both, or the table's own; NaN where the table has none.
@@ -50,7 +54,8 @@ class Decision:
 
     @property
     def trained(self) -> pd.Series:
-        """Accuracies of all candidates that were trained on the whole data; NaN where that failed."""
+        """Accuracies of all candidates that were trained on the whole data; NaN where that
+        failed."""
         both: pd.Series = pd.concat([self.labels, self.verified])
         return both
 
@@ -81,7 +86,10 @@ def decide(spec: SearchSpec, labeller: Labeller, values: pd.DataFrame, headline:
     prior = values[headline]
     labeller.expect(min(spec.label + spec.verify, len(values)))
     labels, design = label(spec, labeller, values, prior)
-    predictions = {source: fitted(values, source, labels, prior, spec.seed) for source in feature_sources(values)}
+    predictions = {
+        source: fitted(values, source, labels, prior, spec.seed)
+        for source in feature_sources(values)
+    }
     main = next(iter(predictions.values()))
     best = verify.best(main, labels.index, spec.verify)
     verified = labeller.accuracies(best)
@@ -103,7 +111,8 @@ def decide(spec: SearchSpec, labeller: Labeller, values: pd.DataFrame, headline:
 def label(
     spec: SearchSpec, labeller: Labeller, values: pd.DataFrame, prior: pd.Series
 ) -> tuple[pd.Series, pd.DataFrame]:
-    """The labels, in order of choice, and the design that chose them (:mod:`proxynas.predict.choose`)."""
+    """The labels, in order of choice, and the design that chose them
+    (:mod:`proxynas.predict.choose`)."""
     if not spec.label:
         return pd.Series(dtype="float64"), pd.DataFrame(columns=list(choose.COLUMNS))
     first, *later = choose.rounds(min(spec.label, len(values)))
@@ -117,20 +126,27 @@ def label(
     return labels, design
 
 
-def fitted(values: pd.DataFrame, source: str, labels: pd.Series, prior: pd.Series, seed: int) -> Prediction:
-    """A predictor on the indicators that a training on ``source`` gives, beside those that take none."""
+def fitted(
+    values: pd.DataFrame, source: str, labels: pd.Series, prior: pd.Series, seed: int
+) -> Prediction:
+    """A predictor on the indicators that a training on ``source`` gives, beside those that take
+    none."""
     return predictor.fit(features(values, source), labels, prior=prior, seed=seed)
 
 
 def feature_sources(values: pd.DataFrame) -> list[str]:
-    """Whose indicators predictors are fitted on: each trained source, first the proxy set; then none of them."""
-    trained = [s for s in dict.fromkeys(values.columns.get_level_values(0)) if s not in (ZERO_COST, *COSTS)]
+    """Whose indicators predictors are fitted on: each trained source, first the proxy set; then
+    none of them."""
+    trained = [
+        s for s in dict.fromkeys(values.columns.get_level_values(0)) if s not in (ZERO_COST, *COSTS)
+    ]
     ordered = sorted(trained, key=lambda source: (source != PROXY, source == EARLY))
     return [*ordered, ZERO_COST]
 
 
 def features(values: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The features for one source: its indicators, the zero-cost ones and the costs, no mean ranks."""
+    """The features for one source: its indicators, the zero-cost ones and the costs, no mean
+    ranks."""
     sources, names = (values.columns.get_level_values(level) for level in (0, 1))
     wanted = [
         (str(first), str(name))

@@ -35,7 +35,9 @@ from .sources import PROXY, also_names, check_proxy, get_proxy, prepare, trainin
 from .truth_tables import check_covered
 
 
-def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None) -> Result:
+def search(
+    spec: SearchSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None
+) -> Result:
     """Run, or finish, the search that ``spec`` describes in ``folder``.
 
     Raises:
@@ -98,10 +100,15 @@ def score_all(this: Run, archs: list[str]) -> None:
 
 
 def labeller_for(this: Run) -> Labeller:
-    """Where accuracies on the whole data come from: the truth table that knows all candidates, else training."""
+    """Where accuracies on the whole data come from: the truth table that knows all candidates, else
+    training."""
     table = this.truth
     known = set() if table is None else set(table.rows["arch"])
-    if table is not None and this.spec.oracle == "auto" and known.issuperset(this.store.candidates().index):
+    if (
+        table is not None
+        and this.spec.oracle == "auto"
+        and known.issuperset(this.store.candidates().index)
+    ):
         return Charged(this.store, table)
     return Trained(this.spec, this.store, this.workers, this.watcher)
 
@@ -112,7 +119,9 @@ def decide_by(this: Run, labeller: Labeller) -> Decision | None:
     if not spec.label and not spec.verify:
         return None
     combine = [this.headline[1]] if "+" in this.headline[1] else []
-    values = rank.indicators.columns(store.scores(), store.zero_cost(), store.candidates(), None, combine)
+    values = rank.indicators.columns(
+        store.scores(), store.zero_cost(), store.candidates(), None, combine
+    )
     if not labeller.charged:
         this.watcher.say(
             f"training on the whole data, {spec.epochs} epochs each: {min(spec.label, len(values))} "
@@ -125,7 +134,8 @@ def decide_by(this: Run, labeller: Labeller) -> Decision | None:
 
 
 def trains_winner(this: Run, decision: Decision) -> bool:
-    """Whether the winner is trained afresh: where asked, else unless accuracies come from others' table."""
+    """Whether the winner is trained afresh: where asked, else unless accuracies come from others'
+    table."""
     if decision.winner is None or this.spec.train_winner == "never":
         return False
     table = this.truth

@@ -1,4 +1,5 @@
-"""Accuracies on the whole data: trained in this run, or given by a truth table that is charged for them."""
+"""Accuracies on the whole data: trained in this run, or given by a truth table that is charged for
+them."""
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -31,10 +32,12 @@ class Labeller(Protocol):
         """How many accuracies will be asked for in all, for the progress bar."""
 
     def accuracies(self, archs: Sequence[str]) -> pd.Series:
-        """Validation accuracy in [0, 1] of ``archs``, in their order; NaN: training failed, or not known."""
+        """Validation accuracy in [0, 1] of ``archs``, in their order; NaN: training failed, or not
+        known."""
 
     def seconds(self, archs: Iterable[str]) -> float:
-        """What those of ``archs`` cost: core seconds, or a table's own seconds; NaN: a table does not say."""
+        """What those of ``archs`` cost: core seconds, or a table's own seconds; NaN: a table does
+        not say."""
 
 
 class Recorded:
@@ -69,7 +72,8 @@ class Recorded:
 
 
 class Trained(Recorded):
-    """Candidates are trained where the store does not have them yet; each row is stored when it is known."""
+    """Candidates are trained where the store does not have them yet; each row is stored when it is
+    known."""
 
     def __init__(self, spec: SearchSpec, store: Store, workers: int, watcher: Watcher) -> None:
         super().__init__(store)
@@ -103,7 +107,8 @@ class Trained(Recorded):
 
 
 class Charged(Recorded):
-    """A truth table as an oracle: one run of each candidate is copied into the store, with what it cost."""
+    """A truth table as an oracle: one run of each candidate is copied into the store, with what it
+    cost."""
 
     def __init__(self, store: Store, table: TruthTable) -> None:
         super().__init__(store)
@@ -146,7 +151,8 @@ def _charged(arch: str, row: Mapping[Hashable, Any], measure: str) -> Score:
 
 
 def prepare(spec: SearchSpec) -> Work:
-    """What a worker needs to train on the whole training split and to score on the whole validation split."""
+    """What a worker needs to train on the whole training split and to score on the whole validation
+    split."""
     torch.set_flush_denormal(True)
     dataset = datasets.load_for(spec)
     x, y = dataset.train.x, dataset.train.y

@@ -1,8 +1,10 @@
-"""``--budget``: one dial. What the user left out is chosen so that the run fits, and every choice gets its reason.
+"""``--budget``: one dial. What the user left out is chosen so that the run fits, and every choice
+gets its reason.
 
-Costs are predicted from counted operations and two short measurements on this machine: a few updates of a middling
-candidate, and one distillation step. The plan is printed and written into the run folder, so a run that is started
-again keeps the plan it began with, whatever the machine does then.
+Costs are predicted from counted operations and two short measurements on this machine: a few
+updates of a middling candidate, and one distillation step. The plan is printed and written into the
+run folder, so a run that is started again keeps the plan it began with, whatever the machine does
+then.
 """
 
 import re
@@ -75,7 +77,9 @@ def plan(
     seconds, watcher = parse(budget), watcher or Watcher()
     given = settings.merge(settings.read_toml(config) if config is not None else {}, flags)
     first = settings.make(SearchSpec, given, where=str(config) if config is not None else "")
-    folder = out or Path("runs") / "-".join([Path(first.data).name, Path(first.space).stem, f"budget-{budget}"])
+    folder = out or Path("runs") / "-".join(
+        [Path(first.data).name, Path(first.space).stem, f"budget-{budget}"]
+    )
     kept = _kept(folder, given)
     if kept is not None:
         return Plan(kept, folder, (f"the plan of {folder} is kept, since its run has begun",))
@@ -99,26 +103,37 @@ def parse(budget: str) -> float:
         raise SpecError(f"--budget must be a time such as 90s, 10m or 1h, but got {budget!r}")
     seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
     if seconds < 30:
-        raise SpecError(f"--budget must be at least 30s, but got {budget!r}; starting up alone takes some seconds")
+        raise SpecError(
+            f"--budget must be at least 30s, but got {budget!r}; starting up alone takes some seconds"
+        )
     return seconds
 
 
 def _kept(folder: Path, given: Mapping[str, Any]) -> SearchSpec | None:
-    """The spec of a run that was begun, if what is given now agrees with it; the flow says where it does not."""
+    """The spec of a run that was begun, if what is given now agrees with it; the flow says where it
+    does not."""
     path = folder / "spec.toml"
     if not path.is_file():
         return None
-    return settings.make(SearchSpec, settings.merge(settings.read_toml(path), given), where=str(path))
+    return settings.make(
+        SearchSpec, settings.merge(settings.read_toml(path), given), where=str(path)
+    )
 
 
 def _search_part(
-    spec: SearchSpec, given: Mapping[str, Any], dataset: Dataset, seconds: float, workers: int | None
+    spec: SearchSpec,
+    given: Mapping[str, Any],
+    dataset: Dataset,
+    seconds: float,
+    workers: int | None,
 ) -> tuple[SearchSpec, list[str]]:
     space = spaces.load(spec.space, spec.space_options)
     workers = 1 if spec.device != "cpu" else workers or cores()
     wanted = min(int(given.get("candidates", FEWEST)), space.size)
     if spec.strategy == "all":
-        raise SpecError("--budget plans the number of candidates, and the strategy all takes every one; leave one out")
+        raise SpecError(
+            "--budget plans the number of candidates, and the strategy all takes every one; leave one out"
+        )
     cost = costs(space, dataset)
     sample = make_strategy(replace(spec, strategy="random", candidates=24), space, cost).ask(24)
     flops = [cost(arch)[1] for arch in sample]
@@ -164,8 +179,17 @@ def _distill_part(
         return spec, [f"the proxy set {spec.proxy} is there: nothing to distil"]
     reasons = []
     images = len(dataset.shape) == 3
-    if images and spec.method == "gm" and not {"student", "real_batch"} & set(spec.settings) and spec.device == "cpu":
-        own = {"student": students.default_student(dataset.shape, 32), "real_batch": 64, **spec.settings}
+    if (
+        images
+        and spec.method == "gm"
+        and not {"student", "real_batch"} & set(spec.settings)
+        and spec.device == "cpu"
+    ):
+        own = {
+            "student": students.default_student(dataset.shape, 32),
+            "real_batch": 64,
+            **spec.settings,
+        }
         spec = replace(spec, settings=own)
         reasons.append(
             "GM with a student of 32 filters and 64 real images a class: widths do as well (Zhao 2021, Fig. 12)"
@@ -218,18 +242,23 @@ def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) ->
 
 
 def _images(spec: SearchSpec) -> int | None:
-    """How many images (or rows) the proxy set that was given has; ``None`` where one is still to be made."""
+    """How many images (or rows) the proxy set that was given has; ``None`` where one is still to be
+    made."""
     return None if spec.proxy is None else len(proxyset.read(proxyset.locate(spec.proxy)))
 
 
-def _run_seconds(spec: SearchSpec, dataset: Dataset, size: int, flops: float, speed: float) -> float:
+def _run_seconds(
+    spec: SearchSpec, dataset: Dataset, size: int, flops: float, speed: float
+) -> float:
     """One training run on a proxy set of ``size`` images.
 
     Forward and backward are three forward passes, validation is one, and calls cost something too.
     """
     recipe = spec.candidate_recipe()
     batch = min(recipe.batch_size, size)
-    passes = 3 * recipe.updates * batch + spec.val_points * (min(spec.val_size, len(dataset.val)) + spec.calibrate)
+    passes = 3 * recipe.updates * batch + spec.val_points * (
+        min(spec.val_size, len(dataset.val)) + spec.calibrate
+    )
     return passes * flops / speed + recipe.updates * CALL_SECONDS
 
 

@@ -64,7 +64,9 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
         headline_reason=reason,
         pareto=pareto.of_run(ranking, headline, costs, spec.objectives),
         provenance=_provenance(spec, proxy, this.truth),
-        winner=None if decision is None else shown_winner(spec, this.dataset, decision, last, this.truth),
+        winner=None
+        if decision is None
+        else shown_winner(spec, this.dataset, decision, last, this.truth),
         trust=None if decision is None else shown_trust(decision),
     )
     path = report.write(this.folder, inputs)
@@ -83,7 +85,8 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
 
 
 def selected(this: Run, decision: Decision | None) -> tuple[Key, str]:
-    """The selection indicator and why: the fitted predictor, where there is one and no other was asked for."""
+    """The selection indicator and why: the fitted predictor, where there is one and no other was
+    asked for."""
     predicted = (PROXY, PREDICTED)
     if decision is None or this.spec.indicator != "auto" or predicted not in decision.columns():
         return this.headline, this.reason
@@ -94,7 +97,10 @@ def ranked(this: Run, decision: Decision | None) -> rank.Ranking:
     """All rankings, compared with truth."""
     costs, spec = this.store.candidates(), this.spec
     name = this.headline[1]
-    names = (name, *rank.indicators.counterparts(name))  # so that the verdict can say what training adds
+    names = (
+        name,
+        *rank.indicators.counterparts(name),
+    )  # so that the verdict can say what training adds
     combine = dict.fromkeys((*spec.combine, *(other for other in names if "+" in other)))
     kind = this.space.kind
     return rank.rank(
@@ -110,7 +116,9 @@ def ranked(this: Run, decision: Decision | None) -> rank.Ranking:
     )
 
 
-def spent(this: Run, proxy: ProxySet, decision: Decision | None, last: TrainedWinner | None) -> rank.Ledger:
+def spent(
+    this: Run, proxy: ProxySet, decision: Decision | None, last: TrainedWinner | None
+) -> rank.Ledger:
     """What the run cost."""
     stages, train = this.store.stages(), this.dataset.train
     made = {

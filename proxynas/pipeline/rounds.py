@@ -1,13 +1,15 @@
-"""Adaptive search: candidates are chosen in rounds, by what those of earlier rounds are worth on the proxy set.
+"""Adaptive search: candidates are chosen in rounds, by what those of earlier rounds are worth on
+the proxy set.
 
-In a round ``round_size`` candidates are asked of the strategy and scored on what the objective needs: on
-the proxy set where the indicator is read off training, for zero-cost indicators where it has one. Then
-the strategy is told the objective of every candidate so far. For a single indicator that is its value;
-for a mean rank, or a vote, it is that among all candidates so far, so it is told anew after each round.
-Baselines come after the last round, on the same candidates.
+In a round ``round_size`` candidates are asked of the strategy and scored on what the objective
+needs: on the proxy set where the indicator is read off training, for zero-cost indicators where it
+has one. Then the strategy is told the objective of every candidate so far. For a single indicator
+that is its value; for a mean rank, or a vote, it is that among all candidates so far, so it is told
+anew after each round. Baselines come after the last round, on the same candidates.
 
-How many are asked for at a time is a setting and not the number of workers, and what is told is read off
-the run store: the candidates are the same with any number of workers, and in a run that was interrupted.
+How many are asked for at a time is a setting and not the number of workers, and what is told is
+read off the run store: the candidates are the same with any number of workers, and in a run that
+was interrupted.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,10 +49,13 @@ def make_strategy(spec: SearchSpec, space: SearchSpace, cost: Costs) -> Strategy
     """The strategy that the spec asks for.
 
     Raises:
-        SpecError: it cannot do that, or what it needs is not installed; or the constraints admit almost nothing.
+        SpecError: it cannot do that, or what it needs is not installed; or the constraints admit
+            almost nothing.
     """
     if spec.strategy == "all" and spec.candidates != SearchSpec().candidates:
-        raise SpecError("the strategy all takes every network, so candidates would change nothing; leave it out")
+        raise SpecError(
+            "the strategy all takes every network, so candidates would change nothing; leave it out"
+        )
     return strategies.make(
         spec.strategy,
         Untried(space, Limits([parse(text) for text in spec.constraints], cost), spec.distinct),
@@ -72,12 +77,15 @@ def first_candidates(spec: SearchSpec, space: SearchSpace, strategy: Strategy) -
     archs = strategy.ask(min(wanted, spec.round_size) if adaptive else wanted)
     if not archs:
         limits = " and ".join(spec.constraints)
-        raise SpecError(f"of the {space.size:,} networks of {space.name!r} none is within {limits}; loosen that")
+        raise SpecError(
+            f"of the {space.size:,} networks of {space.name!r} none is within {limits}; loosen that"
+        )
     return archs
 
 
 def choose_in_rounds(this: Run, strategy: Strategy, first: list[str]) -> list[str]:
-    """All candidates, scored on what the objective needs; ``first`` is what the strategy was asked for already."""
+    """All candidates, scored on what the objective needs; ``first`` is what the strategy was asked
+    for already."""
     spec, store, replicas = this.spec, this.store, range(this.spec.seeds)
     sources = objective_sources(this.headline)
     each = sum(1 if source == ZERO_COST else spec.seeds for source in sources)
@@ -88,7 +96,9 @@ def choose_in_rounds(this: Run, strategy: Strategy, first: list[str]) -> list[st
     )
     archs: list[str] = []
     asked = first
-    prepared = scorer(store, replicas, prepare, (spec, this.folder), workers=this.workers, on_done=tally)
+    prepared = scorer(
+        store, replicas, prepare, (spec, this.folder), workers=this.workers, on_done=tally
+    )
     with this.stage("search"), prepared as score_missing:
         while asked:
             add_costs(store, asked, this.cost)
@@ -115,14 +125,21 @@ def objective_sources(headline: Key) -> list[str]:
     """What candidates are scored on to know an indicator."""
     terms = headline[1].split("+")
     sources = [PROXY] if any(term in indicators.TRAINING for term in terms) else []
-    return sources + ([ZERO_COST] if any(indicators.resolve(term)[0] == ZERO_COST for term in terms) else [])
+    return sources + (
+        [ZERO_COST] if any(indicators.resolve(term)[0] == ZERO_COST for term in terms) else []
+    )
 
 
 def objective_values(
     spec: SearchSpec, headline: Key, store: Store, archs: Sequence[str]
 ) -> dict[str, tuple[float, ...]]:
-    """What ``archs`` are worth, one value an objective, higher is better; ranks are among ``archs`` alone."""
-    costs, scores, zero_cost = store.candidates().loc[list(archs)], store.scores(), store.zero_cost()
+    """What ``archs`` are worth, one value an objective, higher is better; ranks are among ``archs``
+    alone."""
+    costs, scores, zero_cost = (
+        store.candidates().loc[list(archs)],
+        store.scores(),
+        store.zero_cost(),
+    )
     columns = indicators.columns(
         scores[(scores["source"] == PROXY) & scores["arch"].isin(archs)],
         zero_cost[zero_cost["arch"].isin(archs)],
@@ -130,6 +147,9 @@ def objective_values(
         None,
         [headline[1]] if "+" in headline[1] else [],
     )
-    found = [columns[headline] if name == "indicator" else -costs[name].astype("float64") for name in spec.objectives]
+    found = [
+        columns[headline] if name == "indicator" else -costs[name].astype("float64")
+        for name in spec.objectives
+    ]
     values = np.stack([column.loc[list(archs)].to_numpy(dtype="float64") for column in found], 1)
     return {arch: tuple(map(float, row)) for arch, row in zip(archs, values, strict=True)}

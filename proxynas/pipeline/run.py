@@ -1,4 +1,5 @@
-"""A search in its directory: what was asked for, what it works on, and where its results are kept."""
+"""A search in its directory: what was asked for, what it works on, and where its results are
+kept."""
 
 import functools
 import time
@@ -21,7 +22,8 @@ from .selection import choose_indicator
 from .truth_tables import find_tables, find_truth
 
 SEARCH_STEPS = 400
-"""Distillation steps of a search that does not say how many: fewer than published, for a quick first look."""
+"""Distillation steps of a search that does not say how many: fewer than published, for a quick
+first look."""
 
 
 @dataclass(frozen=True)

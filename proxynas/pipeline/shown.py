@@ -1,4 +1,5 @@
-"""What a report shows of a decision: its winner, its trust and its cost, in the report's own terms."""
+"""What a report shows of a decision: its winner, its trust and its cost, in the report's own
+terms."""
 
 from collections.abc import Mapping
 
@@ -18,7 +19,8 @@ def shown_winner(
     last: TrainedWinner | None,
     table: TruthTable | None,
 ) -> Winner | None:
-    """The winner with its accuracy: that of its last training, else the truth table's, else that it was picked by."""
+    """The winner with its accuracy: that of its last training, else the truth table's, else that it
+    was picked by."""
     arch, trained = decision.winner, decision.trained
     if arch is None:
         return None
@@ -26,12 +28,18 @@ def shown_winner(
     room = decision.headroom
     better, gain = (None, 0.0) if room is None else (room.probability, max(room.high, 0.0))
     if last is not None:
-        training = f"trained afresh, {spec.epochs} epochs on all {len(dataset.train):,} training images"
-        return Winner(arch, last.test_accuracy, "test_accuracy", training, count, last.files, better, gain)
+        training = (
+            f"trained afresh, {spec.epochs} epochs on all {len(dataset.train):,} training images"
+        )
+        return Winner(
+            arch, last.test_accuracy, "test_accuracy", training, count, last.files, better, gain
+        )
     if decision.charged and table is not None:
         seeds = int((table.rows["arch"] == arch).sum())
         training = f"from the truth table, mean of {seeds} seed(s)"
-        return Winner(arch, float(table.accuracy()[arch]), table.measure, training, count, (), better, gain)
+        return Winner(
+            arch, float(table.accuracy()[arch]), table.measure, training, count, (), better, gain
+        )
     training = f"{spec.epochs} epochs on all {len(dataset.train):,} training images; it was picked by this figure"
     return Winner(arch, float(trained[arch]), "val_accuracy", training, count, (), better, gain)
 

@@ -1,4 +1,5 @@
-"""What candidates are trained on: the proxy set, its baselines, and further sets; all of them lie in the run folder."""
+"""What candidates are trained on: the proxy set, its baselines, and further sets; all of them lie
+in the run folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from ..specs import SearchSpec
 
 PROXY, RANDOM, EARLY = "proxy", "random", "early-stopping"
 SOURCES = (PROXY, RANDOM, EARLY)
-"""What candidates are trained on unless ``baselines`` says otherwise; ``also`` adds sets, called as their files."""
+"""What candidates are trained on unless ``baselines`` says otherwise; ``also`` adds sets, called as
+their files."""
 
 
 def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher) -> ProxySet:
-    """The run's proxy set (made, copied or found in the folder) and beside it the random coreset of its size."""
+    """The run's proxy set (made, copied or found in the folder) and beside it the random coreset of
+    its size."""
     path = folder / "proxy.safetensors"
     if path.exists():
         watcher.say("proxy set: found in the run folder")
@@ -47,7 +50,11 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         watcher.ended()
     if not (folder / "random.safetensors").exists():
         drawn = replace(
-            spec.distillation(), method="random", ipc=len(proxy) // dataset.num_classes, steps=0, settings={}
+            spec.distillation(),
+            method="random",
+            ipc=len(proxy) // dataset.num_classes,
+            steps=0,
+            settings={},
         )
         distill(drawn, dataset, spec.candidate_recipe()).save(folder / "random.safetensors")
     for given, name in zip(spec.also, also_names(spec), strict=True):
@@ -73,7 +80,9 @@ def also_names(spec: SearchSpec) -> list[str]:
         found.append(name)
     for name in spec.tables:
         if name in (*found, *RESERVED) or not name.strip():
-            raise SpecError(f"there is a source called {name!r} already; give that table another name")
+            raise SpecError(
+                f"there is a source called {name!r} already; give that table another name"
+            )
     return found
 
 
@@ -97,14 +106,17 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
     if recipe.augment and len(dataset.shape) != 3:
         raise SpecError(f"augment is for images, but {dataset.name} is a table; leave it out")
     if spec.val_points > recipe.updates:
-        raise SpecError(f"val_points must be at most the {recipe.updates} updates, but got {spec.val_points}")
+        raise SpecError(
+            f"val_points must be at most the {recipe.updates} updates, but got {spec.val_points}"
+        )
     also_names(spec)
     for given in spec.also:
         proxyset.check(proxyset.read(proxyset.locate(given)), dataset)
 
 
 def prepare(spec: SearchSpec, folder: Path) -> Work:
-    """What a worker needs: the space, the data with a part of its validation split, and the sources."""
+    """What a worker needs: the space, the data with a part of its validation split, and the
+    sources."""
     torch.set_flush_denormal(True)
     dataset = datasets.load_for(spec)
     dataset = replace(dataset, val=_part(dataset.val, spec.val_size))
@@ -114,7 +126,9 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
     whole = spec.candidate_recipe()
     size, sources = len(proxyset.read(sets[PROXY])), {}
     for name in training_sources(spec):
-        recipe = replace(whole, batch_size=min(whole.batch_size, size))  # the same number of images an update
+        recipe = replace(
+            whole, batch_size=min(whole.batch_size, size)
+        )  # the same number of images an update
         curriculum = None
         if name == EARLY:
             x, y = dataset.train.x, dataset.train.y
@@ -125,7 +139,13 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
             recipe = replace(recipe, loss=soft, batch_size=min(whole.batch_size, len(made)))
             recipe, curriculum = proxyset.recipe_for(made, recipe), made.curriculum
         sources[name] = Source(
-            name, x, y, recipe, calibration=calibration, val_points=spec.val_points, curriculum=curriculum
+            name,
+            x,
+            y,
+            recipe,
+            calibration=calibration,
+            val_points=spec.val_points,
+            curriculum=curriculum,
         )
     return Work(
         spaces.load(spec.space, spec.space_options),

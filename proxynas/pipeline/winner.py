@@ -1,7 +1,8 @@
-"""The winner: trained once more, afresh, on the whole data, tested once, and saved with code that loads it.
+"""The winner: trained once more, afresh, on the whole data, tested once, and saved with code that
+loads it.
 
-The accuracy by which it was picked is the best of several and so looks better than it is. A training
-with another seed does not: its test accuracy is what is reported.
+The accuracy by which it was picked is the best of several and so looks better than it is. A
+training with another seed does not: its test accuracy is what is reported.
 
 winner.safetensors   the weights, and in the header what they are of
 winner.py            a few lines that build the network and load them
@@ -29,7 +30,8 @@ WEIGHTS, CODE = "winner.safetensors", "winner.py"
 
 @dataclass(frozen=True)
 class TrainedWinner:
-    """The last training of the winner: accuracies in [0, 1], core seconds, and the files it left."""
+    """The last training of the winner: accuracies in [0, 1], core seconds, and the files it
+    left."""
 
     arch: str
     val_accuracy: float
@@ -38,7 +40,9 @@ class TrainedWinner:
     files: tuple[str, ...]
 
 
-def train(spec: SearchSpec, arch: str, store: Store, folder: Path, watcher: Watcher) -> TrainedWinner | None:
+def train(
+    spec: SearchSpec, arch: str, store: Store, folder: Path, watcher: Watcher
+) -> TrainedWinner | None:
     """Train the winner, or find it trained; ``None`` where its training failed."""
     known = _row(store, arch)
     if known is None or not (folder / WEIGHTS).exists():
@@ -56,11 +60,14 @@ def found(store: Store, arch: str, folder: Path) -> TrainedWinner | None:
     if row is None or isinstance(row["failed"], str):
         return None
     there = tuple(name for name in (WEIGHTS, CODE) if (folder / name).exists())
-    return TrainedWinner(arch, float(row["val_accuracy"]), float(row["test_accuracy"]), float(row["seconds"]), there)
+    return TrainedWinner(
+        arch, float(row["val_accuracy"]), float(row["test_accuracy"]), float(row["seconds"]), there
+    )
 
 
 def prepare(spec: SearchSpec, folder: Path) -> Work:
-    """What trains the winner: the whole training split, tested on the test split, its weights kept."""
+    """What trains the winner: the whole training split, tested on the test split, its weights
+    kept."""
     torch.set_flush_denormal(True)
     dataset = datasets.load_for(spec)
     x, y = dataset.train.x, dataset.train.y
@@ -77,9 +84,17 @@ def write_code(spec: SearchSpec, arch: str, folder: Path) -> None:
 
 
 def code(space: SearchSpace, spec: SearchSpec, arch: str, dataset: Dataset) -> str:
-    """Python that builds the network ``arch``, loads its weights and says how inputs are normalised."""
-    mean, std = (tuple(round(float(v), 6) for v in t) for t in (dataset.preprocessing.mean, dataset.preprocessing.std))
-    zca = "\n# The images were ZCA-whitened after that; the proxy set's file has the matrix." if spec.zca else ""
+    """Python that builds the network ``arch``, loads its weights and says how inputs are
+    normalised."""
+    mean, std = (
+        tuple(round(float(v), 6) for v in t)
+        for t in (dataset.preprocessing.mean, dataset.preprocessing.std)
+    )
+    zca = (
+        "\n# The images were ZCA-whitened after that; the proxy set's file has the matrix."
+        if spec.zca
+        else ""
+    )
     return f'''"""{arch}: the winner of a search on {dataset.name}, with its weights."""
 
 from pathlib import Path

@@ -1,16 +1,16 @@
 """Regret against cost, simulated on candidates whose truth is known: this search, and its rivals.
 
-Every strategy spends from one :class:`Account`: a training on the whole data costs its seconds and gives the
-accuracy of one run, a training with few epochs likewise, and indicators their seconds for all candidates.
-After every payment the account notes the regret of the network that would be handed over now: the best
-trained one, by its label; before any is trained, the one that the strategy would pick. Regret is in accuracy
-(0.01: a point): how far the mean of that network's runs is below the best mean of all candidates, so that a
-lucky run is not taken for a good network.
+Every strategy spends from one :class:`Account`: a training on the whole data costs its seconds and
+gives the accuracy of one run, a training with few epochs likewise, and indicators their seconds for
+all candidates. After every payment the account notes the regret of the network that would be handed
+over now: the best trained one, by its label; before any is trained, the one that the strategy would
+pick. Regret is in accuracy (0.01: a point): how far the mean of that network's runs is below the
+best mean of all candidates, so that a lucky run is not taken for a good network.
 
-Rivals: random search; zero-cost pick (training in the order of the mean rank); few epochs on everything, then
-training in that order; successive halving and Hyperband (Li et al. 2020, "A system for massively parallel
-hyperparameter tuning"; 2018, "Hyperband"), by Optuna's pruners; regularised evolution (Real et al. 2019,
-algorithm 1).
+Rivals: random search; zero-cost pick (training in the order of the mean rank); few epochs on
+everything, then training in that order; successive halving and Hyperband (Li et al. 2020, "A system
+for massively parallel hyperparameter tuning"; 2018, "Hyperband"), by Optuna's pruners; regularised
+evolution (Real et al. 2019, algorithm 1).
 """
 
 import contextlib
@@ -37,9 +37,11 @@ class Pool:
 
     runs: accuracies of each candidate's trainings on the whole data, one or more a candidate.
     seconds: of one such training, by candidate.
-    features: their indicators, a row a candidate, as for :func:`.predictor.fit`; and so are ``prior`` and ``axes``.
+    features: their indicators, a row a candidate, as for :func:`.predictor.fit`; and so are
+    ``prior`` and ``axes``.
     indicator_seconds: what the indicators of all candidates cost together.
-    partial: accuracy after few epochs, by candidate, and what one such training costs; ``None`` without such a table.
+    partial: accuracy after few epochs, by candidate, and what one such training costs; ``None``
+    without such a table.
     """
 
     runs: Mapping[str, Sequence[float]]
@@ -86,7 +88,9 @@ class Account:
         self.cost += seconds
         if self.cost > self.budget:
             raise Spent
-        handed = max(self.labels, key=lambda name: (self.labels[name], name)) if self.labels else pick
+        handed = (
+            max(self.labels, key=lambda name: (self.labels[name], name)) if self.labels else pick
+        )
         if handed is not None:
             self.costs.append(self.cost)
             self.regrets.append(self._best - float(self._truth[handed]))
@@ -104,7 +108,9 @@ class Account:
     def glance(self, name: str, pick: str | None = None) -> float:
         """The accuracy of a candidate after few epochs."""
         if self.pool.partial is None or self.pool.partial_seconds is None:
-            raise SpecError("this strategy needs accuracies after few epochs, but the pool has none; leave it out")
+            raise SpecError(
+                "this strategy needs accuracies after few epochs, but the pool has none; leave it out"
+            )
         self.pay(float(self.pool.partial_seconds[name]), pick)
         return float(self.pool.partial[name])
 
@@ -115,8 +121,8 @@ class Account:
 
 
 Strategy = Callable[[Account, int], None]
-"""Spends an account until that raises :class:`Spent` or all is known. What does not draw from the account's
-generator takes the seed."""
+"""Spends an account until that raises :class:`Spent` or all is known. What does not draw from the
+account's generator takes the seed."""
 
 
 def random_search(account: Account, seed: int) -> None:
@@ -144,19 +150,23 @@ def few_epochs(account: Account, seed: int) -> None:
 
 
 def halving(pruner: Callable[[], Any], resource: int, whole: int) -> Strategy:
-    """Successive halving or Hyperband: few epochs of candidates in random order, those go on that ``pruner`` lets.
+    """Successive halving or Hyperband: few epochs of candidates in random order, those go on that
+    ``pruner`` lets.
 
     Args:
         pruner: makes one of Optuna's pruners.
         resource: epochs of the pool's partial training.
-        whole: epochs of a whole one. It starts again from scratch, as in NAS-Bench-201, whose rate ends at 0 in both.
+        whole: epochs of a whole one. It starts again from scratch, as in NAS-Bench-201, whose rate
+            ends at 0 in both.
     """
 
     def run(account: Account, seed: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(direction="maximize", pruner=pruner(), sampler=optuna.samplers.RandomSampler(seed))
+        study = optuna.create_study(
+            direction="maximize", pruner=pruner(), sampler=optuna.samplers.RandomSampler(seed)
+        )
         best: tuple[float, str] | None = None
         for name in account.order():
             trial = study.ask()
@@ -176,13 +186,15 @@ def halving(pruner: Callable[[], Any], resource: int, whole: int) -> Strategy:
 def evolution(population: int, tournament: int) -> Strategy:
     """Regularised evolution: the oldest dies, the best of a few random ones has a child.
 
-    The child is one of the candidates that differ from its parent in the fewest axes and are not trained yet,
-    so that it stays within the pool.
+    The child is one of the candidates that differ from its parent in the fewest axes and are not
+    trained yet, so that it stays within the pool.
     """
 
     def run(account: Account, seed: int) -> None:
         if account.pool.axes is None:
-            raise SpecError("evolution needs the axes of the candidates, but the pool has none; leave it out")
+            raise SpecError(
+                "evolution needs the axes of the candidates, but the pool has none; leave it out"
+            )
         axes = account.pool.axes.loc[account.pool.names].astype(str).to_numpy()  # (N, axes)
         names, left = account.pool.names, set(range(len(axes)))
         alive: deque[int] = deque()
@@ -190,7 +202,9 @@ def evolution(population: int, tournament: int) -> Strategy:
             if len(alive) < population:
                 child = int(account.rng.choice(sorted(left)))
             else:
-                rivals = account.rng.choice(len(alive), size=min(tournament, len(alive)), replace=False)
+                rivals = account.rng.choice(
+                    len(alive), size=min(tournament, len(alive)), replace=False
+                )
                 parent = max((alive[i] for i in rivals), key=lambda i: account.labels[names[i]])
                 open_ = np.array(sorted(left))
                 distance = (axes[open_] != axes[parent]).sum(1)
@@ -204,7 +218,8 @@ def evolution(population: int, tournament: int) -> Strategy:
 
 
 def predicted(labels: int, batch: int = 5, most: int = 60, **fit: Any) -> Strategy:
-    """This search: ``labels`` chosen ones, then verification in batches, the predictor fitted again before each.
+    """This search: ``labels`` chosen ones, then verification in batches, the predictor fitted again
+    before each.
 
     Args:
         labels: how many are chosen before verification.
@@ -218,7 +233,9 @@ def predicted(labels: int, batch: int = 5, most: int = 60, **fit: Any) -> Strate
 
         def fitted() -> predictor.Prediction:
             known = pd.Series(account.labels, dtype="float64")
-            return predictor.fit(pool.features, known, prior=pool.prior, axes=pool.axes, seed=seed, repeats=1, **fit)
+            return predictor.fit(
+                pool.features, known, prior=pool.prior, axes=pool.axes, seed=seed, repeats=1, **fit
+            )
 
         account.pay(pool.indicator_seconds, _descending(pool.prior)[0])
         first, *later = choose.rounds(labels)
@@ -234,7 +251,8 @@ def predicted(labels: int, batch: int = 5, most: int = 60, **fit: Any) -> Strate
 
 
 def simulate(pool: Pool, strategy: Strategy, budget: float, seed: int) -> tuple[Floats, Floats]:
-    """The costs (n,) after which the regret changed or was looked at, ascending, and the regrets (n,) then."""
+    """The costs (n,) after which the regret changed or was looked at, ascending, and the regrets
+    (n,) then."""
     account = Account(pool, budget, np.random.default_rng(seeds.derive(seed, "curve")))
     with contextlib.suppress(Spent):
         strategy(account, seed)
@@ -244,11 +262,14 @@ def simulate(pool: Pool, strategy: Strategy, budget: float, seed: int) -> tuple[
 def at(costs: Floats, regrets: Floats, grid: Floats) -> Floats:
     """The regret after each cost of ``grid`` (g,); NaN before there is anything to hand over."""
     place = np.searchsorted(costs, grid, side="right") - 1
-    return np.where(place >= 0, regrets[np.maximum(place, 0)] if len(regrets) else math.nan, math.nan)
+    return np.where(
+        place >= 0, regrets[np.maximum(place, 0)] if len(regrets) else math.nan, math.nan
+    )
 
 
 def bands(regrets: Floats) -> dict[str, list[float]]:
-    """Median, mean and the middle 80 % of regrets (seeds, g) at each cost; NaN where any seed has nothing yet."""
+    """Median, mean and the middle 80 % of regrets (seeds, g) at each cost; NaN where any seed has
+    nothing yet."""
     low, median, high = np.quantile(regrets, [0.1, 0.5, 0.9], axis=0)
     return {
         "median": median.tolist(),
@@ -259,7 +280,8 @@ def bands(regrets: Floats) -> dict[str, list[float]]:
 
 
 def reached(grid: Floats, regret: Floats, goal: float) -> float:
-    """The first cost of ``grid`` (g,) from which ``regret`` (g,) stays within ``goal``; infinite if it never does."""
+    """The first cost of ``grid`` (g,) from which ``regret`` (g,) stays within ``goal``; infinite if
+    it never does."""
     bad = np.flatnonzero(~(regret <= goal))
     first = int(bad[-1]) + 1 if len(bad) else 0
     return float(grid[first]) if first < len(grid) else math.inf
@@ -271,4 +293,6 @@ def _train(account: Account, names: Iterable[str]) -> None:
 
 
 def _descending(values: pd.Series) -> list[str]:
-    return [str(name) for name in values.sort_index().sort_values(ascending=False, kind="stable").index]
+    return [
+        str(name) for name in values.sort_index().sort_values(ascending=False, kind="stable").index
+    ]

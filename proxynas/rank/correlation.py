@@ -1,4 +1,5 @@
-"""Rank correlation with ties, and its bootstrap: Spearman's ρ and Kendall's τ-b, many resamples at once.
+"""Rank correlation with ties, and its bootstrap: Spearman's ρ and Kendall's τ-b, many resamples at
+once.
 
 Spearman's ρ is Pearson's correlation of mid-ranks; Kendall's τ-b is the concordance of pairs,
 corrected for ties (Kendall 1945). Point estimates come from SciPy. The intervals are percentile
@@ -28,7 +29,8 @@ CELLS = 2_000_000
 """Numbers held at once while resamples are ranked."""
 
 PAIRS_LIMIT = 1_500
-"""Candidates up to which τ of a resample is read off the matrix of all pairs; beyond, SciPy's O(n log n) is faster."""
+"""Candidates up to which τ of a resample is read off the matrix of all pairs; beyond, SciPy's O(n
+log n) is faster."""
 
 
 def resample(n: int, resamples: int, rng: np.random.Generator, kinds: Names | None = None) -> Ints:
@@ -47,12 +49,14 @@ def resample(n: int, resamples: int, rng: np.random.Generator, kinds: Names | No
 
 
 def spearman(x: Floats, y: Floats) -> float:
-    """ρ of two arrays (n,); NaN where n < 3 or one of them is constant. Infinities rank first or last."""
+    """ρ of two arrays (n,); NaN where n < 3 or one of them is constant. Infinities rank first or
+    last."""
     return _estimate(stats.spearmanr, x, y)
 
 
 def kendall(x: Floats, y: Floats) -> float:
-    """τ-b of two arrays (n,); NaN where n < 3 or one of them is constant. Infinities rank first or last."""
+    """τ-b of two arrays (n,); NaN where n < 3 or one of them is constant. Infinities rank first or
+    last."""
     return _estimate(stats.kendalltau, x, y)
 
 
@@ -66,7 +70,8 @@ def spearman_draws(x: Floats, y: Floats, draws: Ints) -> Floats:
 
 
 def kendall_draws(x: Floats, y: Floats, draws: Ints) -> Floats:
-    """τ-b of ``x`` and ``y`` (n,) on every resample (R, n): float64 (R,), NaN where one is constant.
+    """τ-b of ``x`` and ``y`` (n,) on every resample (R, n): float64 (R,), NaN where one is
+    constant.
 
     Up to :data:`PAIRS_LIMIT` candidates: with w how often a resample holds each candidate and S the
     signs of all differences, the concordance of the resample is wᵀ(Sx∘Sy)w, and wᵀ(Sx∘Sx)w the
@@ -77,7 +82,9 @@ def kendall_draws(x: Floats, y: Floats, draws: Ints) -> Floats:
         return np.array([kendall(x[row], y[row]) for row in held])
     weights = draws.astype(np.float64)  # (R, n)
     sx, sy = _signs(x), _signs(y)  # (n, n)
-    both, left, right = (((weights @ m) * weights).sum(1) for m in (sx * sy, sx * sx, sy * sy))  # each (R,)
+    both, left, right = (
+        ((weights @ m) * weights).sum(1) for m in (sx * sy, sx * sx, sy * sy)
+    )  # each (R,)
     return _ratio(both, np.sqrt(left * right))
 
 

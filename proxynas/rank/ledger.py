@@ -1,4 +1,5 @@
-"""The ledger: what ranking cost, distillation included, and from how many candidates on it has paid for itself."""
+"""The ledger: what ranking cost, distillation included, and from how many candidates on it has paid
+for itself."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ PROXY, EARLY, ZERO_COST = "proxy", "early-stopping", "zero-cost"
 
 @dataclass(frozen=True)
 class SourceCost:
-    """Training candidates on one source: core seconds (device seconds on a GPU), all seeds together."""
+    """Training candidates on one source: core seconds (device seconds on a GPU), all seeds
+    together."""
 
     runs: int  # training runs, failed ones included
     candidates: int
@@ -26,10 +28,11 @@ class SourceCost:
 
 @dataclass(frozen=True)
 class DecisionCost:
-    """Trainings on the whole data within the search: core seconds, or a truth table's own where it was charged.
+    """Trainings on the whole data within the search: core seconds, or a truth table's own where it
+    was charged.
 
-    ``label_s``, ``verify_s`` are NaN where a table does not say what a run of it cost. ``winner_s`` is always of this
-    machine, and so is ``wall_s``, which is for all of it.
+    ``label_s``, ``verify_s`` are NaN where a table does not say what a run of it cost. ``winner_s``
+    is always of this machine, and so is ``wall_s``, which is for all of it.
     """
 
     labels: int
@@ -43,7 +46,8 @@ class DecisionCost:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Time, memory and storage of a search. ``total_s`` always includes distillation, also of a proxy that was reused.
+    """Time, memory and storage of a search. ``total_s`` always includes distillation, also of a
+    proxy that was reused.
 
     Wall seconds depend on how many cores worked; core seconds do not, so comparisons use those. A
     source's cost a candidate counts all of its seeds; the whole data's is for as many seeds as the
@@ -105,7 +109,8 @@ def ledger(
 
     Args:
         scores: the run store's rows; their ``seconds`` are core seconds.
-        stages: wall ``seconds`` and ``peak_mib`` of each stage of this run; the search is ``search``.
+        stages: wall ``seconds`` and ``peak_mib`` of each stage of this run; the search is
+            ``search``.
         truth: gives the cost of the whole data, where its ``seconds`` compare with ours
             (:meth:`~proxynas.truth.TruthTable.costs_like`).
         distill: from the proxy's provenance: ``seconds`` (wall), ``core_seconds``, ``peak_mib``;
@@ -122,7 +127,10 @@ def ledger(
     if zero_cost is not None and len(zero_cost):
         spent, each = float(zero_cost["seconds"].sum()), zero_cost["arch"].nunique()
         costs[ZERO_COST] = SourceCost(each, each, spent, spent / each, spent / each)
-    distill_s, distill_core_s = float(distill.get("seconds", 0.0)), float(distill.get("core_seconds", 0.0))
+    distill_s, distill_core_s = (
+        float(distill.get("seconds", 0.0)),
+        float(distill.get("core_seconds", 0.0)),
+    )
     search_s = float(stages.get("search", {}).get("seconds", 0.0))
     proxy = costs.get(PROXY)
     comparable = truth is not None and truth.costs_like(device, fingerprint, space_options or {})
@@ -140,7 +148,12 @@ def ledger(
         sources=costs,
         truth_core_s_per_candidate=whole,
         truth_made_on=None if truth is None else truth.made.get("made_on"),
-        peak_mib=max([float(distill.get("peak_mib") or 0.0), *(float(s["peak_mib"]) for s in stages.values())]),
+        peak_mib=max(
+            [
+                float(distill.get("peak_mib") or 0.0),
+                *(float(s["peak_mib"]) for s in stages.values()),
+            ]
+        ),
         device=device,
         break_even=_break_even(distill_core_s, whole, learnt),
         break_even_early_stopping=_break_even(distill_core_s, early, learnt),
@@ -155,12 +168,17 @@ def _sources(scores: pd.DataFrame) -> dict[str, SourceCost]:
     names = sorted(scores["source"].unique(), key=table_order)
     for source, rows in ((name, scores[scores["source"] == name]) for name in names):
         runs, candidates, seconds = len(rows), rows["arch"].nunique(), float(rows["seconds"].sum())
-        costs[str(source)] = SourceCost(runs, candidates, seconds, seconds / candidates, seconds / runs)
+        costs[str(source)] = SourceCost(
+            runs, candidates, seconds, seconds / candidates, seconds / runs
+        )
     return costs
 
 
-def _whole(truth: TruthTable | None, scores: pd.DataFrame, proxy: SourceCost | None) -> float | None:
-    """Core seconds to train a candidate on the whole data, for as many seeds as on the proxy; None where not known."""
+def _whole(
+    truth: TruthTable | None, scores: pd.DataFrame, proxy: SourceCost | None
+) -> float | None:
+    """Core seconds to train a candidate on the whole data, for as many seeds as on the proxy; None
+    where not known."""
     if truth is None:
         return None
     rows = truth.rows[truth.rows["arch"].isin(scores["arch"])]
@@ -170,8 +188,11 @@ def _whole(truth: TruthTable | None, scores: pd.DataFrame, proxy: SourceCost | N
     return a_run * (proxy.runs / proxy.candidates if proxy is not None else 1.0)
 
 
-def _break_even(distill_core_s: float, other: float | None, proxy: SourceCost | None) -> float | None:
-    """From how many candidates on distilling and scoring on the proxy costs less than the ``other`` way of scoring."""
+def _break_even(
+    distill_core_s: float, other: float | None, proxy: SourceCost | None
+) -> float | None:
+    """From how many candidates on distilling and scoring on the proxy costs less than the ``other``
+    way of scoring."""
     if other is None or proxy is None or other <= proxy.core_s_per_candidate:
         return None
     return distill_core_s / (other - proxy.core_s_per_candidate)

@@ -40,7 +40,8 @@ class NoiseCeiling:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How every (source, indicator) ranks the candidates, all on the same ones and the same resamples.
+    """How every (source, indicator) ranks the candidates, all on the same ones and the same
+    resamples.
 
     ``rows`` has one row a (source, indicator):
 
@@ -73,9 +74,7 @@ class Ranking:
     """
 
     rows: pd.DataFrame
-    values: (
-        pd.DataFrame
-    )  # index arch, columns (source, indicator): higher is better; -inf: all seeds failed; NaN: not run
+    values: pd.DataFrame  # index arch, columns (source, indicator): higher is better; -inf: all seeds failed; NaN: not run
     truth: pd.Series | None  # mean accuracy by arch, of the candidates that have one
     agreement: pd.DataFrame  # Spearman's ρ between any two columns of values
     failed: pd.DataFrame  # the runs that failed: source, arch, seed, reason
@@ -89,7 +88,9 @@ class Ranking:
         """The row of one (source, indicator); a ``KeyError`` where there is none."""
         found = self.rows[(self.rows["source"] == key[0]) & (self.rows["indicator"] == key[1])]
         if found.empty:
-            raise KeyError(f"the ranking has no row {key}; it has {', '.join(map(str, self.keys()))}")
+            raise KeyError(
+                f"the ranking has no row {key}; it has {', '.join(map(str, self.keys()))}"
+            )
         return found.iloc[0]
 
     def keys(self) -> list[Key]:
@@ -108,7 +109,8 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Difference:
-    """ρ of one row minus ρ of another, with its 95 % interval over the same resamples; NaN without truth."""
+    """ρ of one row minus ρ of another, with its 95 % interval over the same resamples; NaN without
+    truth."""
 
     value: float
     low: float
@@ -142,17 +144,22 @@ def rank(
 
     Args:
         scores: the run store's rows (:meth:`~proxynas.search.store.Store.scores`).
-        costs: ``parameters`` and ``flops`` of every candidate, indexed by architecture; its index is the candidates.
-        truth: what the candidates really reach, or ``None``: then only the rankings' agreement is known.
-        zero_cost: the store's zero-cost indicators (:meth:`~proxynas.search.store.Store.zero_cost`).
+        costs: ``parameters`` and ``flops`` of every candidate, indexed by architecture; its index
+            is the candidates.
+        truth: what the candidates really reach, or ``None``: then only the rankings' agreement is
+            known.
+        zero_cost: the store's zero-cost indicators
+            (:meth:`~proxynas.search.store.Store.zero_cost`).
         combine: names joined by ``+``, ranked by their mean rank as well.
         tables: accuracies that were measured elsewhere, ranked as further rows under these names.
         predictions: what performance predictors say, as further rows.
-        kinds: of each architecture; isomorphic ones are of one kind, and drawn together in a resample.
+        kinds: of each architecture; isomorphic ones are of one kind, and drawn together in a
+            resample.
         seed: of the bootstrap and of how ties at the border of the truly best are broken.
         resamples: bootstrap resamples; one set of them serves all rows.
 
-    An indicator is the mean over the seeds that did not fail; a candidate all of whose seeds failed ranks last.
+    An indicator is the mean over the seeds that did not fail; a candidate all of whose seeds failed
+    ranks last.
     """
     values = columns(scores, zero_cost, costs, truth, combine, tables, predictions)
     archs = values.index
@@ -190,8 +197,12 @@ def rank(
 
 
 def paired_difference(ranking: Ranking, a: Key, b: Key) -> Difference:
-    """ρ of row ``a`` minus ρ of row ``b``; the interval pairs them on the same resamples, as their errors correlate."""
-    of = {key: (float(ranking.row(key)["rho"]), ranking.draws[key].to_numpy(dtype=np.float64)) for key in (a, b)}
+    """ρ of row ``a`` minus ρ of row ``b``; the interval pairs them on the same resamples, as their
+    errors correlate."""
+    of = {
+        key: (float(ranking.row(key)["rho"]), ranking.draws[key].to_numpy(dtype=np.float64))
+        for key in (a, b)
+    }
     return _difference(of[a], of[b])
 
 
@@ -206,7 +217,9 @@ _BestSets = dict[int, tuple[Ints, Ints]]
 """By percent: the candidates (k,), truly best first, and resamples of them (R, k)."""
 
 
-def _best_sets(y: Floats, resamples: int, rng: np.random.Generator, kinds: Names | None) -> _BestSets:
+def _best_sets(
+    y: Floats, resamples: int, rng: np.random.Generator, kinds: Names | None
+) -> _BestSets:
     order, found = np.argsort(-y, kind="stable"), {}
     for percent in CUTS:
         part = order[: len(y) * percent // 100]
@@ -290,13 +303,19 @@ def _over(key: Key, found: Mapping[Key, tuple[float, Floats]]) -> dict[str, floa
     return row
 
 
-def _distinct(column: pd.Series, truth: pd.Series | None, kinds: Mapping[str, str] | None) -> dict[str, float]:
+def _distinct(
+    column: pd.Series, truth: pd.Series | None, kinds: Mapping[str, str] | None
+) -> dict[str, float]:
     """ρ over one candidate of each kind; NaN where all are different anyway or nothing is known."""
     if truth is None or kinds is None or len(column) < 3:
         return dict.fromkeys(DISTINCT, math.nan)
     ordered = column.sort_index()
     ordered = ordered[~ordered.index.map(kinds).duplicated()]
-    rho = correlation.spearman(ordered.to_numpy(), truth[ordered.index].to_numpy()) if len(ordered) > 2 else math.nan
+    rho = (
+        correlation.spearman(ordered.to_numpy(), truth[ordered.index].to_numpy())
+        if len(ordered) > 2
+        else math.nan
+    )
     return dict(zip(DISTINCT, (rho, len(ordered)), strict=True))
 
 
@@ -308,7 +327,8 @@ def _truth(truth: TruthTable | None, archs: pd.Index) -> pd.Series | None:
 
 
 def _common(values: pd.DataFrame, truth: pd.Series) -> pd.Index:
-    """The candidates that have a truth and every indicator, so that all rows are compared on the same ones."""
+    """The candidates that have a truth and every indicator, so that all rows are compared on the
+    same ones."""
     complete = values.index[values.notna().all(axis=1)]
     return complete[complete.isin(truth.index)]
 
@@ -328,7 +348,8 @@ def _winner(values: pd.DataFrame, key: Key, truth: pd.Series | None) -> dict[str
 
 
 def _in_order(values: pd.DataFrame, key: Key) -> pd.Series:
-    """The candidates that have ``key``, best first; ties by parameters, fewest first, then by name."""
+    """The candidates that have ``key``, best first; ties by parameters, fewest first, then by
+    name."""
     column = values[key].dropna().sort_index()
     size = values[PARAMETERS] if PARAMETERS in values else pd.Series(0.0, index=values.index)
     return column.iloc[np.lexsort((size.reindex(column.index), -column))]

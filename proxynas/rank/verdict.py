@@ -88,7 +88,8 @@ class Verdict:
 
 
 def verdict(ranking: Ranking, ledger: Ledger, headline: Key, reason: str) -> Verdict:
-    """Judge the ``headline`` (source, indicator), which was chosen for ``reason``, against its rivals.
+    """Judge the ``headline`` (source, indicator), which was chosen for ``reason``, against its
+    rivals.
 
     The rivals are a random coreset, early stopping on the real data (each with the same indicator),
     parameters, FLOPs, the vote of zero-cost indicators and, where the headline is a mean rank, what
@@ -106,7 +107,9 @@ def verdict(ranking: Ranking, ledger: Ledger, headline: Key, reason: str) -> Ver
     if ranking.truth is None or ranking.truth.empty:
         details = (*chosen, *_costs(ledger))
         return Verdict(NO_TRUTH, (first, SENTENCES["no truth"]), details)
-    differences = {key: paired_difference(ranking, headline, key) for key in _rivals(ranking, headline)}
+    differences = {
+        key: paired_difference(ranking, headline, key) for key in _rivals(ranking, headline)
+    }
     compared = [_compared(ranking, key, d) for key, d in differences.items()]
     if not ledger.distilled:
         worth, clause, why = NO_VERDICT, "", []

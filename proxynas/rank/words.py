@@ -52,7 +52,8 @@ def indicator(name: str) -> str:
 
 
 def column(name: str) -> str:
-    """An indicator where a column or an axis has little room: in full where it is one, in few letters where several."""
+    """An indicator where a column or an axis has little room: in full where it is one, in few
+    letters where several."""
     return f"mean rank: {short(name)}" if "+" in name else indicator(name)
 
 
@@ -77,7 +78,9 @@ def phrase(name: Key) -> str:
         return f"counting {indicator(name[1])}"
     if name[0] == "zero-cost":
         return f"{'the ' if name[1] == 'vote' else ''}{indicator(name[1])}, before any training"
-    after = {"early-stopping": "on the real data, stopped early"}.get(name[0], f"on the {source(name[0])}")
+    after = {"early-stopping": "on the real data, stopped early"}.get(
+        name[0], f"on the {source(name[0])}"
+    )
     return f"{indicator(name[1])} {'' if name[1].startswith('sotl') else 'after training '}{after}"
 
 

@@ -37,7 +37,8 @@ SCORES = (
     *("source", "arch", "seed", "val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late"),
     *("parameters", "flops", "failed"),
 )
-"""Columns of ``scores.csv``: nothing of the clock, so that a run store always gives the same bytes."""
+"""Columns of ``scores.csv``: nothing of the clock, so that a run store always gives the same
+bytes."""
 
 TIMINGS = ("source", "arch", "seed", "seconds")
 

@@ -33,8 +33,11 @@ class Axis:
         return placed
 
 
-def linear(label: str, values: ArrayLike, words: Words, *, pad: float = 0.04, whole: bool = False) -> Axis:
-    """An axis around finite ``values``: some five round ticks (``whole``: no fractions) in ``words``."""
+def linear(
+    label: str, values: ArrayLike, words: Words, *, pad: float = 0.04, whole: bool = False
+) -> Axis:
+    """An axis around finite ``values``: some five round ticks (``whole``: no fractions) in
+    ``words``."""
     low, high = _span(values)
     low, high = low - pad * (high - low), high + pad * (high - low)
     places = MaxNLocator(5, integer=whole).tick_values(low, high)
@@ -42,13 +45,16 @@ def linear(label: str, values: ArrayLike, words: Words, *, pad: float = 0.04, wh
 
 
 def logarithmic(label: str, values: ArrayLike, words: Words, *, ticks: int = 5) -> Axis:
-    """A logarithmic axis around ``values`` above zero; ticks at powers of ten, and between if few."""
+    """A logarithmic axis around ``values`` above zero; ticks at powers of ten, and between if
+    few."""
     low, high = _span(values)
     margin = (high / low) ** 0.04
     low, high = low / margin, high * margin
     decades = math.log10(high / low)
     between = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 5.0)
-    places = [t for t in LogLocator(subs=between, numticks=99).tick_values(low, high) if low <= t <= high]
+    places = [
+        t for t in LogLocator(subs=between, numticks=99).tick_values(low, high) if low <= t <= high
+    ]
     places = places[:: max(1, math.ceil(len(places) / (ticks + 2)))]
     return Axis(label, low, high, tuple((float(t), words(t)) for t in places), log=True)
 
@@ -159,7 +165,8 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class ForestPanel:
-    """One column of a forest plot: its axis, and a vertical line for what can be expected at best."""
+    """One column of a forest plot: its axis, and a vertical line for what can be expected at
+    best."""
 
     axis: Axis
     ceiling: float | None = None
@@ -167,7 +174,8 @@ class ForestPanel:
 
 @dataclass(frozen=True)
 class Forest:
-    """Estimates with intervals, one below the other, in groups; all rows of a panel share its axis."""
+    """Estimates with intervals, one below the other, in groups; all rows of a panel share its
+    axis."""
 
     name: str
     title: str

@@ -23,7 +23,8 @@ SERIES = ("proxy", "early-stopping", "zero-cost", "flops", "other-0", "other-1")
 
 
 def name(source: str) -> str:
-    """The name of a source's colour; sources without one of their own share four, by their letters."""
+    """The name of a source's colour; sources without one of their own share four, by their
+    letters."""
     return source if source in COLOURS else f"other-{sum(source.encode()) % 4}"
 
 

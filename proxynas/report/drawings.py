@@ -80,7 +80,9 @@ def forest(inputs: ReportInputs) -> Forest | None:
     if not rows:
         return None
     ceiling = inputs.ranking.ceiling
-    panels = [ForestPanel(_rho_axis("ρ with truth", rows, 0), None if ceiling is None else ceiling.rho)]
+    panels = [
+        ForestPanel(_rho_axis("ρ with truth", rows, 0), None if ceiling is None else ceiling.rho)
+    ]
     if cut is not None:
         within = None if ceiling is None else ceiling.rho_best.get(cut)
         panels.append(ForestPanel(_rho_axis(f"ρ among the truly best {cut} %", rows, 1), within))
@@ -128,7 +130,8 @@ def _rho_axis(label: str, rows: Sequence[tuple[str, ForestRow]], panel: int) -> 
 
 
 def _scattered(inputs: ReportInputs) -> list[tuple[Key, str | None]]:
-    """The rows worth a scatter plot: the selection indicator on each source, the vote, and parameters."""
+    """The rows worth a scatter plot: the selection indicator on each source, the vote, and
+    parameters."""
     if not inputs.has_truth:
         return []
     name, keys = inputs.headline[1], inputs.ranking.keys()
@@ -142,7 +145,8 @@ def _scattered(inputs: ReportInputs) -> list[tuple[Key, str | None]]:
 
 
 def scatter(ranking: Ranking, key: Key, winner: str | None) -> Chart:
-    """Truth against an indicator, both as ranks, so that neither saturates; the best at the top right.
+    """Truth against an indicator, both as ranks, so that neither saturates; the best at the top
+    right.
 
     Raises:
         ValueError: there is no truth.
@@ -152,7 +156,9 @@ def scatter(ranking: Ranking, key: Key, winner: str | None) -> Chart:
     values = ranking.values[key].reindex(ranking.truth.index).dropna()
     truth = ranking.truth[values.index]
     table = pd.DataFrame({"x": stats.rankdata(values), "y": stats.rankdata(truth), "truth": truth})
-    table = table.assign(failed=np.isneginf(values.to_numpy())).sort_values("truth", ascending=False)
+    table = table.assign(failed=np.isneginf(values.to_numpy())).sort_values(
+        "truth", ascending=False
+    )
     n = len(table)
     diagonal = np.array([1.0, max(n, 2)])
     series = [Series("", "soft", diagonal, diagonal)]
@@ -173,7 +179,9 @@ def _dots(part: pd.DataFrame, key: Key, colour: str, kind: str, n: int) -> Serie
     named = part.head(NAMED)
     texts = tuple(
         f"{arch}: truth {words.percent(truth)} (rank {_rank(y, n)}), {words.label(key)} rank {_rank(x, n)}"
-        for arch, truth, x, y in zip(named.index, named["truth"], named["x"], named["y"], strict=True)
+        for arch, truth, x, y in zip(
+            named.index, named["truth"], named["x"], named["y"], strict=True
+        )
     )
     x, y = part["x"].to_numpy(float), part["y"].to_numpy(float)
     if kind == "failed":
@@ -226,7 +234,9 @@ def pareto(found: Pareto) -> Chart:
     line = Series("", "proxy", parts[1].x, parts[1].y)
     axis = logarithmic if (x > 0).all() else linear
     axes = axis(found.x_label, x, _big), linear(found.y_label, y, lambda v: f"{v:.4g}")
-    return Chart("pareto", f"{found.y_label} against {found.x_label}", *axes, (parts[0], line, parts[1]))
+    return Chart(
+        "pareto", f"{found.y_label} against {found.x_label}", *axes, (parts[0], line, parts[1])
+    )
 
 
 def time_bars(ledger: Ledger) -> Bars:
@@ -294,7 +304,8 @@ def _crossings(ledger: Ledger) -> Iterator[Mark]:
 
 
 def curves(inputs: ReportInputs) -> Chart | None:
-    """Training losses of the best-ranked candidates, before the middle and the spread of all others."""
+    """Training losses of the best-ranked candidates, before the middle and the spread of all
+    others."""
     source = curve_source(inputs)
     if source is None:
         return None
@@ -302,13 +313,21 @@ def curves(inputs: ReportInputs) -> Chart | None:
     updates = min(map(len, rows["losses"]))
     width = max(1, updates // 25)
     means = {
-        str(arch): moving_mean(np.mean([loss[:updates] for loss in part], axis=0, dtype=np.float64), width)
+        str(arch): moving_mean(
+            np.mean([loss[:updates] for loss in part], axis=0, dtype=np.float64), width
+        )
         for arch, part in rows.groupby("arch")["losses"]
     }
-    best = [str(arch) for arch in inputs.ranking.best(inputs.headline, len(means)).index if arch in means][:CURVES]
+    best = [
+        str(arch)
+        for arch in inputs.ranking.best(inputs.headline, len(means)).index
+        if arch in means
+    ][:CURVES]
     x: Floats = np.arange(updates - width + 1, dtype=np.float64) + (width + 1) / 2
     low, middle, high = np.quantile(np.stack(list(means.values())), (0.1, 0.5, 0.9), axis=0)
-    series = [Series(f"all {len(means):,}: median, 10 to 90 %", "random", x, middle, low=low, high=high)]
+    series = [
+        Series(f"all {len(means):,}: median, 10 to 90 %", "random", x, middle, low=low, high=high)
+    ]
     series += [
         Series(f"{place}. {arch}", colour, x, means[arch], strong=place == 1)
         for place, (arch, colour) in enumerate(zip(best, colours.SERIES, strict=False), start=1)
@@ -322,7 +341,8 @@ def curves(inputs: ReportInputs) -> Chart | None:
 
 
 def curve_source(inputs: ReportInputs) -> str | None:
-    """The source whose learning curves are shown: the selection indicator's, or the first with any."""
+    """The source whose learning curves are shown: the selection indicator's, or the first with
+    any."""
     rows = inputs.scores
     if "losses" not in rows:
         return None
@@ -335,7 +355,11 @@ def curve_source(inputs: ReportInputs) -> str | None:
 def thinned(series: Series, points: int = 200) -> Series:
     """A line with at most about so many points, which is what a page can show."""
     step = max(1, math.ceil(len(series.x) / points))
-    ends = None if series.low is None or series.high is None else (series.low[::step], series.high[::step])
+    ends = (
+        None
+        if series.low is None or series.high is None
+        else (series.low[::step], series.high[::step])
+    )
     low, high = ends or (None, None)
     return Series(series.label, series.colour, series.x[::step], series.y[::step], series.kind,
                   low=low, high=high, strong=series.strong)  # fmt: skip

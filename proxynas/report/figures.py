@@ -93,9 +93,13 @@ def _mark(axes: Axes, mark: Mark) -> None:
     at: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": light(mark.colour)}
     if mark.y is None:
         axes.axvline(mark.x, color="#8a8a8e", lw=0.8, ls=":")
-        axes.annotate(mark.text, (mark.x, 1), xytext=(3, -9), xycoords=axes.get_xaxis_transform(), **at)
+        axes.annotate(
+            mark.text, (mark.x, 1), xytext=(3, -9), xycoords=axes.get_xaxis_transform(), **at
+        )
     else:
-        axes.plot([mark.x], [mark.y], "o", ms=6, mfc="white", mec=light(mark.colour), mew=1.6, zorder=4)
+        axes.plot(
+            [mark.x], [mark.y], "o", ms=6, mfc="white", mec=light(mark.colour), mew=1.6, zorder=4
+        )
         axes.annotate(mark.text, (mark.x, mark.y), xytext=(7, -10), fontweight="bold", **at)
 
 

@@ -29,7 +29,9 @@ class Next:
 NEXT = {
     "winner": "{arch} is trained on the whole data; its weights are in {files}.",
     "winner, no files": "{arch} is trained on the whole data: use it.",
-    "nothing": ("No candidate finished training. Read why under “Runs that failed”, and change how they train."),
+    "nothing": (
+        "No candidate finished training. Read why under “Runs that failed”, and change how they train."
+    ),
     "no truth": (
         "Measure the truth of candidates, in random order and as long as you like, and write the "
         "report again; it then says how sure this ranking is."
@@ -52,7 +54,9 @@ COMMANDS = {
     "no truth": (
         "proxynas truth --data {data} --space {space} --out truth.csv\nproxynas report {run} --truth truth.csv"
     ),
-    "worth": ("proxynas search --data {data} --space {space} --proxy {run}/proxy.safetensors --candidates {more}"),
+    "worth": (
+        "proxynas search --data {data} --space {space} --proxy {run}/proxy.safetensors --candidates {more}"
+    ),
 }
 
 
@@ -62,7 +66,8 @@ def tiles(inputs: ReportInputs) -> list[Tile]:
 
 
 def summary(inputs: ReportInputs, judged: Verdict) -> tuple[str, ...]:
-    """Two sentences: the winner, or the candidate that is ranked first; and how far to trust the ranking."""
+    """Two sentences: the winner, or the candidate that is ranked first; and how far to trust the
+    ranking."""
     winner, trust = inputs.winner, inputs.trust
     if winner is None:
         return judged.summary
@@ -87,7 +92,9 @@ def _which(inputs: ReportInputs) -> Tile:
     row = inputs.ranking.row(inputs.headline)
     name = row["winner"] if isinstance(row["winner"], str) else "none"
     tied = f", tied with {row['tied']:,}" if row["tied"] else ""
-    return Tile("Which network", name, f"ranked first by {words.phrase(inputs.headline)}{tied}", mono=True)
+    return Tile(
+        "Which network", name, f"ranked first by {words.phrase(inputs.headline)}{tied}", mono=True
+    )
 
 
 def _how_good(inputs: ReportInputs) -> Tile:
@@ -98,7 +105,11 @@ def _how_good(inputs: ReportInputs) -> Tile:
         return Tile("How good", "not known", "it was not trained on the whole data")
     measure, points = words.indicator(inputs.ranking.measure), 100 * row["regret"]
     note = f"{measure} after training on the whole data; "
-    note += "no candidate with known truth has more" if points <= 0 else f"regret {words.number(points, 1)} points"
+    note += (
+        "no candidate with known truth has more"
+        if points <= 0
+        else f"regret {words.number(points, 1)} points"
+    )
     return Tile("How good", words.percent(row["winner_truth"]), note)
 
 
@@ -121,7 +132,11 @@ def _how_sure(inputs: ReportInputs) -> Tile:
         interval = words.span(trust.low, trust.high)
         note = f"95 % interval {interval}, estimated from {trust.labels} labels"
         return Tile("How sure", f"ρ ≈ {words.number(trust.rho)}", note)
-    why = "too few candidates with known truth" if inputs.has_truth else "no candidate has a known truth"
+    why = (
+        "too few candidates with known truth"
+        if inputs.has_truth
+        else "no candidate has a known truth"
+    )
     return Tile("How sure", "not known", why)
 
 
@@ -134,7 +149,9 @@ def _cost(inputs: ReportInputs) -> Tile:
     whole = ledger.truth_core_s_per_candidate
     if whole is not None and ledger.sources:
         number = max(cost.candidates for cost in ledger.sources.values())
-        note += f", against {words.seconds(number * whole)} to train all {number:,} on the whole data"
+        note += (
+            f", against {words.seconds(number * whole)} to train all {number:,} on the whole data"
+        )
     return Tile("At what cost", words.seconds(ledger.total_s), note)
 
 
@@ -183,6 +200,8 @@ def _cheaper(inputs: ReportInputs) -> Key | None:
         ("early-stopping", name),
     ]
     known = ranking.keys()
-    differences = {key: paired_difference(ranking, inputs.headline, key) for key in free if key in known}
+    differences = {
+        key: paired_difference(ranking, inputs.headline, key) for key in free if key in known
+    }
     level = [key for key, d in differences.items() if math.isfinite(d.value) and not d.better]
     return max(level, key=lambda key: float(ranking.row(key)["rho"]), default=None)

@@ -20,8 +20,12 @@ class Winner:
     training: str  # how it was trained, in words: "12 epochs on all 1,198 images, 3 seeds"
     verified: int  # candidates trained on the whole data
     files: tuple[str, ...] = ()  # weights and code that load it, as paths from the run directory
-    unverified_better: float | None = None  # probability that a candidate that was not trained is better
-    unverified_gain: float = 0.0  # by how much the best of them is better at most, with probability 0.95
+    unverified_better: float | None = (
+        None  # probability that a candidate that was not trained is better
+    )
+    unverified_gain: float = (
+        0.0  # by how much the best of them is better at most, with probability 0.95
+    )
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class RegretCurve:
     def __post_init__(self) -> None:
         sizes = {len(values) for values in (self.costs, self.regret, self.low, self.high)}
         if len(sizes) != 1 or 0 in sizes:
-            raise ValueError(f"{self.name}: costs, regret, low and high must be as many, and not none")
+            raise ValueError(
+                f"{self.name}: costs, regret, low and high must be as many, and not none"
+            )
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,9 @@ class ReportInputs:
     title: str
     spec: Mapping[str, Any]  # the settings of the run
     dataset: Mapping[str, Any]  # name, shape, classes, sizes of the splits
-    images: Tensor | None  # the proxy set in its original colours, (n, C, H, W) in [0, 1]; None: not images
+    images: (
+        Tensor | None
+    )  # the proxy set in its original colours, (n, C, H, W) in [0, 1]; None: not images
     labels: Tensor | None  # int64 (n,) or soft (n, K)
     class_names: Sequence[str]
     ranking: Ranking
@@ -109,6 +117,11 @@ class ReportInputs:
     @property
     def shown(self) -> tuple[Tensor, Tensor] | None:
         """The images of the proxy set and their labels; ``None`` where there are none to show."""
-        if self.images is None or self.labels is None or self.images.ndim != 4 or not len(self.images):
+        if (
+            self.images is None
+            or self.labels is None
+            or self.images.ndim != 4
+            or not len(self.images)
+        ):
             return None
         return self.images, self.labels

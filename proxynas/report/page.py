@@ -1,4 +1,5 @@
-"""From figures and sentences to one HTML page: this file chooses and words, the templates lay out."""
+"""From figures and sentences to one HTML page: this file chooses and words, the templates lay
+out."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -92,7 +93,10 @@ def _agreement(ranking: Ranking) -> dict[str, Any] | None:
         return None
     matrix = ranking.agreement.to_numpy()
     cells = [
-        [(words.number(v), round(100 * min(abs(v), 1)) if math.isfinite(v) else 0, v < 0) for v in row]
+        [
+            (words.number(v), round(100 * min(abs(v), 1)) if math.isfinite(v) else 0, v < 0)
+            for v in row
+        ]
         for row in matrix
     ]
     return {"names": names, "rows": list(zip(names, cells, strict=True))}

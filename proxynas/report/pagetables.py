@@ -65,7 +65,9 @@ def indicators(inputs: ReportInputs) -> Table:
         names = [("ρ", "rho"), ("ρ − rival’s", than), ("τ", "tau")]
         names += [(f"ρ, best {percent} %", f"rho_best{percent}") for percent in ranking.cuts]
         columns += [Column(title, number=True) for title, _ in names]
-        columns += [Column(title, number=True) for title in ("Regret (points)", "Winner’s truth (%)")]
+        columns += [
+            Column(title, number=True) for title in ("Regret (points)", "Winner’s truth (%)")
+        ]
     else:
         names = []
     columns += [Column("Winner", mono=True), Column("Candidates", number=True)]
@@ -127,7 +129,9 @@ def costs(inputs: ReportInputs) -> Table:
     columns = (Column("Spent on"), *(Column(title, number=True) for title in titles))
     note, none = " (in an earlier run)" if ledger.reused else "", Cell("", "")
     spent = _seconds(ledger.distill_core_s)
-    rows: list[tuple[Cell, ...]] = [(_words(f"{words.making(ledger.distilled)}{note}"), spent, none, none, none)]
+    rows: list[tuple[Cell, ...]] = [
+        (_words(f"{words.making(ledger.distilled)}{note}"), spent, none, none, none)
+    ]
     for name, cost in ledger.sources.items():
         times = (cost.core_s, cost.core_s_per_candidate, cost.core_s_per_run)
         rows.append((_words(words.source(name)), *(_seconds(t) for t in times), _count(cost.runs)))

@@ -1,4 +1,5 @@
-"""The Pareto front of a search with two objectives or more: the candidates that none beats in all of them."""
+"""The Pareto front of a search with two objectives or more: the candidates that none beats in all
+of them."""
 
 from collections.abc import Sequence
 
@@ -13,12 +14,14 @@ from .inputs import Pareto, ReportInputs
 LABELS = {"parameters": "Parameters", "flops": "FLOPs"}
 
 
-def of_run(ranking: Ranking, headline: Key, costs: pd.DataFrame, objectives: Sequence[str]) -> Pareto | None:
+def of_run(
+    ranking: Ranking, headline: Key, costs: pd.DataFrame, objectives: Sequence[str]
+) -> Pareto | None:
     """Which candidates are on the front; ``None`` for a single objective.
 
     ``objectives`` name the ``indicator``, the headline's, which is to be high, and columns of
-    ``costs``, which are to be low; the first of these is drawn. Candidates whose training failed are
-    left out; ``None`` where that is all of them.
+    ``costs``, which are to be low; the first of these is drawn. Candidates whose training failed
+    are left out; ``None`` where that is all of them.
     """
     others = [name for name in objectives if name != "indicator"]
     if not others:
@@ -41,10 +44,17 @@ def of_run(ranking: Ranking, headline: Key, costs: pd.DataFrame, objectives: Seq
 
 
 def front_table(inputs: ReportInputs) -> pd.DataFrame:
-    """The front, best first: ``arch``, ``indicator`` (higher is better), costs, and truth if known."""
+    """The front, best first: ``arch``, ``indicator`` (higher is better), costs, and truth if
+    known."""
     assert inputs.pareto is not None
-    archs = [arch for arch, on_front in zip(inputs.pareto.archs, inputs.pareto.front, strict=True) if on_front]
-    table = pd.DataFrame({"arch": archs, "indicator": inputs.ranking.values[inputs.headline].loc[archs].to_numpy()})
+    archs = [
+        arch
+        for arch, on_front in zip(inputs.pareto.archs, inputs.pareto.front, strict=True)
+        if on_front
+    ]
+    table = pd.DataFrame(
+        {"arch": archs, "indicator": inputs.ranking.values[inputs.headline].loc[archs].to_numpy()}
+    )
     table = table.join(inputs.costs[["parameters", "flops"]], on="arch")
     if inputs.ranking.truth is not None:
         table = table.assign(truth=inputs.ranking.truth.reindex(archs).to_numpy())

@@ -1,8 +1,8 @@
 """Figures as inline SVG: lines and dots stretch with the page, texts and dots keep their size.
 
-A chart is drawn into a square of :data:`SIDE` units that the page stretches to any width; strokes do
-not scale with it, and a dot is a stroke without length and with round ends. Axes, labels and legend are
-HTML beside it.
+A chart is drawn into a square of :data:`SIDE` units that the page stretches to any width; strokes
+do not scale with it, and a dot is a stroke without length and with round ends. Axes, labels and
+legend are HTML beside it.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,9 @@ def chart(drawn: Chart) -> Markup:
             parts.append(_band(series, x, *edges))
         parts += _dots(series, x, y) if series.kind != "line" else [_line(series, x, y)]
     parts += [_mark(drawn, mark) for mark in drawn.marks]
-    crowd = ' class="dense"' if sum(len(s.x) for s in drawn.series if s.kind == "dots") > DENSE else ""
+    crowd = (
+        ' class="dense"' if sum(len(s.x) for s in drawn.series if s.kind == "dots") > DENSE else ""
+    )
     box = f'viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none"'
     head = f'<svg{crowd} {box} role="img" aria-label="{escape(drawn.title)}">'
     return Markup(head + "".join(parts) + "</svg>")
@@ -37,7 +39,9 @@ def chart(drawn: Chart) -> Markup:
 
 def track(panel: ForestPanel, estimate: Estimate, colour: str, *, strong: bool) -> Markup:
     """One row of a forest plot: grid, interval and estimate, at percentages of the cell's width."""
-    parts = [_rule(panel.axis, value, "zero" if value == 0 else "grid") for value, _ in panel.axis.ticks]
+    parts = [
+        _rule(panel.axis, value, "zero" if value == 0 else "grid") for value, _ in panel.axis.ticks
+    ]
     if panel.ceiling is not None:
         parts.append(_rule(panel.axis, panel.ceiling, "ceiling"))
     if np.isfinite(estimate.value):
@@ -48,7 +52,9 @@ def track(panel: ForestPanel, estimate: Estimate, colour: str, *, strong: bool) 
         )
         ink, width, radius = f"var(--c-{colour})", 3 if strong else 2, 5 if strong else 4
         style = f"stroke:{ink};stroke-width:{width}"
-        parts.append(f'<line class="span" x1="{low}" x2="{high}" y1="50%" y2="50%" style="{style}"/>')
+        parts.append(
+            f'<line class="span" x1="{low}" x2="{high}" y1="50%" y2="50%" style="{style}"/>'
+        )
         parts.append(f'<circle cx="{middle}" cy="50%" r="{radius}" style="fill:{ink}"/>')
     return Markup('<svg aria-hidden="true">' + "".join(parts) + "</svg>")
 

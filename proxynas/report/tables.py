@@ -21,8 +21,8 @@ ROWS = 10
 def ranking_table(ranking: Ranking, headline: Key, *, everything: bool = True) -> Table:
     """One row a (source, indicator): ρ with its 95 % interval, regret in percentage points.
 
-    All rows, or :func:`best_rows`; the selection indicator in bold. The last row, where truth has seeds,
-    is how well one training of it ranks another.
+    All rows, or :func:`best_rows`; the selection indicator in bold. The last row, where truth has
+    seeds, is how well one training of it ranks another.
     """
     has_truth = ranking.truth is not None and not ranking.truth.empty
     keys = ranking.keys() if everything else best_rows(ranking, headline)
@@ -43,9 +43,13 @@ def ranking_table(ranking: Ranking, headline: Key, *, everything: bool = True) -
         first = row["winner"] if isinstance(row["winner"], str) else "–"
         cells = _figures(row.to_dict(), ranking.cut) if has_truth else [first]
         name = words.short(key[1]) if key[0] != key[1] else ""
-        table.add_row(escape(source), escape(name), *cells, style="bold" if key == headline else None)
+        table.add_row(
+            escape(source), escape(name), *cells, style="bold" if key == headline else None
+        )
     if has_truth and ranking.ceiling is not None:
-        found = [words.number(ranking.ceiling.rho_best.get(ranking.cut or 0, math.nan)) for _ in best]
+        found = [
+            words.number(ranking.ceiling.rho_best.get(ranking.cut or 0, math.nan)) for _ in best
+        ]
         table.add_section()
         table.add_row(
             "truth",
@@ -62,7 +66,8 @@ def ranking_table(ranking: Ranking, headline: Key, *, everything: bool = True) -
 def best_rows(ranking: Ranking, headline: Key) -> list[Key]:
     """At most :data:`ROWS` rows, in table order: those that a decision takes.
 
-    The selection indicator on every source, the vote, parameters, and each source's row of highest ρ.
+    The selection indicator on every source, the vote, parameters, and each source's row of highest
+    ρ.
     """
     keys = ranking.keys()
     sources = dict.fromkeys(key[0] for key in keys)
@@ -83,7 +88,9 @@ def ledger_table(ledger: Ledger) -> Table:
     for name in ("core time", "per candidate", "runs"):
         table.add_column(name, justify="right", no_wrap=True)
     note = " (earlier run)" if ledger.reused else ""
-    table.add_row(f"{words.making(ledger.distilled)}{note}", words.seconds(ledger.distill_core_s), "", "")
+    table.add_row(
+        f"{words.making(ledger.distilled)}{note}", words.seconds(ledger.distill_core_s), "", ""
+    )
     for source, cost in ledger.sources.items():
         each = words.seconds(cost.core_s_per_candidate)
         table.add_row(words.source(source), words.seconds(cost.core_s), each, f"{cost.runs:,}")
@@ -112,12 +119,23 @@ def pareto_table(front: pd.DataFrame, headline: Key) -> Table:
     title = f"Pareto front by {words.key(headline)}: no candidate is better in every objective"
     table = Table(title=title, title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     table.add_column("network", overflow="fold")
-    for name in (words.short(headline[1]), "parameters", "FLOPs", *(["truth"] if "truth" in front else [])):
+    for name in (
+        words.short(headline[1]),
+        "parameters",
+        "FLOPs",
+        *(["truth"] if "truth" in front else []),
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     sign = -1 if headline[1] in LOWER_IS_BETTER else 1
     for row in front.to_dict("records"):
-        cells = [words.number(sign * row["indicator"], 3), f"{row['parameters']:,}", f"{row['flops']:,}"]
-        table.add_row(escape(row["arch"]), *cells, *([words.percent(row["truth"])] if "truth" in row else []))
+        cells = [
+            words.number(sign * row["indicator"], 3),
+            f"{row['parameters']:,}",
+            f"{row['flops']:,}",
+        ]
+        table.add_row(
+            escape(row["arch"]), *cells, *([words.percent(row["truth"])] if "truth" in row else [])
+        )
     return table
 
 

@@ -1,4 +1,5 @@
-"""Work on all cores: one process a core, one thread each, so that a result never depends on how many there are."""
+"""Work on all cores: one process a core, one thread each, so that a result never depends on how
+many there are."""
 
 import os
 import signal
@@ -29,17 +30,21 @@ def cores() -> int:
 class Mapper(Protocol):
     """Does tasks with workers that live on until the next ones."""
 
-    def __call__(self, work: Callable[[Any, Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+    def __call__(
+        self, work: Callable[[Any, Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[Result]:
         """Yield ``work(context, task)`` for every task as it is finished."""
 
 
 @contextmanager
-def opened(prepare: Callable[..., Any], arguments: tuple[Any, ...], workers: int) -> Iterator[Mapper]:
-    """Workers for several maps one after the other, where each worker makes ``context`` once, with its first task, by
-    ``prepare(*arguments)``.
+def opened(
+    prepare: Callable[..., Any], arguments: tuple[Any, ...], workers: int
+) -> Iterator[Mapper]:
+    """Workers for several maps one after the other, where each worker makes ``context`` once, with
+    its first task, by ``prepare(*arguments)``.
 
-    With one worker everything runs in this process, on one thread all the same. Workers end with their parent, however
-    it ends; Ctrl-C is the parent's to handle.
+    With one worker everything runs in this process, on one thread all the same. Workers end with
+    their parent, however it ends; Ctrl-C is the parent's to handle.
 
     Raises:
         WorkerError: a worker process died.
@@ -99,8 +104,8 @@ def map_apart(
     arguments: tuple[Any, ...],
     workers: int,
 ) -> Iterator[Result]:
-    """As :func:`map_unordered`, but every task has a process of its own, also with one worker: its peak memory is its
-    own.
+    """As :func:`map_unordered`, but every task has a process of its own, also with one worker: its
+    peak memory is its own.
 
     Raises:
         WorkerError: a worker process died.
@@ -138,10 +143,15 @@ DIED = (
 
 
 def _drain(
-    pool: ProcessPoolExecutor, work: Callable[[Any, Task], Result], tasks: Iterator[Task], ahead: int
+    pool: ProcessPoolExecutor,
+    work: Callable[[Any, Task], Result],
+    tasks: Iterator[Task],
+    ahead: int,
 ) -> Iterator[Result]:
     with _interrupts_ignored():  # the workers start here, and inherit it
-        waiting: set[Future[Result]] = {pool.submit(_call, work, task) for task in islice(tasks, ahead)}
+        waiting: set[Future[Result]] = {
+            pool.submit(_call, work, task) for task in islice(tasks, ahead)
+        }
     while waiting:
         finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
         waiting |= {pool.submit(_call, work, task) for task in islice(tasks, len(finished))}
@@ -167,7 +177,9 @@ def _start(prepare: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     try:
         _context = prepare(*arguments)
-    except ProxynasError as error:  # raised again by the first task, so that the parent sees it as it is
+    except (
+        ProxynasError
+    ) as error:  # raised again by the first task, so that the parent sees it as it is
         _context = error
 
 

@@ -1,4 +1,5 @@
-"""The search itself: every candidate on every source, on all cores, each result stored the moment it is known."""
+"""The search itself: every candidate on every source, on all cores, each result stored the moment
+it is known."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +14,17 @@ from .store import Score, Store, ZeroCost
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker needs to score any candidate: made in each process by a picklable function, never sent."""
+    """What a worker needs to score any candidate: made in each process by a picklable function,
+    never sent."""
 
     space: spaces.SearchSpace
     dataset: Dataset
     sources: dict[str, Source]
     seed: int
     device: str = "cpu"
-    zero_cost_space: spaces.SearchSpace | None = None  # whose networks zero-cost indicators look at; None: space's
+    zero_cost_space: spaces.SearchSpace | None = (
+        None  # whose networks zero-cost indicators look at; None: space's
+    )
 
 
 ZERO_COST = "zero-cost"
@@ -30,7 +34,8 @@ Task = tuple[str, str, list[int]]  # source, architecture, replicas
 
 
 Scorer = Callable[[Sequence[str], Sequence[str]], int]
-"""Scores architectures on sources, where the store does not have that yet; returns how many training runs it added."""
+"""Scores architectures on sources, where the store does not have that yet; returns how many
+training runs it added."""
 
 
 @contextmanager
@@ -45,8 +50,8 @@ def scorer(
 ) -> Iterator[Scorer]:
     """Workers that score one set of architectures after the other.
 
-    A candidate's replicas on one source are one task and one transaction. ``on_done`` is called for every new run, and
-    once for a candidate's zero-cost indicators.
+    A candidate's replicas on one source are one task and one transaction. ``on_done`` is called for
+    every new run, and once for a candidate's zero-cost indicators.
     """
     with opened(prepare, arguments, workers) as mapped:
 
@@ -75,20 +80,29 @@ def run(
     workers: int,
     on_done: Callable[[Score | ZeroCost], None] = lambda score: None,
 ) -> int:
-    """Score what the store does not have yet, see :func:`scorer`; returns how many training runs it added."""
+    """Score what the store does not have yet, see :func:`scorer`; returns how many training runs it
+    added."""
     tasks = len(pending(store, archs, sources, replicas))
     if not tasks:
         return 0
-    with scorer(store, replicas, prepare, arguments, workers=min(workers, tasks), on_done=on_done) as score_missing:
+    with scorer(
+        store, replicas, prepare, arguments, workers=min(workers, tasks), on_done=on_done
+    ) as score_missing:
         return score_missing(archs, sources)
 
 
-def pending(store: Store, archs: Sequence[str], sources: Sequence[str], replicas: Sequence[int]) -> list[Task]:
+def pending(
+    store: Store, archs: Sequence[str], sources: Sequence[str], replicas: Sequence[int]
+) -> list[Task]:
     """The tasks whose rows are not all in the store, candidate by candidate."""
     done, wanted, measured = store.done(), set(replicas), set(store.zero_cost()["arch"])
 
     def missing(source: str, arch: str) -> bool:
-        return arch not in measured if source == ZERO_COST else not wanted <= done.get((source, arch), set())
+        return (
+            arch not in measured
+            if source == ZERO_COST
+            else not wanted <= done.get((source, arch), set())
+        )
 
     return [
         (source, arch, [] if source == ZERO_COST else sorted(wanted))
@@ -106,5 +120,9 @@ def runs(tasks: Sequence[Task]) -> int:
 def _score(work: Work, task: Task) -> tuple[list[Score], list[ZeroCost]]:
     source, arch, replicas = task
     if source == ZERO_COST:
-        return [], score_zero_cost(work.zero_cost_space or work.space, arch, work.dataset, work.seed)
-    return score(work.space, arch, work.sources[source], work.dataset, replicas, work.seed, work.device), []
+        return [], score_zero_cost(
+            work.zero_cost_space or work.space, arch, work.dataset, work.seed
+        )
+    return score(
+        work.space, arch, work.sources[source], work.dataset, replicas, work.seed, work.device
+    ), []

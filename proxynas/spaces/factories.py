@@ -37,7 +37,8 @@ Fact = Literal["classes", "channels", "height", "width", "shape"]
 
 @checked(frozen=True, config=settings.CONFIG)
 class Input:
-    """The images that the networks of a space take, where those are not the data's; ``None`` leaves them alone."""
+    """The images that the networks of a space take, where those are not the data's; ``None`` leaves
+    them alone."""
 
     channels: Annotated[int, Field(ge=1)] | None = None
     size: Annotated[int, Field(ge=1)] | None = None
@@ -46,7 +47,8 @@ class Input:
         """What a network sees of images of ``shape`` (C, H, W).
 
         Raises:
-            SpaceError: they are not images, or have more than one channel and not as many as wanted.
+            SpaceError: they are not images, or have more than one channel and not as many as
+                wanted.
         """
         if self.channels is None and self.size is None:
             return shape
@@ -54,7 +56,9 @@ class Input:
             raise SpaceError(f"its networks take images (C, H, W), but the data have shape {shape}")
         channels, height, width = shape
         if self.channels not in (None, channels) and channels != 1:
-            raise SpaceError(f"its networks take images of {self.channels} channels or grey ones, but got {channels}")
+            raise SpaceError(
+                f"its networks take images of {self.channels} channels or grey ones, but got {channels}"
+            )
         size = (height, width) if self.size is None else (self.size, self.size)
         return (channels if self.channels is None else self.channels, *size)
 
@@ -79,7 +83,8 @@ class Adapted(nn.Module):
 
 @dataclass(frozen=True)
 class Foreign:
-    """Another kind of factory behind the interface of ours; without ``arguments`` it is called as ours are."""
+    """Another kind of factory behind the interface of ours; without ``arguments`` it is called as
+    ours are."""
 
     function: Factory
     arguments: Mapping[str, Fact]
@@ -104,12 +109,15 @@ class Foreign:
             facts |= {"channels": seen[0], "height": seen[1], "width": seen[2]}
         missing = [fact for fact in self.arguments.values() if fact not in facts]
         if missing:
-            raise SpaceError(f"its factory takes the {missing[0]} of images (C, H, W), but the data have shape {seen}")
+            raise SpaceError(
+                f"its factory takes the {missing[0]} of images (C, H, W), but the data have shape {seen}"
+            )
         return {name: facts[fact] for name, fact in self.arguments.items()}
 
 
 def find(reference: str, path: Path) -> Callable[..., Any]:
-    """The function ``package.module:name``, or ``file.py:name`` for a file beside the TOML at ``path``.
+    """The function ``package.module:name``, or ``file.py:name`` for a file beside the TOML at
+    ``path``.
 
     Raises:
         SpaceError: it cannot be imported.
@@ -117,14 +125,18 @@ def find(reference: str, path: Path) -> Callable[..., Any]:
     module_name, _, attribute = reference.partition(":")
     try:
         if module_name.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"proxynas_space_{path.stem}", path.parent / module_name)
+            spec = importlib.util.spec_from_file_location(
+                f"proxynas_space_{path.stem}", path.parent / module_name
+            )
             assert spec is not None
             assert spec.loader is not None
             module: Any = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:
             if module_name.partition(".")[0] in NEED_TORCHVISION:
-                importlib.import_module("proxynas.core.torchvision")  # which makes torchvision importable everywhere
+                importlib.import_module(
+                    "proxynas.core.torchvision"
+                )  # which makes torchvision importable everywhere
             module = importlib.import_module(module_name)
         function: Callable[..., Any] = getattr(module, attribute)
     except Exception as error:
@@ -136,4 +148,5 @@ def find(reference: str, path: Path) -> Callable[..., Any]:
 
 
 NEED_TORCHVISION = ("torchvision", "timm")
-"""Packages that import torchvision, which beside a torch without CUDA takes :mod:`proxynas.core.torchvision`."""
+"""Packages that import torchvision, which beside a torch without CUDA takes
+:mod:`proxynas.core.torchvision`."""

@@ -1,4 +1,5 @@
-"""Search spaces: a TOML file names a network factory and the axes of its settings; nothing else is needed.
+"""Search spaces: a TOML file names a network factory and the axes of its settings; nothing else is
+needed.
 
     name = "convnet-grid"
     description = "one line"
@@ -15,8 +16,9 @@
     without_zero_cost = "sotl"            # where zero-cost is not among the baselines
     reason = "the evidence, in a few words"
 
-The factory is called as ``make(shape, classes, depth=…, width=…, stem=…)`` with ``shape`` as (C, H, W); how others'
-factories are called, the tables ``[arguments]`` and ``[input]`` say (:mod:`proxynas.spaces.factories`).
+The factory is called as ``make(shape, classes, depth=…, width=…, stem=…)`` with ``shape`` as (C, H,
+W); how others' factories are called, the tables ``[arguments]`` and ``[input]`` say
+(:mod:`proxynas.spaces.factories`).
 """
 
 import difflib
@@ -62,7 +64,8 @@ def names() -> list[str]:
 def resolve(arch: str, space: str = "convnet-grid") -> tuple[SearchSpace, str]:
     """The space that an architecture belongs to, and its name there.
 
-    ``arch`` is an architecture of ``space``, one of the six published networks (``evaluation-nets``), or
+    ``arch`` is an architecture of ``space``, one of the six published networks
+    (``evaluation-nets``), or
     ``other:architecture`` with another space's name or TOML file.
 
     Raises:
@@ -76,22 +79,32 @@ def resolve(arch: str, space: str = "convnet-grid") -> tuple[SearchSpace, str]:
             return published, arch
         close = difflib.get_close_matches(arch, published, n=1)
         if close:
-            raise SpaceError(f"architecture {arch!r} is not in the space {found.name!r}; did you mean {close[0]!r}?")
+            raise SpaceError(
+                f"architecture {arch!r} is not in the space {found.name!r}; did you mean {close[0]!r}?"
+            )
     found.describe(name)
     return found, name
 
 
 def load(name: str, fixed: Mapping[str, Any] | None = None) -> SearchSpace:
-    """A shipped space by name, or a TOML file by path; ``fixed`` replaces fixed settings that it has.
+    """A shipped space by name, or a TOML file by path; ``fixed`` replaces fixed settings that it
+    has.
 
     Raises:
-        SpaceError: no such space, or its factory cannot be imported, or it has no such fixed setting.
+        SpaceError: no such space, or its factory cannot be imported, or it has no such fixed
+            setting.
         SpecError: the file is not valid TOML or has wrong keys.
     """
-    path = Path(name) if name.endswith(".toml") else resources.folder("search_spaces") / f"{name}.toml"
+    path = (
+        Path(name) if name.endswith(".toml") else resources.folder("search_spaces") / f"{name}.toml"
+    )
     if not path.is_file():
         close = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names())}, or the path of a .toml file"
+        hint = (
+            f"did you mean {close[0]!r}?"
+            if close
+            else f"known: {', '.join(names())}, or the path of a .toml file"
+        )
         raise SpaceError(f"there is no search space {name!r}; {hint}")
     file = settings.make(SpaceFile, settings.read_toml(path), where=str(path))
     notation.check(file.arch, file.axes, path)
@@ -115,7 +128,11 @@ def _factory(file: SpaceFile, path: Path) -> Factory:
             f"{path}: {taken[0]!r} is in [arguments], so it cannot be an axis or fixed as well; leave one out"
         )
     function = factories.find(file.factory, path)
-    return Foreign(function, file.arguments, file.input) if file.arguments or file.input != Input() else function
+    return (
+        Foreign(function, file.arguments, file.input)
+        if file.arguments or file.input != Input()
+        else function
+    )
 
 
 def _replaced(file: SpaceFile, values: Mapping[str, Any]) -> dict[str, Value]:
@@ -125,5 +142,7 @@ def _replaced(file: SpaceFile, values: Mapping[str, Any]) -> dict[str, Value]:
             raise SpaceError(f"the space {file.name!r} has no fixed setting {key!r}; {has}")
         if type(value) is not type(file.fixed[key]):
             kind = type(file.fixed[key]).__name__
-            raise SpaceError(f"{key} of the space {file.name!r} must be of type {kind}, but got {value!r}")
+            raise SpaceError(
+                f"{key} of the space {file.name!r} must be of type {kind}, but got {value!r}"
+            )
     return {**file.fixed, **values}

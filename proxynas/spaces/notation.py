@@ -1,4 +1,5 @@
-"""How architectures are written: a template that names every axis once, such as ``D{depth}-W{width}``.
+"""How architectures are written: a template that names every axis once, such as
+``D{depth}-W{width}``.
 
 No network is listed for anything here, so an axis more costs a few comparisons, not a factor.
 """
@@ -41,20 +42,26 @@ def check(template: str, axes: Mapping[str, Sequence[Value]], where: object) -> 
     """Refuse a template from which the values of the axes cannot be read back.
 
     Raises:
-        SpecError: it does not name every axis once as ``{axis}``, or writes two architectures alike; an axis is empty,
-            has a value twice, or a name that Python would not take.
+        SpecError: it does not name every axis once as ``{axis}``, or writes two architectures
+            alike; an axis is empty, has a value twice, or a name that Python would not take.
     """
     try:
         parts = list(_parts(template))
     except ValueError as error:
-        raise SpecError(f"{where}: arch must be a text with {{axis}} in it, but {template!r} is not: {error}") from None
+        raise SpecError(
+            f"{where}: arch must be a text with {{axis}} in it, but {template!r} is not: {error}"
+        ) from None
     named = sorted(part.axis for part in parts if part.axis is not None)
     if named != sorted(axes) or not all(part.plain for part in parts):
         expected = ", ".join("{" + axis + "}" for axis in axes)
-        raise SpecError(f"{where}: arch must name every axis once ({expected}), but it is {template!r}")
+        raise SpecError(
+            f"{where}: arch must name every axis once ({expected}), but it is {template!r}"
+        )
     for axis, values in axes.items():
         if not axis.isidentifier():
-            raise SpecError(f"{where}: an axis is an argument of the factory, so {axis!r} cannot be its name")
+            raise SpecError(
+                f"{where}: an axis is an argument of the factory, so {axis!r} cannot be its name"
+            )
         if not values or len({str(v) for v in values}) != len(values):
             raise SpecError(
                 f"{where}: axes.{axis} must list at least one value and no value twice, but got {list(values)}"
@@ -75,7 +82,9 @@ def written_alike(template: str, axes: Mapping[str, Sequence[Value]]) -> str | N
     suffixes of Sardinas and Patterson, 1953).
     """
     same = ""  # the text of two choices that have not differed yet: one example of it
-    rests: dict[str, str] = {}  # of two that have differed, by what the longer is ahead: the longer's text
+    rests: dict[
+        str, str
+    ] = {}  # of two that have differed, by what the longer is ahead: the longer's text
     for part in _parts(template):
         same += part.literal
         rests = _ahead(rests, [part.literal])
@@ -86,8 +95,11 @@ def written_alike(template: str, axes: Mapping[str, Sequence[Value]]) -> str | N
     return rests.get("")
 
 
-def _ahead(rests: Mapping[str, str], choices: Sequence[str], differ: bool = False) -> dict[str, str]:
-    """The rests after both texts got one of ``choices``, not the same one if they must ``differ``."""
+def _ahead(
+    rests: Mapping[str, str], choices: Sequence[str], differ: bool = False
+) -> dict[str, str]:
+    """The rests after both texts got one of ``choices``, not the same one if they must
+    ``differ``."""
     known = set(choices)
     longer: dict[str, list[str]] = {}  # by what a choice starts with
     for choice in choices:

@@ -42,7 +42,8 @@ TRIES = 1_000
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A grid of architectures, none of which exists before it is asked for: 10^12 of them cost nothing.
+    """A grid of architectures, none of which exists before it is asked for: 10^12 of them cost
+    nothing.
 
     An architecture is a string; ``size``, iteration and ``in`` work as on a set of them.
     """
@@ -53,7 +54,9 @@ class SearchSpace:
     arch: str
     axes: dict[str, tuple[Value, ...]]
     fixed: dict[str, Value]
-    kind: Callable[[str], str] | None = None  # equal for isomorphic architectures; None: all are different
+    kind: Callable[[str], str] | None = (
+        None  # equal for isomorphic architectures; None: all are different
+    )
     headline: Headline | None = None
 
     @property
@@ -92,15 +95,22 @@ class SearchSpace:
         return self.arch.format(**values)
 
     def sample(
-        self, n: int, rng: np.random.Generator, distinct: bool = False, admit: Callable[[str], bool] | None = None
+        self,
+        n: int,
+        rng: np.random.Generator,
+        distinct: bool = False,
+        admit: Callable[[str], bool] | None = None,
     ) -> list[str]:
-        """``n`` different architectures, uniformly, in random order; all of them when ``n`` is the size or more.
+        """``n`` different architectures, uniformly, in random order; all of them when ``n`` is the
+        size or more.
 
-        With ``distinct`` no two are isomorphic: a kind is drawn as often as it has architectures, and counts once.
-        With ``admit``, whose text says what it admits, only those for which it is true.
+        With ``distinct`` no two are isomorphic: a kind is drawn as often as it has architectures,
+        and counts once. With ``admit``, whose text says what it admits, only those for which it is
+        true.
 
         Raises:
-            SpecError: ``n`` is less than 1, or more than can be listed; or ``TRIES`` draws in a row found none more.
+            SpecError: ``n`` is less than 1, or more than can be listed; or ``TRIES`` draws in a row
+                found none more.
         """
         if n < 1:
             raise SpecError(f"the number of candidates must be at least 1, but got {n}")
@@ -109,16 +119,26 @@ class SearchSpace:
                 f"the space {self.name!r} has {self.size:,} networks, too many to list: ask for {LISTABLE:,} at most"
             )
         if (self.kind is None or not distinct) and admit is None and self.size < 2**63:
-            return [self.at(int(i)) for i in rng.choice(self.size, size=min(n, self.size), replace=False)]
+            return [
+                self.at(int(i))
+                for i in rng.choice(self.size, size=min(n, self.size), replace=False)
+            ]
         found = self.take(n, rng, distinct, admit)
         if not found:
-            raise SpecError(f"of the {self.size:,} networks of {self.name!r} none is within {admit}; loosen that")
+            raise SpecError(
+                f"of the {self.size:,} networks of {self.name!r} none is within {admit}; loosen that"
+            )
         return found
 
     def take(
-        self, n: int, rng: np.random.Generator, distinct: bool = False, admit: Callable[[str], bool] | None = None
+        self,
+        n: int,
+        rng: np.random.Generator,
+        distinct: bool = False,
+        admit: Callable[[str], bool] | None = None,
     ) -> list[str]:
-        """As :meth:`sample`, one network after the other; fewer than ``n``, or none, where there are no more.
+        """As :meth:`sample`, one network after the other; fewer than ``n``, or none, where there
+        are no more.
 
         Raises:
             SpecError: ``TRIES`` draws in a row found none.
@@ -141,7 +161,8 @@ class SearchSpace:
         return list(found.values())
 
     def _shuffled(self, rng: np.random.Generator) -> Iterator[str]:
-        """All architectures in random order; where they cannot be listed, draws among which one may come again."""
+        """All architectures in random order; where they cannot be listed, draws among which one may
+        come again."""
         if self.size <= LISTABLE:
             yield from (self.at(int(index)) for index in rng.permutation(self.size))
             return
@@ -150,7 +171,9 @@ class SearchSpace:
 
     def draw(self, rng: np.random.Generator) -> str:
         """One architecture, uniformly."""
-        return self.arch.format(**{name: axis[int(rng.integers(len(axis)))] for name, axis in self.axes.items()})
+        return self.arch.format(
+            **{name: axis[int(rng.integers(len(axis)))] for name, axis in self.axes.items()}
+        )
 
     def write(self, values: Mapping[str, Value]) -> str:
         """The architecture with these values of the axes: the inverse of :meth:`describe`.
@@ -159,11 +182,15 @@ class SearchSpace:
             SpaceError: an axis is missing or unknown, or has no such value.
         """
         if values.keys() != self.axes.keys():
-            raise SpaceError(f"the axes of {self.name!r} are {', '.join(self.axes)}, but got {', '.join(values)}")
+            raise SpaceError(
+                f"the axes of {self.name!r} are {', '.join(self.axes)}, but got {', '.join(values)}"
+            )
         for name, value in values.items():
             if not any(value == known and type(value) is type(known) for known in self.axes[name]):
                 known = ", ".join(map(str, self.axes[name]))
-                raise SpaceError(f"the axis {name} of {self.name!r} has the values {known}, but got {value!r}")
+                raise SpaceError(
+                    f"the axis {name} of {self.name!r} has the values {known}, but got {value!r}"
+                )
         return self.arch.format(**values)
 
     def describe(self, arch: str) -> dict[str, Value]:
@@ -174,13 +201,16 @@ class SearchSpace:
         """
         values = self._parse(arch)
         if values is None:
-            close = difflib.get_close_matches(arch, list(itertools.islice(self, 20_000)), n=1, cutoff=0.5)
+            close = difflib.get_close_matches(
+                arch, list(itertools.islice(self, 20_000)), n=1, cutoff=0.5
+            )
             hint = f"did you mean {close[0]!r}?" if close else f"it is written as {self.arch}"
             raise SpaceError(f"architecture {arch!r} is not in the space {self.name!r}; {hint}")
         return values
 
     def build(self, arch: str, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """The network, freshly initialised from PyTorch's global generator (see :func:`proxynas.core.seeds.seeded`).
+        """The network, freshly initialised from PyTorch's global generator (see
+        :func:`proxynas.core.seeds.seeded`).
 
         Raises:
             SpaceError: ``arch`` is not in the space, or its factory fails on this shape.
@@ -189,7 +219,9 @@ class SearchSpace:
         try:
             net = self.factory(shape, classes, **values, **self.fixed)
         except Exception as error:
-            raise SpaceError(f"the factory of {self.name!r} failed on {arch!r} with shape {shape}: {error}") from error
+            raise SpaceError(
+                f"the factory of {self.name!r} failed on {arch!r} with shape {shape}: {error}"
+            ) from error
         if not isinstance(net, nn.Module):
             raise SpaceError(
                 f"the factory of {self.name!r} must return a torch.nn.Module, but returned {type(net).__name__}"
@@ -197,14 +229,16 @@ class SearchSpace:
         return net
 
     def cost(self, arch: str, shape: tuple[int, ...], classes: int) -> tuple[int, int]:
-        """Trainable parameters, and floating-point operations of one image's forward pass (a multiply-add is two)."""
+        """Trainable parameters, and floating-point operations of one image's forward pass (a
+        multiply-add is two)."""
         net = self.build(arch, shape, classes)
         flops = forward_flops(net, torch.zeros(1, *shape))
         return sum(p.numel() for p in net.parameters() if p.requires_grad), flops
 
     @property
     def fingerprint(self) -> str:
-        """Names the grid and the fixed settings: the same for the same architectures, built the same way."""
+        """Names the grid and the fixed settings: the same for the same architectures, built the
+        same way."""
         described = [self.name, self.arch, {k: list(v) for k, v in self.axes.items()}, self.fixed]
         if isinstance(self.factory, Foreign):
             described += [dict(self.factory.arguments), asdict(self.factory.input)]
@@ -218,4 +252,6 @@ class SearchSpace:
         match = self._pattern.fullmatch(arch)
         if match is None:
             return None
-        return {name: next(v for v in axis if str(v) == match[name]) for name, axis in self.axes.items()}
+        return {
+            name: next(v for v in axis if str(v) == match[name]) for name, axis in self.axes.items()
+        }

@@ -1,7 +1,8 @@
-"""Every setting there is, in plain frozen dataclasses: flags, TOML keys, defaults and help all come from here.
+"""Every setting there is, in plain frozen dataclasses: flags, TOML keys, defaults and help all come
+from here.
 
-A field that is annotated with an :class:`Option` is a flag of the commands that take its class, and a TOML key of the
-same meaning. Nothing here imports PyTorch, so that ``--help`` is quick.
+A field that is annotated with an :class:`Option` is a flag of the commands that take its class, and
+a TOML key of the same meaning. Nothing here imports PyTorch, so that ``--help`` is quick.
 
 >>> from proxynas.specs import SearchSpec
 >>> SearchSpec(ipc=10).candidate_recipe().updates
@@ -13,7 +14,15 @@ from .constraint import Constraint, Cost
 from .data import DataSpec
 from .distill import Clock, DistillSpec
 from .option import NotNegative, Option, Positive, PositiveNumber
-from .recipe import OPERATIONS, ZHAO2021, Loss, Recipe, Strategy, check_operations, whole_data_recipe
+from .recipe import (
+    OPERATIONS,
+    ZHAO2021,
+    Loss,
+    Recipe,
+    Strategy,
+    check_operations,
+    whole_data_recipe,
+)
 from .search import (
     Baseline,
     CandidateSpec,

@@ -21,10 +21,11 @@ Protocol = Literal["zhao2021", "loo2023"]
 
 @checked(frozen=True, config=settings.CONFIG)
 class Extension:
-    """Training past the distilled steps, ``times`` as many in all, by a strategy of Medvedev & D'yakonov 2020, §5.3.
+    """Training past the distilled steps, ``times`` as many in all, by a strategy of Medvedev &
+    D'yakonov 2020, §5.3.
 
-    ``1``: rates of its own instead of the learned ones. ``2``: all epochs over and over, the learned rates multiplied
-    by ``decay`` each time. ``3``: the last epoch over and over, likewise.
+    ``1``: rates of its own instead of the learned ones. ``2``: all epochs over and over, the
+    learned rates multiplied by ``decay`` each time. ``3``: the last epoch over and over, likewise.
     """
 
     strategy: Literal[1, 2, 3]
@@ -35,7 +36,8 @@ class Extension:
 
 @checked(frozen=True, config=settings.CONFIG)
 class EvaluationSpec:
-    """``proxynas evaluate``: which networks are trained on a set, how often, and by whose recipe."""
+    """``proxynas evaluate``: which networks are trained on a set, how often, and by whose
+    recipe."""
 
     archs: Annotated[
         tuple[str, ...],
@@ -46,11 +48,21 @@ class EvaluationSpec:
             flag="--arch",
         ),
     ] = ()
-    space: Annotated[str | None, Option("Where --arch is looked up, instead of the ConvNets", PANEL)] = None
-    students: Annotated[Positive, Option("Networks to train per architecture", PANEL, flag="--runs")] = 5
-    updates: Annotated[Positive | None, Option("Optimiser updates of each; as published by default", PANEL)] = None
-    batch_size: Annotated[Positive | None, Option("Batch size; as published by default", PANEL)] = None
-    protocol: Annotated[Protocol, Option("Whose recipe: Zhao 2021's, or Loo 2023's (for rcig)", PANEL)] = "zhao2021"
+    space: Annotated[
+        str | None, Option("Where --arch is looked up, instead of the ConvNets", PANEL)
+    ] = None
+    students: Annotated[
+        Positive, Option("Networks to train per architecture", PANEL, flag="--runs")
+    ] = 5
+    updates: Annotated[
+        Positive | None, Option("Optimiser updates of each; as published by default", PANEL)
+    ] = None
+    batch_size: Annotated[Positive | None, Option("Batch size; as published by default", PANEL)] = (
+        None
+    )
+    protocol: Annotated[
+        Protocol, Option("Whose recipe: Zhao 2021's, or Loo 2023's (for rcig)", PANEL)
+    ] = "zhao2021"
     augment: Annotated[
         Strategy | None,
         Option(
@@ -74,13 +86,15 @@ class EvaluationSpec:
 
 @checked(frozen=True, config=settings.CONFIG)
 class Row:
-    """A row of a comparison: a method and its settings, laid over what the comparison says of that method.
+    """A row of a comparison: a method and its settings, laid over what the comparison says of that
+    method.
 
-    What is ``None`` is as the comparison says. ``labels`` is ``hard`` where networks are trained on the likeliest class
-    of every image, by cross-entropy, and not on the labels that the set has. ``extend`` is how they are trained past
-    the steps that the set was distilled for, and so for how many updates, unless the row's own ``updates`` says
-    otherwise. ``paper`` has published figures, shown as they are written: one for each architecture, or a single one
-    for the first. Rows that distil the same share their sets.
+    What is ``None`` is as the comparison says. ``labels`` is ``hard`` where networks are trained on
+    the likeliest class of every image, by cross-entropy, and not on the labels that the set has.
+    ``extend`` is how they are trained past the steps that the set was distilled for, and so for how
+    many updates, unless the row's own ``updates`` says otherwise. ``paper`` has published figures,
+    shown as they are written: one for each architecture, or a single one for the first. Rows that
+    distil the same share their sets.
     """
 
     name: str
@@ -102,22 +116,28 @@ class Row:
 def _rows(rows: Any) -> Any:
     """Rows are checked one by one, so that an error says which one it is of."""
     if not isinstance(rows, list | tuple) or not rows:
-        raise SpecError("rows must have at least one row; write [[rows]], then name = … and method = …")
+        raise SpecError(
+            "rows must have at least one row; write [[rows]], then name = … and method = …"
+        )
     return tuple(
-        settings.make(Row, row, where=f"row {row.get('name', n + 1)!r}") if isinstance(row, dict) else row
+        settings.make(Row, row, where=f"row {row.get('name', n + 1)!r}")
+        if isinstance(row, dict)
+        else row
         for n, row in enumerate(rows)
     )
 
 
 @checked(frozen=True, config=settings.CONFIG)
 class CompareSpec(DataSpec):
-    """``proxynas compare``: rows of a table, and what they have in common unless they say otherwise.
+    """``proxynas compare``: rows of a table, and what they have in common unless they say
+    otherwise.
 
-    Every row is distilled ``distillations`` times, with ``seed``, ``seed`` + 1, …, each until ``steps`` or ``seconds``
-    end it, whichever comes first. ``students`` networks of each architecture are trained on every set, as ``proxynas
-    evaluate`` does with the same ``archs``, ``protocol``, ``updates``, ``batch_size`` and ``augment``. ``points`` is
-    how often a distillation limited by seconds is looked at, at 1, 1/2, 1/4 … of them. ``settings`` are those of
-    methods, by the method's name.
+    Every row is distilled ``distillations`` times, with ``seed``, ``seed`` + 1, …, each until
+    ``steps`` or ``seconds`` end it, whichever comes first. ``students`` networks of each
+    architecture are trained on every set, as ``proxynas evaluate`` does with the same ``archs``,
+    ``protocol``, ``updates``, ``batch_size`` and ``augment``. ``points`` is how often a
+    distillation limited by seconds is looked at, at 1, 1/2, 1/4 … of them. ``settings`` are those
+    of methods, by the method's name.
     """
 
     rows: Annotated[tuple[Row, ...], BeforeValidator(_rows)] = ()
@@ -125,7 +145,8 @@ class CompareSpec(DataSpec):
     ipc: Positive = 1
     steps: NotNegative | None = None
     seconds: Annotated[
-        PositiveNumber | None, Option("Limit of each distillation; rows with their own keep it", COMPARISON)
+        PositiveNumber | None,
+        Option("Limit of each distillation; rows with their own keep it", COMPARISON),
     ] = None
     clock: ClockOption = "wall"
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -1,4 +1,5 @@
-"""Constraints on what a candidate costs, such as ``parameters<1e6``, applied while candidates are drawn."""
+"""Constraints on what a candidate costs, such as ``parameters<1e6``, applied while candidates are
+drawn."""
 
 import difflib
 import math
@@ -37,7 +38,8 @@ class Constraint:
     limit: float
 
     def violation(self, cost: Cost) -> float:
-        """0 where it holds; else how far off the cost is, in e-foldings (a factor of e costs 1), above 0."""
+        """0 where it holds; else how far off the cost is, in e-foldings (a factor of e costs 1),
+        above 0."""
         value = cost[COSTS.index(self.name)]
         if OPERATORS[self.operator](value, self.limit):
             return 0.0
@@ -55,7 +57,9 @@ def parse(text: str) -> Constraint:
     """
     match = PATTERN.fullmatch(text)
     if match is None:
-        raise SpecError(f"a constraint is written as in parameters<1e6, with {', '.join(OPERATORS)}, but got {text!r}")
+        raise SpecError(
+            f"a constraint is written as in parameters<1e6, with {', '.join(OPERATORS)}, but got {text!r}"
+        )
     name, sign, number = match.groups()
     if name not in COSTS:
         close = difflib.get_close_matches(name, COSTS, n=1)

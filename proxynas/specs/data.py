@@ -13,7 +13,8 @@ PANEL = "Data"
 
 @checked(frozen=True, config=settings.CONFIG)
 class DataSpec:
-    """Which real data: a name, a folder of images or a CSV table, where it is, and how it is decoded."""
+    """Which real data: a name, a folder of images or a CSV table, where it is, and how it is
+    decoded."""
 
     data: Annotated[
         str,
@@ -23,9 +24,13 @@ class DataSpec:
             PANEL,
         ),
     ] = "digits"
-    data_root: Annotated[str | None, Option("Where torchvision's datasets are (mnist to cifar100)", PANEL)] = None
+    data_root: Annotated[
+        str | None, Option("Where torchvision's datasets are (mnist to cifar100)", PANEL)
+    ] = None
     download: Annotated[bool, Option("Fetch the dataset if it is not there", PANEL)] = False
-    image_size: Annotated[Positive | None, Option("Resize every image to N×N; not for tables", PANEL)] = None
+    image_size: Annotated[
+        Positive | None, Option("Resize every image to N×N; not for tables", PANEL)
+    ] = None
     zca: Annotated[
         WhiteningSetting | None,
         Option(

@@ -25,20 +25,26 @@ Seed = Annotated[NotNegative, Option("Of every random choice", "Run")]
 Clock = Literal["wall", "core"]
 ClockOption = Annotated[
     Clock,
-    Option("Which seconds: wall-clock, or those of all cores together, which other work does not shorten", PANEL),
+    Option(
+        "Which seconds: wall-clock, or those of all cores together, which other work does not shorten",
+        PANEL,
+    ),
 ]
 
 
 @checked(frozen=True, config=settings.CONFIG)
 class DistillSpec(DataSpec):
-    """``proxynas distill``: how a proxy set is made. ``steps`` or ``seconds`` ends it, whichever comes first.
+    """``proxynas distill``: how a proxy set is made. ``steps`` or ``seconds`` ends it, whichever
+    comes first.
 
     On a GPU the seconds are always wall-clock.
     """
 
     method: Method = "gm"
     ipc: Ipc = 1
-    steps: Annotated[NotNegative | None, Option("Distillation steps; by default the method's own number", PANEL)] = None
+    steps: Annotated[
+        NotNegative | None, Option("Distillation steps; by default the method's own number", PANEL)
+    ] = None
     seconds: Annotated[
         PositiveNumber | None,
         Option("Stop after this many seconds, over all starts; those of experts count", PANEL),

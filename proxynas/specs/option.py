@@ -14,8 +14,8 @@ PositiveNumber = Annotated[float, Field(gt=0)]
 class Option:
     """Help and place of a flag.
 
-    The default is added to ``help`` by itself. ``flag`` is given where it is not the field's name with dashes. A field
-    that is a dict takes ``KEY=VALUE``, one that is a tuple may be repeated.
+    The default is added to ``help`` by itself. ``flag`` is given where it is not the field's name
+    with dashes. A field that is a dict takes ``KEY=VALUE``, one that is a tuple may be repeated.
     """
 
     help: str

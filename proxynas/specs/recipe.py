@@ -13,7 +13,8 @@ Loss = Literal["cross-entropy", "l1", "mse"]
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 """Augmentations that :mod:`proxynas.datasets.augment` has."""
 ZHAO2021 = "zhao2021"
-"""The one that stands alone: an operation for every image, as the code of Zhao 2021 evaluates with on MNIST."""
+"""The one that stands alone: an operation for every image, as the code of Zhao 2021 evaluates with
+on MNIST."""
 
 
 def check_operations(strategy: str) -> str:
@@ -27,7 +28,9 @@ def check_operations(strategy: str) -> str:
     for name in strategy.split("+") if strategy else ():
         if name not in OPERATIONS:
             known = f"{', '.join(OPERATIONS)}, or {ZHAO2021} alone"
-            raise ValueError(f"operations joined by '+' are expected, of {known}; there is no {name!r}")
+            raise ValueError(
+                f"operations joined by '+' are expected, of {known}; there is no {name!r}"
+            )
     return strategy
 
 
@@ -39,11 +42,12 @@ Strategy = Annotated[str, AfterValidator(check_operations)]
 class Recipe:
     """How a network is trained: ``updates`` steps on batches of ``batch_size`` images.
 
-    ``schedule`` is what the learning rate does: nothing, a tenth from half of the updates on, or a cosine to zero. In
-    the first ``warmup`` updates it rises linearly, and the schedule is that of what is left.
-    Labels may be hard (class indices) or soft (one row per class distribution, or logits for ``l1`` and ``mse``).
-    ``augment`` names operations joined by ``+`` (:mod:`proxynas.datasets.augment`); each batch is treated by one of
-    them, with parameters of its own for every image. ``zhao2021`` draws an operation for every image, too.
+    ``schedule`` is what the learning rate does: nothing, a tenth from half of the updates on, or a
+    cosine to zero. In the first ``warmup`` updates it rises linearly, and the schedule is that of
+    what is left. Labels may be hard (class indices) or soft (one row per class distribution, or
+    logits for ``l1`` and ``mse``). ``augment`` names operations joined by ``+``
+    (:mod:`proxynas.datasets.augment`); each batch is treated by one of them, with parameters of its
+    own for every image. ``zhao2021`` draws an operation for every image, too.
     """
 
     updates: Positive = 100
@@ -60,10 +64,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.nesterov and (self.momentum == 0 or self.optimizer != "sgd"):
-            raise ValueError("nesterov takes sgd with a momentum above 0; leave it out, or set both")
+            raise ValueError(
+                "nesterov takes sgd with a momentum above 0; leave it out, or set both"
+            )
 
 
 def whole_data_recipe(n: int, epochs: int, batch_size: int, lr: float) -> Recipe:
-    """SGD with momentum 0.9, weight decay 5e-4 and a cosine to zero, for ``epochs`` passes over ``n`` images."""
+    """SGD with momentum 0.9, weight decay 5e-4 and a cosine to zero, for ``epochs`` passes over
+    ``n`` images."""
     updates = max(1, epochs * n // min(n, batch_size))
     return Recipe(updates=updates, batch_size=batch_size, lr=lr, schedule="cosine")

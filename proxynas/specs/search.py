@@ -26,11 +26,15 @@ Objective = Literal["indicator", "parameters", "flops"]
 
 def _check_objectives(objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
     if "indicator" not in objectives or len(set(objectives)) < len(objectives):
-        raise ValueError("indicator is expected, and parameters or flops at most once each beside it")
+        raise ValueError(
+            "indicator is expected, and parameters or flops at most once each beside it"
+        )
     return objectives
 
 
-Space = Annotated[str, Option("A search space: see 'proxynas list', or the path of a TOML file", SPACE_PANEL)]
+Space = Annotated[
+    str, Option("A search space: see 'proxynas list', or the path of a TOML file", SPACE_PANEL)
+]
 SpaceOptions = Annotated[
     dict[str, Any],
     Option(
@@ -43,7 +47,8 @@ SpaceOptions = Annotated[
 
 @checked(frozen=True, config=settings.CONFIG)
 class SpaceSpec:
-    """Where candidates come from. A space may be shrunk for training alone (``zero_cost_options``)."""
+    """Where candidates come from. A space may be shrunk for training alone
+    (``zero_cost_options``)."""
 
     space: Space = "convnet-grid"
     space_options: SpaceOptions = Field(default_factory=dict)
@@ -61,8 +66,8 @@ class SpaceSpec:
 class CandidateSpec:
     """Which candidates of the space are scored.
 
-    Strategies but ``random`` and ``all`` ask for ``round_size`` candidates at a time, given what those
-    before them turned out to be worth.
+    Strategies but ``random`` and ``all`` ask for ``round_size`` candidates at a time, given what
+    those before them turned out to be worth.
     """
 
     strategy: Annotated[
@@ -74,11 +79,15 @@ class CandidateSpec:
         ),
     ] = "random"
     candidates: Annotated[
-        Positive, Option("How many networks to score; as many as the space has: all of it", SPACE_PANEL)
+        Positive,
+        Option("How many networks to score; as many as the space has: all of it", SPACE_PANEL),
     ] = 60
     round_size: Annotated[
         Positive,
-        Option("Candidates that tpe, nsga2, cmaes and evolution choose at a time, before they learn more", SPACE_PANEL),
+        Option(
+            "Candidates that tpe, nsga2, cmaes and evolution choose at a time, before they learn more",
+            SPACE_PANEL,
+        ),
     ] = 10
     constraints: Annotated[
         tuple[ConstraintText, ...],
@@ -110,7 +119,10 @@ class ProxySpec:
 
     proxy: Annotated[
         str | None,
-        Option("Use this proxy set (a file, or the name of a shipped one) instead of distilling", DISTILLATION),
+        Option(
+            "Use this proxy set (a file, or the name of a shipped one) instead of distilling",
+            DISTILLATION,
+        ),
     ] = None
     method: Method = "gm"
     ipc: Ipc = 1
@@ -120,7 +132,8 @@ class ProxySpec:
     ] = None
     settings: Settings = Field(default_factory=dict)
     also: Annotated[
-        tuple[str, ...], Option("A further proxy set to compare in the same run; repeatable", DISTILLATION)
+        tuple[str, ...],
+        Option("A further proxy set to compare in the same run; repeatable", DISTILLATION),
     ] = ()
     baselines: Annotated[
         tuple[Baseline, ...],
@@ -142,15 +155,18 @@ class ProxySpec:
         defaults = {"method": "gm", "ipc": 1, "steps": None, "settings": {}}
         for key, default in defaults.items():
             if getattr(self, key) != default:
-                raise SpecError(f"proxy takes a set that is made already, so {key} would change nothing; leave one out")
+                raise SpecError(
+                    f"proxy takes a set that is made already, so {key} would change nothing; leave one out"
+                )
 
 
 @checked(frozen=True, config=settings.CONFIG)
 class RunSpec:
-    """How a candidate is trained and scored: SGD with momentum 0.9 and weight decay 5e-4 (Zhao 2021).
+    """How a candidate is trained and scored: SGD with momentum 0.9 and weight decay 5e-4 (Zhao
+    2021).
 
-    It is scored on ``val_size`` validation images, ``val_points`` times per run, after its batch norms have seen
-    ``calibrate`` real training images.
+    It is scored on ``val_size`` validation images, ``val_points`` times per run, after its batch
+    norms have seen ``calibrate`` real training images.
     """
 
     seeds: Annotated[Positive, Option("Training runs per candidate and source", TRAINING)] = 2
@@ -160,13 +176,17 @@ class RunSpec:
     recipe: Annotated[
         dict[str, Any],
         Option(
-            "Anything else about how candidates are trained, such as --recipe schedule=cosine; repeatable", TRAINING
+            "Anything else about how candidates are trained, such as --recipe schedule=cosine; repeatable",
+            TRAINING,
         ),
     ] = Field(default_factory=dict)
     val_size: Annotated[Positive, Option("Validation images that score a run", TRAINING)] = 1000
-    val_points: Annotated[Positive, Option("Validations during each run; 2 or more give val_auc", TRAINING)] = 1
+    val_points: Annotated[
+        Positive, Option("Validations during each run; 2 or more give val_auc", TRAINING)
+    ] = 1
     calibrate: Annotated[
-        NotNegative, Option("Real training images that batch norms see before scoring; 0: none", TRAINING)
+        NotNegative,
+        Option("Real training images that batch norms see before scoring; 0: none", TRAINING),
     ] = 256
 
     def candidate_recipe(self) -> Recipe:
@@ -175,7 +195,12 @@ class RunSpec:
         Raises:
             SpecError: ``recipe`` has an unknown field or a wrong value.
         """
-        values = {"updates": self.updates, "batch_size": self.batch_size, "lr": self.lr, **self.recipe}
+        values = {
+            "updates": self.updates,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            **self.recipe,
+        }
         return settings.make(Recipe, values, where="recipe")
 
 
@@ -193,23 +218,29 @@ class IndicatorSpec:
         ),
     ] = "auto"
     combine: Annotated[
-        tuple[str, ...], Option("Rank by the mean rank of these as well; repeatable", RANKING, metavar="A+B")
+        tuple[str, ...],
+        Option("Rank by the mean rank of these as well; repeatable", RANKING, metavar="A+B"),
     ] = ()
 
 
 @checked(frozen=True, config=settings.CONFIG)
 class TruthTableSpec:
-    """What rankings are compared with, and accuracies measured elsewhere that are ranked beside ours.
+    """What rankings are compared with, and accuracies measured elsewhere that are ranked beside
+    ours.
 
     Nothing is picked by ``tables``, so that test accuracies may stand there as a yardstick.
     """
 
-    truth: Annotated[str, Option("A truth table (CSV), none, or auto: the one that ships or is installed", RANKING)] = (
-        "auto"
-    )
+    truth: Annotated[
+        str,
+        Option("A truth table (CSV), none, or auto: the one that ships or is installed", RANKING),
+    ] = "auto"
     truth_data: Annotated[
         str | None,
-        Option("The truth's own name for the data, as in --data ./my-cifar --truth-data cifar10", RANKING),
+        Option(
+            "The truth's own name for the data, as in --data ./my-cifar --truth-data cifar10",
+            RANKING,
+        ),
     ] = None
     tables: Annotated[
         dict[str, str],
@@ -225,20 +256,28 @@ class TruthTableSpec:
 
 @checked(frozen=True, config=settings.CONFIG)
 class DecisionSpec:
-    """Which candidates are trained on the whole real data, and how: SGD with a cosine, as ``proxynas truth`` does."""
+    """Which candidates are trained on the whole real data, and how: SGD with a cosine, as
+    ``proxynas truth`` does."""
 
     label: Annotated[
         NotNegative,
-        Option("Candidates to train on the whole data, to fit a predictor and to check the ranking; 0: none", DECISION),
+        Option(
+            "Candidates to train on the whole data, to fit a predictor and to check the ranking; 0: none",
+            DECISION,
+        ),
     ] = 20
     verify: Annotated[
         NotNegative,
-        Option("Best-ranked candidates to train on the whole data before the winner is picked; 0: none", DECISION),
+        Option(
+            "Best-ranked candidates to train on the whole data before the winner is picked; 0: none",
+            DECISION,
+        ),
     ] = 5
     epochs: Annotated[Positive, Option("Passes over the whole data", DECISION)] = 12
     whole_batch_size: Annotated[Positive, Option("Batch size on the whole data", DECISION)] = 25
     whole_lr: Annotated[
-        PositiveNumber, Option("Learning rate on the whole data at the start; a cosine takes it to zero", DECISION)
+        PositiveNumber,
+        Option("Learning rate on the whole data at the start; a cosine takes it to zero", DECISION),
     ] = 0.01
     oracle: Annotated[
         Literal["auto", "none"],
@@ -257,18 +296,30 @@ class DecisionSpec:
     ] = "auto"
 
     def whole_recipe(self, n: int) -> Recipe:
-        """How networks are trained on ``n`` real images: SGD with momentum 0.9, weight decay 5e-4 and a cosine."""
+        """How networks are trained on ``n`` real images: SGD with momentum 0.9, weight decay 5e-4
+        and a cosine."""
         return whole_data_recipe(n, self.epochs, self.whole_batch_size, self.whole_lr)
 
 
 @checked(frozen=True, config=settings.CONFIG)
-class SearchSpec(DecisionSpec, TruthTableSpec, IndicatorSpec, RunSpec, ProxySpec, CandidateSpec, SpaceSpec, DataSpec):
-    """``proxynas search``: the data, the candidates, the proxy set, how candidates are trained and ranked."""
+class SearchSpec(
+    DecisionSpec,
+    TruthTableSpec,
+    IndicatorSpec,
+    RunSpec,
+    ProxySpec,
+    CandidateSpec,
+    SpaceSpec,
+    DataSpec,
+):
+    """``proxynas search``: the data, the candidates, the proxy set, how candidates are trained and
+    ranked."""
 
     seed: Seed = 0
 
     def whole_options(self) -> dict[str, Any]:
-        """The space's settings for training on the whole data: of the larger networks, where there are two."""
+        """The space's settings for training on the whole data: of the larger networks, where there
+        are two."""
         return self.zero_cost_options or self.space_options
 
     def distillation(self) -> DistillSpec:

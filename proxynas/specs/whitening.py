@@ -9,10 +9,11 @@ from pydantic import BeforeValidator
 
 @dataclass(frozen=True)
 class Regularisation:
-    """What whitening adds to each eigenvalue: ``strength``, positive, in the unit of ``convention``.
+    """What whitening adds to each eigenvalue: ``strength``, positive, in the unit of
+    ``convention``.
 
-    ``relative``: times the mean eigenvalue of images normalised by channel. ``kornia``: as it is, to
-    the eigenvalues of pixels in [0, 1].
+    ``relative``: times the mean eigenvalue of images normalised by channel. ``kornia``: as it is,
+    to the eigenvalues of pixels in [0, 1].
     """
 
     strength: float
@@ -44,5 +45,7 @@ def parse_whitening(setting: Any) -> Regularisation:
     return Regularisation(strength, "kornia" if text.startswith("kornia:") else "relative")
 
 
-WhiteningSetting = Annotated[float | str, BeforeValidator(lambda setting: parse_whitening(setting).setting)]
+WhiteningSetting = Annotated[
+    float | str, BeforeValidator(lambda setting: parse_whitening(setting).setting)
+]
 """A setting: a strength relative to the mean eigenvalue, or ``kornia:`` and an absolute one."""

@@ -1,4 +1,5 @@
-"""The one way in which networks are trained, whatever on: a recipe, fused replicas, and curricula."""
+"""The one way in which networks are trained, whatever on: a recipe, fused replicas, and
+curricula."""
 
 from ..specs import Loss, Recipe
 from .curriculum import Curriculum

@@ -1,11 +1,11 @@
 """Regularised evolution: Real, Aggarwal, Huang & Le, "Regularized Evolution for Image Classifier
 Architecture Search" (AAAI 2019), algorithm 1.
 
-A population of the ``population`` youngest; a child is the best of ``tournament`` of them, drawn with
-replacement, with one axis changed; the oldest leaves, however good it is. Two things differ: several
-children are asked for before the first is told, as the paper's workers do side by side, and a child
-that was tried before, or is outside the limits, is replaced by another one, as its training would
-tell nothing new.
+A population of the ``population`` youngest; a child is the best of ``tournament`` of them, drawn
+with replacement, with one axis changed; the oldest leaves, however good it is. Two things differ:
+several children are asked for before the first is told, as the paper's workers do side by side, and
+a child that was tried before, or is outside the limits, is replaced by another one, as its training
+would tell nothing new.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,17 @@ CHILDREN = 200
 class Evolution:
     """A strategy with one objective. The first ``population`` architectures are drawn at random."""
 
-    def __init__(self, untried: Untried, seed: int, population: int = 100, tournament: int = 25) -> None:
+    def __init__(
+        self, untried: Untried, seed: int, population: int = 100, tournament: int = 25
+    ) -> None:
         self.untried = untried
         self.seed = seed
         self.population = population
         self.tournament = tournament
         self._asked = 0
-        self._values: dict[str, float] = {}  # in the order in which they were told: the last are the youngest
+        self._values: dict[
+            str, float
+        ] = {}  # in the order in which they were told: the last are the youngest
 
     def ask(self, n: int) -> list[str]:
         """The next ``n`` architectures; fewer, or none, where there are no more."""
@@ -61,7 +65,8 @@ class Evolution:
 
 
 def mutate(space: SearchSpace, arch: str, rng: np.random.Generator) -> str:
-    """``arch`` with another value on one axis, both drawn uniformly; itself where no axis has two values."""
+    """``arch`` with another value on one axis, both drawn uniformly; itself where no axis has two
+    values."""
     axes = [name for name, values in space.axes.items() if len(values) > 1]
     if not axes:
         return arch

@@ -1,4 +1,5 @@
-"""What a strategy may propose: architectures of the space, within the limits, none of them twice."""
+"""What a strategy may propose: architectures of the space, within the limits, none of them
+twice."""
 
 import numpy as np
 

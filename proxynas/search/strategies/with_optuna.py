@@ -1,13 +1,13 @@
 """Optuna's samplers as strategies, by ask and tell.
 
-A study lives for one ``ask`` only: it is made anew from what was told, so that values may change from
-round to round, as mean ranks do, and so that what comes next depends on the seed and on what was told
-in which order, nothing else. What a sampler keeps with its trials is kept with them.
+A study lives for one ``ask`` only: it is made anew from what was told, so that values may change
+from round to round, as mean ranks do, and so that what comes next depends on the seed and on what
+was told in which order, nothing else. What a sampler keeps with its trials is kept with them.
 
 Axes of numbers in order are integers for a sampler (the value's place), all others are categories.
-CMA-ES knows no categories: it searches the ordered axes, and TPE chooses the others beside it, one by
-one. Architectures outside the limits are told to TPE and NSGA-II as violated constraints, and are
-drawn again by CMA-ES, which has no constraints; none of them is trained.
+CMA-ES knows no categories: it searches the ordered axes, and TPE chooses the others beside it, one
+by one. Architectures outside the limits are told to TPE and NSGA-II as violated constraints, and
+are drawn again by CMA-ES, which has no constraints; none of them is trained.
 """
 
 import importlib
@@ -34,17 +34,22 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("tpe", "nsga2", "cmaes")
 RETRIES = 20
-"""Architectures asked of a sampler for each one that is wanted; after them the rest is drawn at random."""
+"""Architectures asked of a sampler for each one that is wanted; after them the rest is drawn at
+random."""
 
 
 def space_distributions(space: SearchSpace) -> "dict[str, CategoricalDistribution]":
-    """The axes of a space as Optuna's distributions; :meth:`SearchSpace.write` takes a trial's parameters.
+    """The axes of a space as Optuna's distributions; :meth:`SearchSpace.write` takes a trial's
+    parameters.
 
     Raises:
         SpecError: Optuna is not installed.
     """
     distributions = _import("optuna.distributions")
-    return {name: distributions.CategoricalDistribution(list(values)) for name, values in space.axes.items()}
+    return {
+        name: distributions.CategoricalDistribution(list(values))
+        for name, values in space.axes.items()
+    }
 
 
 def is_ordered(values: Sequence[Value]) -> bool:
@@ -59,7 +64,8 @@ def check(name: str, space: SearchSpace, objectives: int) -> None:
     """Refuse what the sampler cannot do.
 
     Raises:
-        SpecError: a package is missing, CMA-ES has several objectives or fewer than two ordered axes.
+        SpecError: a package is missing, CMA-ES has several objectives or fewer than two ordered
+            axes.
     """
     _import("optuna")
     if name != "cmaes":
@@ -77,7 +83,8 @@ def check(name: str, space: SearchSpace, objectives: int) -> None:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What is kept of a trial: the places of its values, what the sampler noted, and how far off the limits it is."""
+    """What is kept of a trial: the places of its values, what the sampler noted, and how far off
+    the limits it is."""
 
     params: dict[str, int]
     notes: dict[str, Any]
@@ -91,7 +98,14 @@ class Sampled:
     """
 
     def __init__(
-        self, name: str, untried: Untried, seed: int, *, objectives: int = 1, population: int = 50, together: int = 10
+        self,
+        name: str,
+        untried: Untried,
+        seed: int,
+        *,
+        objectives: int = 1,
+        population: int = 50,
+        together: int = 10,
     ) -> None:
         check(name, untried.space, objectives)
         self.name = name
@@ -100,9 +114,13 @@ class Sampled:
         self.objectives = objectives
         self.population = population
         self.together = together
-        self._trials: dict[str, _Trial] = {}  # by architecture, in the order in which they were asked for
+        self._trials: dict[
+            str, _Trial
+        ] = {}  # by architecture, in the order in which they were asked for
         self._values: dict[str, tuple[float, ...]] = {}
-        self._axes = {name: values for name, values in untried.space.axes.items() if len(values) > 1}
+        self._axes = {
+            name: values for name, values in untried.space.axes.items() if len(values) > 1
+        }
         self._distributions = {name: _distribution(values) for name, values in self._axes.items()}
 
     def ask(self, n: int) -> list[str]:
@@ -117,7 +135,8 @@ class Sampled:
         return found + drawn
 
     def tell(self, arch: str, values: Sequence[float]) -> None:
-        """What ``arch`` is worth, higher is better in every objective; telling it again replaces that."""
+        """What ``arch`` is worth, higher is better in every objective; telling it again replaces
+        that."""
         self._values[arch] = tuple(values)
 
     def _sample(self, study: "Study", n: int) -> list[str]:
@@ -144,7 +163,8 @@ class Sampled:
     def _study(self, seed: int) -> "Study":
         optuna = _import("optuna")
         study: Study = optuna.create_study(
-            sampler=_sampler(self.name, seed, self.population, self.together), directions=["maximize"] * self.objectives
+            sampler=_sampler(self.name, seed, self.population, self.together),
+            directions=["maximize"] * self.objectives,
         )
         worst = _finite(self._values.values(), self.objectives)
         states = optuna.trial.TrialState
@@ -153,7 +173,9 @@ class Sampled:
             study.add_trial(
                 optuna.trial.create_trial(
                     state=states.RUNNING if values is None else states.COMPLETE,
-                    values=None if values is None else [max(v, w) for v, w in zip(values, worst, strict=True)],
+                    values=None
+                    if values is None
+                    else [max(v, w) for v, w in zip(values, worst, strict=True)],
                     params=kept.params,
                     distributions=self._distributions,
                     system_attrs=kept.notes,
@@ -164,11 +186,16 @@ class Sampled:
 
     def _arch(self, places: Mapping[str, int]) -> str:
         axes = self.untried.space.axes
-        return self.untried.space.write({name: values[places.get(name, 0)] for name, values in axes.items()})
+        return self.untried.space.write(
+            {name: values[places.get(name, 0)] for name, values in axes.items()}
+        )
 
     def _places(self, arch: str) -> dict[str, int]:
         values = self.untried.space.describe(arch)
-        return {name: [str(v) for v in axis].index(str(values[name])) for name, axis in self._axes.items()}
+        return {
+            name: [str(v) for v in axis].index(str(values[name]))
+            for name, axis in self._axes.items()
+        }
 
 
 def _distribution(values: Sequence[Value]) -> "BaseDistribution":
@@ -199,7 +226,8 @@ def _sampler(name: str, seed: int, population: int, together: int) -> "BaseSampl
 
 
 def _finite(values: "Iterator[Any] | Any", objectives: int) -> tuple[float, ...]:
-    """For each objective a value below all that were told: what a candidate whose training failed counts as."""
+    """For each objective a value below all that were told: what a candidate whose training failed
+    counts as."""
     worst = []
     for column in zip(*values, strict=True) if values else [()] * objectives:
         numbers = [v for v in column if math.isfinite(v)] or [0.0]
@@ -216,7 +244,9 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="optuna")
-            warnings.filterwarnings("ignore", category=_import("optuna.exceptions").ExperimentalWarning)
+            warnings.filterwarnings(
+                "ignore", category=_import("optuna.exceptions").ExperimentalWarning
+            )
             yield
     finally:
         logger.setLevel(level)
