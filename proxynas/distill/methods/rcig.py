@@ -27,15 +27,13 @@ differ, or where P leaves it open:
 - ``l2``. P: 5e-4, 5e-3 and 5e-2 for students of depth 3, 4 and 5 (images up to 32², 64² and 128²).
   C: 5e-4 at depth 4. F as P, which warns that too low a λ makes H⁻¹v unstable.
 - Softplus (β = 60). P and C: students of depth 3 only, ReLU at depth 4 and 5. F: up to depth 3.
-- Steps of a drawn student, ``student_steps``. P: 1. C: a random number from 1 to 15. F: 1
-  (measured: ``experiments/mnist-rcig-pool.toml``).
+- Steps of a drawn student, ``student_steps``. P and F: 1. C: a random number from 1 to 15.
 - Adam of the inner loop. P: Adam. C: goes on counting from the steps of the student's own training,
   with averages of zero, so that its first steps are down to half as long. F: starts anew.
 - Parameters of the inner problem. P and F: θ_B alone. C: also a bias of the last layer, and in H, g
   and v a *change* of the last layer's weights (the kernel tangent), which all but stays zero while
   the body is trained. The inner loss is not stationary in that change, where its gradient is
-  −λ θ_F*, so the implicit function theorem does not cover the term; F
-  leaves it out.
+  −λ θ_F*, so the implicit function theorem does not cover the term, and F leaves it out.
 - Eq. 1 lacks the minus of the implicit gradient. C and F have it, and clip its norm to that of the
   direct one, images and labels each by themselves; not so without ``reparameterise``, where there
   is no direct one.
