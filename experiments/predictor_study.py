@@ -1,9 +1,10 @@
 """How good is the predictor with a few labels, and what does the best network cost? NAS-Bench-201.
 
-    python experiments/predictor_study.py agreement runs/nasbench201-zerocost/indicators.csv --out
-    runs/predictor python experiments/predictor_study.py regret
-    runs/nasbench201-zerocost/indicators.csv --out runs/predictor python
-    experiments/predictor_study.py summary --out runs/predictor
+    S=experiments/predictor_study.py
+    V=runs/nasbench201-zerocost/indicators.csv
+    python $S agreement $V --out runs/predictor
+    python $S regret $V --out runs/predictor
+    python $S summary --out runs/predictor
 
 The first two append a line a draw to a file in the folder and go on where they stopped; the third
 makes the JSON of it. ``--few`` is a table of accuracies after 12 epochs (public repository

@@ -19,6 +19,7 @@ from ..specs import SearchSpec
 from ..truth import TruthTable
 from . import winner
 from .decision import Decision
+from .regret import regret_curves
 from .run import Run
 from .shown import decision_cost, shown_trust, shown_winner
 from .sources import PROXY
@@ -68,6 +69,7 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
         if decision is None
         else shown_winner(spec, this.dataset, decision, last, this.truth),
         trust=None if decision is None else shown_trust(decision),
+        regret_curve=[] if decision is None else regret_curves(this, ranking.values, ledger),
     )
     path = report.write(this.folder, inputs)
     judged = rank.verdict(ranking, ledger, headline, reason)

@@ -40,6 +40,8 @@ class Pool:
     features: their indicators, a row a candidate, as for :func:`.predictor.fit`; and so are
     ``prior`` and ``axes``.
     indicator_seconds: what the indicators of all candidates cost together.
+    shown: what each of these trainings shows (its validation accuracy), where that is not what
+    ``runs`` has; strategies see this, and regret is of ``runs``.
     partial: accuracy after few epochs, by candidate, and what one such training costs; ``None``
     without such a table.
     """
@@ -52,6 +54,7 @@ class Pool:
     axes: pd.DataFrame | None = None
     partial: pd.Series | None = None
     partial_seconds: pd.Series | None = None
+    shown: Mapping[str, Sequence[float]] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -101,7 +104,8 @@ class Account:
             self.cost += float(self.pool.seconds[name])
             if self.cost > self.budget:
                 raise Spent
-            self.labels[name] = float(self.rng.choice(np.asarray(self.pool.runs[name])))
+            shown = self.pool.runs if self.pool.shown is None else self.pool.shown
+            self.labels[name] = float(self.rng.choice(np.asarray(shown[name])))
             self.pay(0.0)
         return self.labels[name]
 
@@ -109,7 +113,8 @@ class Account:
         """The accuracy of a candidate after few epochs."""
         if self.pool.partial is None or self.pool.partial_seconds is None:
             raise SpecError(
-                "this strategy needs accuracies after few epochs, but the pool has none; leave it out"
+                "this strategy needs accuracies after few epochs, but the pool has none; leave it "
+                "out"
             )
         self.pay(float(self.pool.partial_seconds[name]), pick)
         return float(self.pool.partial[name])

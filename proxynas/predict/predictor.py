@@ -193,7 +193,8 @@ def _checked(
     ):
         if not index.is_unique:
             raise SpecError(
-                f"the {what} must have one row a candidate, but {index[index.duplicated()][0]} comes twice"
+                f"the {what} must have one row a candidate, but {index[index.duplicated()][0]} "
+                "comes twice"
             )
     wanted = [("features", labels.index, features.index), ("prior", features.index, prior.index)]
     for what, index, there in wanted + (
