@@ -140,9 +140,11 @@ def strategies() -> dict[str, curves.Strategy]:
     bracket = {"min_resource": FEW, "max_resource": WHOLE, "reduction_factor": 16}
     return {
         **{f"proxynas, {n} labels": curves.predicted(n) for n in (10, *LABELS)},
+        **{f"proxynas, {n} labels of 12 epochs": curves.predicted_early(n, n) for n in (20, 40)},
         "random search": curves.random_search,
         "zero-cost pick": curves.zero_cost,
         "12 epochs on everything": curves.few_epochs,
+        "12 epochs on the zero-cost best 100": curves.warm_start(100),
         "successive halving": curves.halving(lambda: optuna.pruners.SuccessiveHalvingPruner(**rung), FEW, WHOLE),
         "Hyperband": curves.halving(lambda: optuna.pruners.HyperbandPruner(**bracket), FEW, WHOLE),
         "regularised evolution": curves.evolution(20, 5),

@@ -26,6 +26,8 @@ ALL = {
     "random": curves.random_search,
     "zero-cost": curves.zero_cost,
     "few epochs": curves.few_epochs,
+    "predicted early": curves.predicted_early(20, 10),
+    "warm start": curves.warm_start(20),
     "halving": curves.halving(lambda: optuna.pruners.SuccessiveHalvingPruner(12, reduction_factor=4), 12, 200),
     "evolution": curves.evolution(8, 3),
 }
