@@ -1,12 +1,14 @@
-"""Do the interval of trust and the bound on what was missed hold as often as they say, where the truth is known?
+"""Do the interval of trust and the bound on what was missed hold as often as they say, where the
+truth is known?
 
     python experiments/predictor_calibration.py run digits INDICATORS --out runs/predictor
     python experiments/predictor_calibration.py run nasbench201 INDICATORS --out runs/predictor
     python experiments/predictor_calibration.py summary --out runs/predictor
 
-One draw is a search: labels are chosen, each one run's accuracy, the predictor is fitted, its ρ with the truth of all
-other candidates estimated; then ten are verified, and the best of the others bounded. Truth is the mean of a
-candidate's runs. ``run`` appends a line a draw and goes on where it stopped.
+One draw is a search: labels are chosen, each one run's accuracy, the predictor is fitted, its ρ
+    with the truth of all
+other candidates estimated; then ten are verified, and the best of the others bounded. Truth is the
+mean of a candidate's runs. ``run`` appends a line a draw and goes on where it stopped.
 """
 
 import json
@@ -53,7 +55,9 @@ def run(
 
 def _draw(pool: Pool, labels: int, seed: int) -> dict[str, Any]:
     truth = pool.truth()
-    account = curves.Account(pool, np.inf, np.random.default_rng(seeds.derive(seed, "calibration", labels)))
+    account = curves.Account(
+        pool, np.inf, np.random.default_rng(seeds.derive(seed, "calibration", labels))
+    )
     design, prediction = labelled(account, labels, seed)
     known = pd.Series(account.labels, dtype="float64")
     rest = truth.index.difference(design.index)
@@ -86,7 +90,7 @@ def summary(out: Out) -> None:
     for path in sorted(out.glob("calibration-*.jsonl")):
         rows = pd.DataFrame([row for line in lines(path) for row in line["rows"]])
         space = path.stem.removeprefix("calibration-")
-        table[space] = [_row(int(n), part) for n, part in rows.groupby("labels")]  # type: ignore[call-overload]
+        table[space] = [_row(labels, rows[rows["labels"] == labels]) for labels in LABELS]
     typer.echo(json.dumps(table, indent=1))
 
 
@@ -110,7 +114,10 @@ def _row(labels: int, draws: pd.DataFrame) -> dict[str, Any]:
         "better_said": draws["probability"].mean(),
         "better_was": (draws["missed"] > 0).mean(),
     }
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
+    return {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in found.items()
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Candidates with known truth for the studies of the predictor: NAS-Bench-201's cells and the 720 ConvNets on digits.
+"""Candidates with known truth for the studies of the predictor: NAS-Bench-201's cells and the 720
+ConvNets on digits.
 
 A table of indicators is ``indicators.csv`` of a search with zero-cost indicators, for instance of
 ``experiments/nasbench201-zerocost.toml``; only what takes no training is read from it.
@@ -22,7 +23,9 @@ FEW, WHOLE = 12, 200
 """Epochs of NAS-Bench-201's two recipes."""
 
 
-def nasbench201(indicators: Path, data: str, seconds: float, few: Path | None = None, column: str = "") -> Pool:
+def nasbench201(
+    indicators: Path, data: str, seconds: float, few: Path | None = None, column: str = ""
+) -> Pool:
     """Cells with the validation accuracy of every run, and with their accuracy after 12 epochs.
 
     Args:
@@ -62,11 +65,18 @@ def part(pool: Pool, names: list[str]) -> Pool:
     few_seconds = None if pool.partial_seconds is None else pool.partial_seconds[names]
     axes = None if pool.axes is None else pool.axes.loc[names]
     runs = {name: pool.runs[name] for name in names}
-    return Pool(runs, pool.seconds[names], features, _prior(features), share, axes, few, few_seconds)
+    return Pool(
+        runs, pool.seconds[names], features, _prior(features), share, axes, few, few_seconds
+    )
 
 
 def _pool(
-    indicators: Path, rows: pd.DataFrame, space: str, accuracy: str, seconds: float, early: pd.Series | None
+    indicators: Path,
+    rows: pd.DataFrame,
+    space: str,
+    accuracy: str,
+    seconds: float,
+    early: pd.Series | None,
 ) -> Pool:
     read = pd.read_csv(indicators, index_col="arch").sort_index()
     read.columns = [name.rpartition(":")[2] for name in read.columns]
@@ -81,7 +91,9 @@ def _pool(
     few, few_seconds = None, None
     if early is not None:
         few, few_seconds = early.reindex(features.index), times * FEW / WHOLE
-    return Pool(runs, times, features, _prior(features), seconds * len(features), axes, few, few_seconds)
+    return Pool(
+        runs, times, features, _prior(features), seconds * len(features), axes, few, few_seconds
+    )
 
 
 def _with_vote(features: pd.DataFrame) -> pd.DataFrame:

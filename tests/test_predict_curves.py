@@ -1,4 +1,6 @@
-"""Curves of regret against cost: what is charged, what is handed over, and that rivals are what they say."""
+"""Curves of regret against cost: what is charged, what is handed over, and that rivals are what
+they say.
+"""
 
 import math
 
@@ -18,7 +20,9 @@ def pool(n: int = 60, partial: bool = True) -> curves.Pool:
     seconds = pd.Series(100.0, index=features.index)
     axes = pd.DataFrame({"a": np.arange(n) % 5, "b": np.arange(n) // 5}, index=features.index)
     few = truth.rank(pct=True) if partial else None
-    return curves.Pool(runs, seconds, features, prior, 60.0, axes, few, seconds / 10 if partial else None)
+    return curves.Pool(
+        runs, seconds, features, prior, 60.0, axes, few, seconds / 10 if partial else None
+    )
 
 
 ALL = {
@@ -28,7 +32,9 @@ ALL = {
     "few epochs": curves.few_epochs,
     "predicted early": curves.predicted_early(20, 10),
     "warm start": curves.warm_start(20),
-    "halving": curves.halving(lambda: optuna.pruners.SuccessiveHalvingPruner(12, reduction_factor=4), 12, 200),
+    "halving": curves.halving(
+        lambda: optuna.pruners.SuccessiveHalvingPruner(12, reduction_factor=4), 12, 200
+    ),
     "evolution": curves.evolution(8, 3),
 }
 
@@ -76,7 +82,9 @@ def test_halving_trains_about_a_quarter_of_what_it_looks_at() -> None:
 
 
 def test_this_search_labels_and_then_verifies() -> None:
-    costs, regrets = curves.simulate(pool(), curves.predicted(20, batch=5, most=10), math.inf, seed=0)
+    costs, regrets = curves.simulate(
+        pool(), curves.predicted(20, batch=5, most=10), math.inf, seed=0
+    )
     np.testing.assert_allclose(costs, 60 + 100 * np.arange(31))
     assert regrets[-1] < 0.01
 

@@ -11,13 +11,19 @@ from proxynas.predict import models, predictor, scores
 
 
 def population(n: int = 200, seed: int = 0) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
-    """Candidates whose accuracy (n,) is a monotone function of three noisy indicators (n, 3); and a mean rank."""
+    """Candidates whose accuracy (n,) is a monotone function of three noisy indicators (n, 3); and a
+    mean rank.
+    """
     rng = np.random.default_rng(seed)
     index = pd.Index([f"net{i:03d}" for i in range(n)], name="arch")
     quality = rng.standard_normal(n)
     columns = {f"i{k}": np.exp(quality + 0.6 * rng.standard_normal(n)) for k in range(3)}
     features = pd.DataFrame(columns, index=index)
-    return features, pd.Series(0.9 / (1 + np.exp(-2 - quality)), index=index), features.rank().mean(axis=1)
+    return (
+        features,
+        pd.Series(0.9 / (1 + np.exp(-2 - quality)), index=index),
+        features.rank().mean(axis=1),
+    )
 
 
 def some(truth: pd.Series, n: int) -> pd.Series:
@@ -58,7 +64,9 @@ def test_gaussian_process_is_the_closed_form() -> None:
     signal, noise = model.kernel.k1, model.kernel.k2.noise_level
     k = signal(new, x) @ np.linalg.inv(signal(x) + (noise + model.alpha) * np.eye(20))
     np.testing.assert_allclose(
-        models.predict(model, x, y, new), y.mean() + y.std() * k @ ((y - y.mean()) / y.std()), atol=1e-6
+        models.predict(model, x, y, new),
+        y.mean() + y.std() * k @ ((y - y.mean()) / y.std()),
+        atol=1e-6,
     )
     variance = np.diag(signal(new) - k @ signal(x, new)) * y.var()
     np.testing.assert_allclose(models.unsure(model, x, y, new), np.sqrt(variance), atol=1e-4)
@@ -67,7 +75,9 @@ def test_gaussian_process_is_the_closed_form() -> None:
 def test_one_ridge_is_ridge_of_normal_scores() -> None:
     features, truth, prior = population()
     labels = some(truth, 30)
-    found = predictor.fit(features, labels, prior=prior, seed=0, models={"r": lambda x, y, seed: Ridge(1.0)})
+    found = predictor.fit(
+        features, labels, prior=prior, seed=0, models={"r": lambda x, y, seed: Ridge(1.0)}
+    )
     x = features.rank().sub(0.5).div(len(features)).apply(stats.norm.ppf)
     x = (x - x.mean()) / x.std(ddof=0)
     y = stats.norm.ppf((labels.rank() - 0.5) / 30)
@@ -95,7 +105,9 @@ def test_it_predicts_and_beats_its_best_feature() -> None:
     rest = features.index.difference(labels.index)
     found = predictor.fit(features, labels, prior=prior, seed=0)
     rho = stats.spearmanr(found.values[rest], truth[rest]).statistic
-    assert rho > max(stats.spearmanr(features.loc[rest, c], truth[rest]).statistic for c in features)
+    assert rho > max(
+        stats.spearmanr(features.loc[rest, c], truth[rest]).statistic for c in features
+    )
     assert set(found.agreement) == {"ridge", "Gaussian process", "mean"}
     assert found.std is not None
     assert (found.std > 0).all()
@@ -113,7 +125,9 @@ def test_same_arguments_same_prediction_whatever_the_order_of_labels() -> None:
 def test_failed_labels_change_nothing() -> None:
     features, truth, prior = population(100)
     labels = some(truth, 25)
-    failed = pd.concat([labels, pd.Series(np.nan, index=features.index.difference(labels.index)[:5])])
+    failed = pd.concat(
+        [labels, pd.Series(np.nan, index=features.index.difference(labels.index)[:5])]
+    )
     one = predictor.fit(features, labels, prior=prior, seed=0)
     two = predictor.fit(features, failed, prior=prior, seed=0)
     pd.testing.assert_series_equal(one.values, two.values)
@@ -139,13 +153,16 @@ def test_few_labels_leave_the_mean_rank(labels: int) -> None:
 
 def test_axes_of_numbers_and_names_are_features() -> None:
     features, truth, prior = population(120)
-    axes = pd.DataFrame({"depth": np.arange(120) % 4, "norm": ["a", "b", "c"] * 40}, index=features.index)
+    axes = pd.DataFrame(
+        {"depth": np.arange(120) % 4, "norm": ["a", "b", "c"] * 40}, index=features.index
+    )
     better = (truth + 0.2 * (axes["norm"] == "b")).clip(upper=1)  # what no indicator sees
     labels = some(better, 40)
     rest = features.index.difference(labels.index)
     rho = {
         given is not None: stats.spearmanr(
-            predictor.fit(features, labels, prior=prior, seed=0, axes=given).values[rest], better[rest]
+            predictor.fit(features, labels, prior=prior, seed=0, axes=given).values[rest],
+            better[rest],
         ).statistic
         for given in (None, axes)
     }
@@ -154,7 +171,9 @@ def test_axes_of_numbers_and_names_are_features() -> None:
 
 def test_wrong_rows_are_refused() -> None:
     features, truth, prior = population(30)
-    with pytest.raises(SpecError, match="features must have a row for every candidate, but lack other"):
+    with pytest.raises(
+        SpecError, match="features must have a row for every candidate, but lack other"
+    ):
         predictor.fit(features, pd.Series({"other": 0.5}), prior=prior, seed=0)
     with pytest.raises(SpecError, match="prior must have a row"):
         predictor.fit(features, truth[:12], prior=prior[:20], seed=0)

@@ -66,13 +66,17 @@ def test_the_mean_rank_is_trusted_too() -> None:
     design = choose.spread(prior, 8, seed=0)
     found = predictor.fit(features, truth[design.index], prior=prior, seed=0)
     trusted = trust.trust(found, truth[design.index], choose.weights(design, len(features)), 192)
-    assert trusted.rho == pytest.approx(stats.spearmanr(prior[design.index], truth[design.index]).statistic, abs=0.02)
+    assert trusted.rho == pytest.approx(
+        stats.spearmanr(prior[design.index], truth[design.index]).statistic, abs=0.02
+    )
     assert trusted.low < trusted.rho < trusted.high
 
 
 @pytest.mark.parametrize("promising", [False, True])
 def test_the_interval_covers(promising: bool) -> None:
-    """30 draws of 20 labels: 95 % of them would be 28.5, and fewer than 25 has a probability of 0.003."""
+    """30 draws of 20 labels: 95 % of them would be 28.5, and fewer than 25 has a probability of
+    0.003.
+    """
     features, truth, prior = population(300, seed=4)
     covered = 0
     for seed in range(30):

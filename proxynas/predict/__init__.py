@@ -1,4 +1,5 @@
-"""From a few labels to a verified winner: which candidates to label, a predictor, how far to trust it, verification.
+"""From a few labels to a verified winner: which candidates to label, a predictor, how far to trust
+it, verification.
 
 A search does, in this order::
 

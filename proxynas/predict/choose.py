@@ -1,19 +1,20 @@
 """Which candidates to label: spread over the ranking first, then where the best may be.
 
-The first round cuts the candidates, sorted by their prior rank, into as many strata as it has labels and
-draws one of each. Later rounds draw without replacement, with the probability that a candidate is among
-the best tenth: high where the predictor is sure that it is good, or unsure. A part :data:`EVEN` of every
-draw is uniform, so that no candidate is left out for sure. That makes labels a sample whose unevenness is
-known, and :func:`weights` undoes it:
+The first round cuts the candidates, sorted by their prior rank, into as many strata as it has
+labels and draws one of each. Later rounds draw without replacement, with the probability that a
+candidate is among the best tenth: high where the predictor is sure that it is good, or unsure. A
+part :data:`EVEN` of every draw is uniform, so that no candidate is left out for sure. That makes
+labels a sample whose unevenness is known, and :func:`weights` undoes it:
 
 - the first round is a stratified sample: each of its labels stands for its stratum;
-- later rounds are a sequence of draws from what is left, each with a probability that may depend on the
-  labels before it. The weights of Farquhar, Gal and Rainforth 2021 ("On statistical bias in active
-  learning", their R_LURE) make the weighted mean of such a sequence unbiased for what is left; with the
-  first round, which stands for itself here, it is so for all candidates.
+- later rounds are a sequence of draws from what is left, each with a probability that may depend on
+  the labels before it. The weights of Farquhar, Gal and Rainforth 2021 ("On statistical bias in
+  active learning", their R_LURE) make the weighted mean of such a sequence unbiased for what is
+  left; with the first round, which stands for itself here, it is so for all candidates.
 
-Both estimate the same total, and each counts as much as it has labels. Everything depends on the seed,
-the candidates and the labels of the rounds before alone: a run that was interrupted chooses the same again.
+Both estimate the same total, and each counts as much as it has labels. Everything depends on the
+seed, the candidates and the labels of the rounds before alone: a run that was interrupted chooses
+the same again.
 """
 
 import math
@@ -47,7 +48,8 @@ LATER_ROUNDS = 2
 
 
 def rounds(labels: int, batch: int | None = None) -> list[int]:
-    """How many labels each round gets: half in the first, the rest in two, or in batches of ``batch``.
+    """How many labels each round gets: half in the first, the rest in two, or in batches of
+    ``batch``.
 
     Raises:
         SpecError: fewer than 1 label, or a batch under 1.
@@ -102,21 +104,29 @@ def further(prediction: Prediction, design: pd.DataFrame, labels: int, seed: int
     for _ in range(min(labels, len(left))):
         open_ = np.ones(len(left), dtype=bool)
         open_[drawn] = False
-        q = np.where(open_, (1 - EVEN) * chance / max(chance[open_].sum(), 1e-300) + EVEN / open_.sum(), 0.0)
+        q = np.where(
+            open_, (1 - EVEN) * chance / max(chance[open_].sum(), 1e-300) + EVEN / open_.sum(), 0.0
+        )
         q /= q.sum()
         drawn.append(int(rng.choice(len(left), p=q)))
         probabilities.append(float(q[drawn[-1]]))
-    more = pd.DataFrame({"round": number, "probability": probabilities}, index=left[drawn].rename("arch"))
+    more = pd.DataFrame(
+        {"round": number, "probability": probabilities}, index=left[drawn].rename("arch")
+    )
     return pd.concat([design, more])
 
 
 def promise(prediction: Prediction) -> pd.Series:
-    """The probability of each candidate to be among the best tenth; the same for all where nothing was fitted."""
+    """The probability of each candidate to be among the best tenth; the same for all where nothing
+    was fitted.
+    """
     values, std = prediction.scores, prediction.std
     if std is None:
         return pd.Series(1.0, index=values.index)
     border = np.quantile(values, 1 - BEST)
-    return pd.Series(stats.norm.cdf((values - border) / np.hypot(std, prediction.error)), index=values.index)
+    return pd.Series(
+        stats.norm.cdf((values - border) / np.hypot(std, prediction.error)), index=values.index
+    )
 
 
 def weights(design: pd.DataFrame, candidates: int) -> pd.Series:

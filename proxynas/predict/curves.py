@@ -1,16 +1,17 @@
 """Regret against cost, simulated on candidates whose truth is known: this search, and its rivals.
 
-Every strategy spends from one :class:`Account`: a training on the whole data costs its seconds and gives the
-accuracy of one run, a training with few epochs likewise, and indicators their seconds for all candidates.
-After every payment the account notes the regret of the network that would be handed over now: the best
-trained one, by its label; before any is trained, the one that the strategy would pick. Regret is in accuracy
-(0.01: a point): how far the mean of that network's runs is below the best mean of all candidates, so that a
-lucky run is not taken for a good network.
+Every strategy spends from one :class:`Account`: a training on the whole data costs its seconds and
+gives the accuracy of one run, a training with few epochs likewise, and indicators their seconds for
+all candidates. After every payment the account notes the regret of the network that would be handed
+over now: the best trained one, by its label; before any is trained, the one that the strategy would
+pick. Regret is in accuracy (0.01: a point): how far the mean of that network's runs is below the
+best mean of all candidates, so that a lucky run is not taken for a good network.
 
-Rivals: random search; zero-cost pick (training in the order of the mean rank); few epochs on everything, then
-training in that order; successive halving and Hyperband (Li et al. 2020, "A system for massively parallel
-hyperparameter tuning"; 2018, "Hyperband"), by Optuna's pruners; regularised evolution (Real et al. 2019,
-algorithm 1).
+Rivals: random search; zero-cost pick (training in the order of the mean rank); few epochs on
+    everything, then
+training in that order; successive halving and Hyperband (Li et al. 2020, "A system for massively
+parallel hyperparameter tuning"; 2018, "Hyperband"), by Optuna's pruners; regularised evolution
+(Real et al. 2019, algorithm 1).
 """
 
 import contextlib
@@ -37,9 +38,11 @@ class Pool:
 
     runs: accuracies of each candidate's trainings on the whole data, one or more a candidate.
     seconds: of one such training, by candidate.
-    features: their indicators, a row a candidate, as for :func:`.predictor.fit`; and so are ``prior`` and ``axes``.
+    features: their indicators, a row a candidate, as for :func:`.predictor.fit`; and so are
+        ``prior`` and ``axes``.
     indicator_seconds: what the indicators of all candidates cost together.
-    partial: accuracy after few epochs, by candidate, and what one such training costs; ``None`` without such a table.
+    partial: accuracy after few epochs, by candidate, and what one such training costs; ``None``
+        without such a table.
     """
 
     runs: Mapping[str, Sequence[float]]
@@ -98,7 +101,9 @@ class Account:
     def glance(self, name: str) -> float:
         """The accuracy of a candidate after few epochs; a second time it is free."""
         if self.pool.partial is None or self.pool.partial_seconds is None:
-            raise SpecError("this strategy needs accuracies after few epochs, but the pool has none; leave it out")
+            raise SpecError(
+                "this strategy needs accuracies after few epochs, but there are none; leave it out"
+            )
         if name not in self.seen:
             self._charge(float(self.pool.partial_seconds[name]))
             self.seen[name] = float(self.pool.partial[name])
@@ -111,7 +116,9 @@ class Account:
             raise Spent
 
     def _note(self, pick: str) -> None:
-        """Note the regret of the best by label, or else the best after few epochs, or else ``pick``."""
+        """Note the regret of the best by label, or else the best after few epochs, or else
+        ``pick``.
+        """
         known = self.labels or self.seen or {pick: 0.0}
         handed = max(known, key=lambda name: (known[name], name))
         self.costs.append(self.cost)
@@ -124,8 +131,8 @@ class Account:
 
 
 Strategy = Callable[[Account, int], None]
-"""Spends an account until that raises :class:`Spent` or all is known. What does not draw from the account's
-generator takes the seed."""
+"""Spends an account until that raises :class:`Spent` or all is known. What does not draw from the
+account's generator takes the seed."""
 
 
 def random_search(account: Account, seed: int) -> None:
@@ -149,7 +156,8 @@ def few_epochs(account: Account, seed: int) -> None:
 
 
 def warm_start(looks: int) -> Strategy:
-    """A few epochs on the ``looks`` best by the mean rank of indicators, then train in the order of those accuracies.
+    """A few epochs on the ``looks`` best by the mean rank of indicators, then train in the order of
+    those accuracies.
 
     What Abdelfattah et al. 2021, §4.3, call a zero-cost warm-up.
     """
@@ -164,19 +172,23 @@ def warm_start(looks: int) -> Strategy:
 
 
 def halving(pruner: Callable[[], Any], resource: int, whole: int) -> Strategy:
-    """Successive halving or Hyperband: few epochs of candidates in random order, those go on that ``pruner`` lets.
+    """Successive halving or Hyperband: few epochs of candidates in random order, those go on that
+    ``pruner`` lets.
 
     Args:
         pruner: makes one of Optuna's pruners.
         resource: epochs of the pool's partial training.
-        whole: epochs of a whole one. It starts again from scratch, as in NAS-Bench-201, whose rate ends at 0 in both.
+        whole: epochs of a whole one. It starts again from scratch, as in NAS-Bench-201, whose rate
+            ends at 0 in both.
     """
 
     def run(account: Account, seed: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(direction="maximize", pruner=pruner(), sampler=optuna.samplers.RandomSampler(seed))
+        study = optuna.create_study(
+            direction="maximize", pruner=pruner(), sampler=optuna.samplers.RandomSampler(seed)
+        )
         for name in account.order():
             trial = study.ask()
             trial.report(account.glance(name), resource)
@@ -193,13 +205,15 @@ def halving(pruner: Callable[[], Any], resource: int, whole: int) -> Strategy:
 def evolution(population: int, tournament: int) -> Strategy:
     """Regularised evolution: the oldest dies, the best of a few random ones has a child.
 
-    The child is one of the candidates that differ from its parent in the fewest axes and are not trained yet,
-    so that it stays within the pool.
+    The child is one of the candidates that differ from its parent in the fewest axes and are not
+    trained yet, so that it stays within the pool.
     """
 
     def run(account: Account, seed: int) -> None:
         if account.pool.axes is None:
-            raise SpecError("evolution needs the axes of the candidates, but the pool has none; leave it out")
+            raise SpecError(
+                "evolution needs the axes of the candidates, but the pool has none; leave it out"
+            )
         axes = account.pool.axes.loc[account.pool.names].astype(str).to_numpy()  # (N, axes)
         names, left = account.pool.names, set(range(len(axes)))
         alive: deque[int] = deque()
@@ -207,7 +221,9 @@ def evolution(population: int, tournament: int) -> Strategy:
             if len(alive) < population:
                 child = int(account.rng.choice(sorted(left)))
             else:
-                rivals = account.rng.choice(len(alive), size=min(tournament, len(alive)), replace=False)
+                rivals = account.rng.choice(
+                    len(alive), size=min(tournament, len(alive)), replace=False
+                )
                 parent = max((alive[i] for i in rivals), key=lambda i: account.labels[names[i]])
                 open_ = np.array(sorted(left))
                 distance = (axes[open_] != axes[parent]).sum(1)
@@ -221,7 +237,8 @@ def evolution(population: int, tournament: int) -> Strategy:
 
 
 def predicted(labels: int, batch: int = 5, most: int = 60) -> Strategy:
-    """This search: ``labels`` chosen ones, then verification in batches, the predictor fitted again before each.
+    """This search: ``labels`` chosen ones, then verification in batches, the predictor fitted again
+    before each.
 
     Args:
         labels: how many are chosen before verification.
@@ -240,8 +257,8 @@ def predicted(labels: int, batch: int = 5, most: int = 60) -> Strategy:
 
 
 def predicted_early(labels: int, looks: int, batch: int = 10) -> Strategy:
-    """This search with labels of few epochs: ``labels`` chosen ones and the ``looks`` best of the prediction, in
-    batches; then train in the order of these accuracies.
+    """This search with labels of few epochs: ``labels`` chosen ones and the ``looks`` best of the
+    prediction, in batches; then train in the order of these accuracies.
 
     Args:
         labels: how many are chosen and trained for few epochs.
@@ -278,11 +295,15 @@ def _label(
 
 def _fit(pool: Pool, known: Mapping[str, float], seed: int) -> predictor.Prediction:
     labels = pd.Series(dict(known), dtype="float64")
-    return predictor.fit(pool.features, labels, prior=pool.prior, axes=pool.axes, seed=seed, repeats=1, folds=5)
+    return predictor.fit(
+        pool.features, labels, prior=pool.prior, axes=pool.axes, seed=seed, repeats=1, folds=5
+    )
 
 
 def simulate(pool: Pool, strategy: Strategy, budget: float, seed: int) -> tuple[Floats, Floats]:
-    """The costs (n,) after which the regret changed or was looked at, ascending, and the regrets (n,) then."""
+    """The costs (n,) after which the regret changed or was looked at, ascending, and the regrets
+    (n,) then.
+    """
     account = Account(pool, budget, np.random.default_rng(seeds.derive(seed, "curve")))
     with contextlib.suppress(Spent):
         strategy(account, seed)
@@ -292,11 +313,15 @@ def simulate(pool: Pool, strategy: Strategy, budget: float, seed: int) -> tuple[
 def at(costs: Floats, regrets: Floats, grid: Floats) -> Floats:
     """The regret after each cost of ``grid`` (g,); NaN before there is anything to hand over."""
     place = np.searchsorted(costs, grid, side="right") - 1
-    return np.where(place >= 0, regrets[np.maximum(place, 0)] if len(regrets) else math.nan, math.nan)
+    return np.where(
+        place >= 0, regrets[np.maximum(place, 0)] if len(regrets) else math.nan, math.nan
+    )
 
 
 def bands(regrets: Floats) -> dict[str, list[float]]:
-    """Median, mean and the middle 80 % of regrets (seeds, g) at each cost; NaN where any seed has nothing yet."""
+    """Median, mean and the middle 80 % of regrets (seeds, g) at each cost; NaN where any seed has
+    nothing yet.
+    """
     low, median, high = np.quantile(regrets, [0.1, 0.5, 0.9], axis=0)
     return {
         "median": median.tolist(),
@@ -307,7 +332,9 @@ def bands(regrets: Floats) -> dict[str, list[float]]:
 
 
 def reached(grid: Floats, regret: Floats, goal: float) -> float:
-    """The first cost of ``grid`` (g,) from which ``regret`` (g,) stays within ``goal``; infinite if it never does."""
+    """The first cost of ``grid`` (g,) from which ``regret`` (g,) stays within ``goal``; infinite if
+    it never does.
+    """
     bad = np.flatnonzero(~(regret <= goal))
     first = int(bad[-1]) + 1 if len(bad) else 0
     return float(grid[first]) if first < len(grid) else math.inf
@@ -324,4 +351,6 @@ def _train(account: Account, names: Iterable[str]) -> None:
 
 
 def _descending(values: pd.Series) -> list[str]:
-    return [str(name) for name in values.sort_index().sort_values(ascending=False, kind="stable").index]
+    return [
+        str(name) for name in values.sort_index().sort_values(ascending=False, kind="stable").index
+    ]

@@ -16,7 +16,9 @@ from sklearn.linear_model import RidgeCV
 Floats = NDArray[np.float64]
 
 Model = Callable[[Floats, Floats, int], Any]
-"""Features (n, k), normal scores of labels (n,), a seed → a scikit-learn regressor, tuned to them but not fitted."""
+"""Features (n, k), normal scores of labels (n,), a seed → a scikit-learn regressor, tuned to them
+but not fitted.
+"""
 
 PENALTIES = np.logspace(-1, 3, 13)
 """Ridge penalties, of which leave-one-out takes the best."""
@@ -28,11 +30,17 @@ def ridge(x: Floats, y: Floats, seed: int) -> Any:
 
 
 def gaussian_process(x: Floats, y: Floats, seed: int) -> Any:
-    """A Gaussian process (Matérn 5/2 and noise); its length, variance and noise by marginal likelihood, here."""
-    kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(3.0, (0.5, 50.0), nu=2.5) + WhiteKernel(0.3, (1e-3, 2.0))
+    """A Gaussian process (Matérn 5/2 and noise); its length, variance and noise by marginal
+    likelihood, here.
+    """
+    kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(3.0, (0.5, 50.0), nu=2.5) + WhiteKernel(
+        0.3, (1e-3, 2.0)
+    )
     tuned = GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed % 2**32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound is a straight line, and welcome
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # a length at its bound is a straight line, and welcome
         tuned.fit(x, y)
     return GaussianProcessRegressor(tuned.kernel_, normalize_y=True, optimizer=None)
 
@@ -54,7 +62,9 @@ def predict(model: Any, x: Floats, y: Floats, new: Floats) -> Floats:
 
 
 def unsure(model: Any, x: Floats, y: Floats, new: Floats) -> Floats | None:
-    """The standard deviation of a Gaussian process for features (N, k), without its noise; ``None`` of other models."""
+    """The standard deviation of a Gaussian process for features (N, k), without its noise; ``None``
+    of other models.
+    """
     if not isinstance(model, GaussianProcessRegressor):
         return None
     fitted = clone(model).fit(x, y)

@@ -1,9 +1,12 @@
 """A performance predictor: a model from indicators to accuracy, fitted on labels.
 
-White et al. 2021, "How powerful are performance predictors in neural architecture search?" (NeurIPS), compare 31 of
-them; the kind here is their model-based one on zero-cost and training features. Features and labels are seen as normal
-scores (:mod:`.scores`). Which model predicts is chosen by cross-validation on the labels. Under :data:`LEAST_LABELS`
-there is nothing to choose by, and the mean rank that the caller gives as prior ranks the candidates.
+White et al. 2021, "How powerful are performance predictors in neural architecture search?"
+(NeurIPS), compare 31 of them; the kind here is their model-based one on zero-cost and training
+features. Features and labels are seen as normal scores (:mod:`.scores`). What predicts is the mean
+of several models: where labels are few, choosing one of them by cross-validation is worse
+(experiments/README.md), and the choice makes its out-of-fold agreement look better than it is.
+Under :data:`LEAST_LABELS` nothing is fitted, and the mean rank that the caller gives as prior ranks
+the candidates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,18 +38,22 @@ BEST = "best"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a predictor says of every candidate, and how well it said it of labels that it had not seen.
+    """What a predictor says of every candidate, and how well it said it of labels that it had not
+    seen.
 
-    values: predicted accuracy by candidate, in the order of the features; higher is better. With :data:`MEAN_RANK` it
-        is the prior.
-    scores: the same as normal scores, which is what was predicted; they rank the candidates as ``values`` do.
-    std: how unsure the prediction is of each candidate, in normal scores, without the noise of labels; ``None`` with
+    values: predicted accuracy by candidate, in the order of the features; higher is better. With
+        :data:`MEAN_RANK` it is the prior.
+    scores: the same as normal scores, which is what was predicted; they rank the candidates as
+        ``values`` do.
+    std: how unsure the prediction is of each candidate, in normal scores, without the noise of
+        labels; ``None`` with :data:`MEAN_RANK`.
+    error: root mean square of what the out-of-fold scores miss their labels' by; NaN with
         :data:`MEAN_RANK`.
-    error: root mean square of what the out-of-fold scores miss their labels' by; NaN with :data:`MEAN_RANK`.
     model: what predicted.
-    agreement: for every model Spearman's ρ of its out-of-fold predictions with the labels; empty with the mean rank.
-    out_of_fold: for every label that did not fail the mean score that models predicted which had not seen it. With
-        :data:`MEAN_RANK`, which sees none, the prior's.
+    agreement: for every model Spearman's ρ of its out-of-fold predictions with the labels; empty
+        with the mean rank.
+    out_of_fold: for every label that did not fail the mean score that models predicted which had
+        not seen it. With :data:`MEAN_RANK`, which sees none, the prior's.
     scale: from normal scores to accuracy; ``None`` with :data:`MEAN_RANK`.
     """
 
@@ -72,21 +79,26 @@ def fit(
     folds: int = 10,
     repeats: int = 2,
 ) -> Prediction:
-    """Fit a predictor on ``labels`` and predict every candidate. The same arguments give the same prediction.
+    """Fit a predictor on ``labels`` and predict every candidate. The same arguments give the same
+    prediction.
 
     Args:
-        features: a row a candidate, a column an indicator, higher or lower is better; NaN and -inf count as lowest.
+        features: a row a candidate, a column an indicator, higher or lower is better; NaN and -inf
+            count as lowest.
         labels: accuracy in [0, 1] by candidate; those that failed (NaN) are left out.
         prior: the mean rank of some indicators by candidate, higher is better: the fallback.
         seed: of the folds, and of models that draw.
-        axes: the space's axes by candidate, numbers or names. Every model is then fitted with and without them.
+        axes: the space's axes by candidate, numbers or names. Every model is then fitted with and
+            without them.
         models: what to fit.
-        chosen: :data:`MEAN` predicts by the mean of them all, :data:`BEST` by the one that cross-validation prefers.
+        chosen: :data:`MEAN` predicts by the mean of them all, :data:`BEST` by the one that
+            cross-validation prefers.
         folds: parts of the cross-validation; as many as labels at most.
         repeats: cross-validations with other parts.
 
     Raises:
-        SpecError: a label is not of a candidate, the prior or the axes lack one, or a candidate comes twice.
+        SpecError: a label is not of a candidate, the prior or the axes lack one, or a candidate
+            comes twice.
     """
     known = _checked(features, labels, prior, axes)
     if len(known) < LEAST_LABELS or known.nunique() < 2:
@@ -102,15 +114,15 @@ def fit(
     held_out = _held_out(fits, y, folds, repeats, seed)
     agreement = {name: float(stats.spearmanr(z, y).statistic) for name, z in held_out.items()}
     best = MEAN if chosen == MEAN else max(agreement, key=lambda name: agreement[name])
-    everything = {fit.name: fit.predict(target) for fit in fits}
-    scale = fit_scale(y)
-    scores = np.mean([z for name, z in everything.items() if best in (MEAN, name)], axis=0)
+    predicted = {fit.name: fit.predict(target) for fit in fits}
+    scores = np.mean([z for name, z in predicted.items() if best in (MEAN, name)], axis=0)
+    scale, index = fit_scale(y), features.index
     return Prediction(
-        values=pd.Series(scale.accuracy(scores), index=features.index, name="predicted"),
-        scores=pd.Series(scores, index=features.index, name="score"),
-        std=pd.Series(_spread(fits, everything, target), index=features.index, name="std"),
+        values=pd.Series(scale.accuracy(scores), index=index, name="predicted"),
+        scores=pd.Series(scores, index=index, name="score"),
+        std=pd.Series(_spread(fits, predicted, target), index=index, name="std"),
         error=float(np.sqrt(np.mean((held_out[best] - target) ** 2))),
-        model=best if best != MEAN else "mean of " + ", ".join(everything),
+        model=best if best != MEAN else "mean of " + ", ".join(predicted),
         agreement=agreement,
         out_of_fold=pd.Series(held_out[best], index=known.index, name="out_of_fold"),
         scale=scale,
@@ -131,7 +143,9 @@ class Fit:
         return predict(self.model, self.x[self.at], target, self.x)
 
 
-def _held_out(fits: Sequence[Fit], y: Floats, folds: int, repeats: int, seed: int) -> dict[str, Floats]:
+def _held_out(
+    fits: Sequence[Fit], y: Floats, folds: int, repeats: int, seed: int
+) -> dict[str, Floats]:
     """The scores that each model, and their mean, predicts of labels (n,) that it had not seen."""
     held_out = {fit.name: np.zeros(len(y)) for fit in fits}
     cv = RepeatedKFold(
@@ -140,7 +154,7 @@ def _held_out(fits: Sequence[Fit], y: Floats, folds: int, repeats: int, seed: in
         random_state=seeds.derive(seed, "folds") % 2**32,
     )
     for train, test in cv.split(y):
-        target = normal_scores(y[train])  # a label that is held out must not show in the others' ranks
+        target = normal_scores(y[train])  # what is held out must not show in the others' ranks
         for fit in fits:
             x = fit.x[fit.at]
             held_out[fit.name][test] += predict(fit.model, x[train], target, x[test]) / repeats
@@ -148,23 +162,30 @@ def _held_out(fits: Sequence[Fit], y: Floats, folds: int, repeats: int, seed: in
 
 
 def _inputs(features: pd.DataFrame, axes: pd.DataFrame | None) -> dict[str, Floats]:
-    """Standardised features (N, k): of the indicators, and with the axes too where there are any."""
+    """Standardised features (N, k): of the indicators, and with the axes too where there are any.
+    """
     indicators = feature_scores(features)
     inputs = {"": standardised(indicators)}
     if axes is not None:
-        inputs[" + axes"] = standardised(np.hstack([indicators, axis_scores(axes.reindex(features.index))]))
+        inputs[" + axes"] = standardised(
+            np.hstack([indicators, axis_scores(axes.reindex(features.index))])
+        )
     return inputs
 
 
 def _spread(fits: Sequence[Fit], predicted: Mapping[str, Floats], target: Floats) -> Floats:
-    """Standard deviation (N,) of the prediction: the models' own, on average, and how far they are apart."""
+    """Standard deviation (N,) of the prediction: the models' own, on average, and how far they are
+    apart.
+    """
     between = np.var(list(predicted.values()), axis=0)
     stds = [unsure(fit.model, fit.x[fit.at], target, fit.x) for fit in fits]
     within = [std**2 for std in stds if std is not None]
     return np.asarray(np.sqrt(between + (np.mean(within, axis=0) if within else 0.0)))
 
 
-def _checked(features: pd.DataFrame, labels: pd.Series, prior: pd.Series, axes: pd.DataFrame | None) -> pd.Series:
+def _checked(
+    features: pd.DataFrame, labels: pd.Series, prior: pd.Series, axes: pd.DataFrame | None
+) -> pd.Series:
     """The labels that did not fail, in order of name."""
     for what, index in (
         ("features", features.index),
@@ -172,17 +193,24 @@ def _checked(features: pd.DataFrame, labels: pd.Series, prior: pd.Series, axes: 
         ("prior", prior.index),
     ):
         if not index.is_unique:
-            raise SpecError(f"the {what} must have one row a candidate, but {index[index.duplicated()][0]} comes twice")
+            twice = index[index.duplicated()][0]
+            raise SpecError(f"the {what} must have one row a candidate, but {twice} comes twice")
     wanted = [("features", labels.index, features.index), ("prior", features.index, prior.index)]
-    for what, index, there in wanted + ([("axes", features.index, axes.index)] if axes is not None else []):
+    if axes is not None:
+        wanted.append(("axes", features.index, axes.index))
+    for what, index, there in wanted:
         missing = index.difference(there)
         if len(missing):
-            raise SpecError(f"the {what} must have a row for every candidate, but lack {missing[0]}; add it")
+            raise SpecError(
+                f"the {what} must have a row for every candidate, but lack {missing[0]}; add it"
+            )
     return labels.dropna().astype("float64").sort_index()
 
 
 def _mean_rank(prior: pd.Series, known: pd.Series) -> Prediction:
-    scores = pd.Series(normal_scores(prior.to_numpy(dtype=np.float64)), index=prior.index, name="score")
+    scores = pd.Series(
+        normal_scores(prior.to_numpy(dtype=np.float64)), index=prior.index, name="score"
+    )
     seen = scores.reindex(known.index).rename("out_of_fold")
     values = prior.astype("float64").rename("predicted")
     return Prediction(values, scores, None, np.nan, MEAN_RANK, {}, seen, None)

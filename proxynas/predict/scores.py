@@ -1,7 +1,9 @@
-"""Normal scores: ranks as quantiles of the normal distribution (van der Waerden 1952), and the way back to accuracies.
+"""Normal scores: ranks as quantiles of the normal distribution (van der Waerden 1952), and the way
+back to accuracies.
 
-Indicators have any scale and accuracies a long lower tail, so a predictor sees neither, but Φ⁻¹((rank − 1/2) / n). Ties
-share their mean rank. Unlike plain ranks these keep the best apart from each other, which is what a search is about.
+Indicators have any scale and accuracies a long lower tail, so a predictor sees neither, but
+Φ⁻¹((rank − 1/2) / n). Ties share their mean rank. Unlike plain ranks these keep the best apart from
+each other, which is what a search is about.
 """
 
 from dataclasses import dataclass
@@ -18,20 +20,28 @@ LEAST_ROOM = 1e-6
 
 
 def normal_scores(values: Floats) -> Floats:
-    """Normal scores of ``values`` (n,), higher is higher; NaN counts as the lowest, as -inf does."""
+    """Normal scores of ``values`` (n,), higher is higher; NaN counts as the lowest, as -inf does.
+    """
     ranks = stats.rankdata(np.nan_to_num(values, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
     return np.asarray(stats.norm.ppf((ranks - 0.5) / len(values)), dtype=np.float64)
 
 
 def feature_scores(features: pd.DataFrame) -> Floats:
-    """Normal scores of every column, float64 (n, k); columns that are the same for all candidates are left out."""
-    columns = [normal_scores(features.iloc[:, j].to_numpy(dtype=np.float64)) for j in range(features.shape[1])]
+    """Normal scores of every column, float64 (n, k); columns that are the same for all candidates
+    are left out.
+    """
+    columns = [
+        normal_scores(features.iloc[:, j].to_numpy(dtype=np.float64))
+        for j in range(features.shape[1])
+    ]
     varied = [column for column in columns if np.ptp(column) > 0]
     return np.stack(varied, axis=1) if varied else np.empty((len(features), 0))
 
 
 def axis_scores(axes: pd.DataFrame) -> Floats:
-    """The axes of a space as numbers, float64 (n, k): normal scores of a numeric axis, 0 and 1 for each other value."""
+    """The axes of a space as numbers, float64 (n, k): normal scores of a numeric axis, 0 and 1 for
+    each other value.
+    """
     parts = [np.empty((len(axes), 0))]
     for name in axes:
         column = axes[name]
@@ -50,11 +60,12 @@ def standardised(x: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Scale:
-    """A strictly increasing map between accuracies in [0, 1] and their normal scores among some labels.
+    """A strictly increasing map between accuracies in [0, 1] and their normal scores among some
+    labels.
 
-    ``scores`` and ``accuracies`` are the distinct points (m,) of it, ascending. Between two it is linear. Beyond the
-    ends it goes on as steeply as over the quarter of the points that is nearest, and bends towards 0 and 1, so that
-    predictions far out do not become equal by clipping.
+    ``scores`` and ``accuracies`` are the distinct points (m,) of it, ascending. Between two it is
+    linear. Beyond the ends it goes on as steeply as over the quarter of the points that is nearest,
+    and bends towards 0 and 1, so that predictions far out do not become equal by clipping.
     """
 
     scores: Floats
@@ -66,7 +77,9 @@ class Scale:
         inside = np.interp(scores, self.scores, self.accuracies)
         above = np.maximum(scores - self.scores[-1], 0) * self._slope(-1 - quarter, -1)
         below = np.maximum(self.scores[0] - scores, 0) * self._slope(0, quarter)
-        return np.asarray(inside + _bend(above, 1 - self.accuracies[-1]) - _bend(below, self.accuracies[0]))
+        return np.asarray(
+            inside + _bend(above, 1 - self.accuracies[-1]) - _bend(below, self.accuracies[0])
+        )
 
     def score(self, accuracies: Floats) -> Floats:
         """The normal scores of accuracies that lie between the labels'."""
@@ -85,6 +98,8 @@ def fit_scale(accuracies: Floats) -> Scale:
 
 
 def _bend(beyond: Floats, room: float) -> Floats:
-    """How far to go beyond an end: at first ``beyond`` itself, and never more than there is ``room``."""
+    """How far to go beyond an end: at first ``beyond`` itself, and never more than there is
+    ``room``.
+    """
     room = max(room, LEAST_ROOM)
     return np.asarray(room * -np.expm1(-beyond / room), dtype=np.float64)

@@ -1,14 +1,16 @@
-"""How far to trust a prediction where nobody knows the truth: its ρ with labels that it had not seen.
+"""How far to trust a prediction where nobody knows the truth: its ρ with labels that it had not
+seen.
 
 Spearman's ρ of the out-of-fold predictions with their labels, each label weighted with how many
-candidates it stands for (:func:`.choose.weights`). With w the weights, the mid-rank of a value is the
-weight below it and half of that beside it; ρ is the weighted Pearson correlation of those.
+candidates it stands for (:func:`.choose.weights`). With w the weights, the mid-rank of a value is
+the weight below it and half of that beside it; ρ is the weighted Pearson correlation of those.
 
-The interval is Student's on Fisher's z = artanh ρ. The standard error of z is the jackknife's (Efron and
-Tibshirani 1993, chapter 11), which leaves out each pair once; or, where that is less, Bonett and Wright's
-√((1 + ρ²/2) / (n − 3)) (2000, "Sample size requirements for estimating Pearson, Kendall and Spearman
-correlations"), n being Kish's effective number of labels, (Σw)² / Σw². What is to be covered is ρ over
-the m candidates without a label, which would vary by √((1 + ρ²/2) / (m − 3)) by itself: that is added.
+The interval is Student's on Fisher's z = artanh ρ. The standard error of z is the jackknife's
+(Efron and Tibshirani 1993, chapter 11), which leaves out each pair once; or, where that is less,
+Bonett and Wright's √((1 + ρ²/2) / (n − 3)) (2000, "Sample size requirements for estimating Pearson,
+Kendall and Spearman correlations"), n being Kish's effective number of labels, (Σw)² / Σw². What is
+to be covered is ρ over the m candidates without a label, which would vary by √((1 + ρ²/2) / (m −
+3)) by itself: that is added.
 """
 
 import math
@@ -50,19 +52,22 @@ FISHER_LIMIT = 1 - 1e-6
 
 
 def trust(prediction: Prediction, labels: pd.Series, weights: pd.Series, unlabelled: int) -> Trust:
-    """The agreement of ``prediction`` with the truth of the candidates without a label, and its interval.
+    """The agreement of ``prediction`` with the truth of the candidates without a label, and its
+    interval.
 
     Args:
         prediction: fitted on ``labels``.
         labels: accuracy by candidate; those that failed (NaN) are left out.
-        weights: how many candidates each label stands for. A label without weight, such as one of the
-            verification, which is no sample of anything, is left out.
+        weights: how many candidates each label stands for. A label without weight, such as one of
+            the verification, which is no sample of anything, is left out.
         unlabelled: candidates without a label.
     """
     known = labels.dropna()
     known = known[known.index.isin(weights.index)]
     seen = prediction.out_of_fold.reindex(known.index).to_numpy()
-    w = np.maximum(weights.reindex(known.index).to_numpy() - 1, 0)  # it stands for itself, and for others
+    w = np.maximum(
+        weights.reindex(known.index).to_numpy() - 1, 0
+    )  # it stands for itself, and for others
     if not w.sum() > 0:
         w = np.ones(len(known))
     y = known.to_numpy()
@@ -71,12 +76,15 @@ def trust(prediction: Prediction, labels: pd.Series, weights: pd.Series, unlabel
     error = standard_error(seen, y, w, unlabelled)
     reach = float(stats.t.ppf((1 + LEVEL) / 2, max(len(y) - 1, 1))) * error
     z = _fisher(rho)
-    low, high = (-1.0, 1.0) if math.isnan(reach + z) else (math.tanh(z - reach), math.tanh(z + reach))
+    low, high = (
+        (-1.0, 1.0) if math.isnan(reach + z) else (math.tanh(z - reach), math.tanh(z + reach))
+    )
     return Trust(rho, low, high, len(known), effective)
 
 
 def weighted_spearman(x: Floats, y: Floats, w: Floats) -> float:
-    """ρ of two arrays (n,) with weights (n,); NaN where n < :data:`LEAST_PAIRS` or one is constant."""
+    """ρ of two arrays (n,) with weights (n,); NaN where n < :data:`LEAST_PAIRS` or one is constant.
+    """
     if len(x) < LEAST_PAIRS:
         return math.nan
     a, b = _mid_ranks(x, w), _mid_ranks(y, w)
@@ -86,7 +94,9 @@ def weighted_spearman(x: Floats, y: Floats, w: Floats) -> float:
 
 
 def standard_error(x: Floats, y: Floats, w: Floats, unlabelled: int) -> float:
-    """Of Fisher's z of the weighted ρ of ``x`` and ``y`` (n,); NaN where there are too few of either kind."""
+    """Of Fisher's z of the weighted ρ of ``x`` and ``y`` (n,); NaN where there are too few of
+    either kind.
+    """
     n = len(x)
     effective = float(w.sum() ** 2 / np.square(w).sum()) if n else 0.0
     if effective <= 3 or unlabelled <= 3:

@@ -1,11 +1,13 @@
-"""The end of a search: which candidates to train on the whole data, the winner, and what may be better.
+"""The end of a search: which candidates to train on the whole data, the winner, and what may be
+better.
 
-How much better the best candidate that was *not* trained may be is simulated. Its accuracy is what the
-predictor says, missed at random by as much as out-of-fold predictions with scores like its own missed their
-labels: the mean square of these misses, weighted by a Gaussian kernel of width :data:`WIDTH` in normal
-scores, and :data:`PRIOR_MISSES` more that are as large as all labels' misses on average. That it comes from
-few misses makes the simulated ones Student's t. Both constants were chosen on networks that
-experiments/predictor-calibration.json has no figure of; it says how often the bound held on others.
+How much better the best candidate that was *not* trained may be is simulated. Its accuracy is what
+the predictor says, missed at random by as much as out-of-fold predictions with scores like its own
+missed their labels: the mean square of these misses, weighted by a Gaussian kernel of width
+:data:`WIDTH` in normal scores, and :data:`PRIOR_MISSES` more that are as large as all labels'
+misses on average. That it comes from few misses makes the simulated ones Student's t. Both
+constants were chosen on networks that experiments/predictor-calibration.json has no figure of; it
+says how often the bound held on others.
 """
 
 from collections.abc import Collection
@@ -28,10 +30,12 @@ DRAWS = 2_000
 
 @dataclass(frozen=True)
 class Headroom:
-    """How much better than the winner the best candidate may be that was not trained, in accuracy (0.01: a point).
+    """How much better than the winner the best candidate may be that was not trained, in accuracy
+    (0.01: a point).
 
     probability: that one of them is better at all.
-    high: what the best one's lead over the winner is under with probability 0.95; negative where all are worse.
+    high: what the best one's lead over the winner is under with probability 0.95; negative where
+        all are worse.
     untrained: candidates that it is about.
     """
 
@@ -41,7 +45,8 @@ class Headroom:
 
 
 def best(prediction: Prediction, trained: Collection[str], k: int) -> list[str]:
-    """The ``k`` candidates with the highest prediction that are not ``trained`` (failed ones count as trained).
+    """The ``k`` candidates with the highest prediction that are not ``trained`` (failed ones count
+    as trained).
 
     Raises:
         SpecError: ``k`` is negative.
@@ -60,16 +65,20 @@ def winner(labels: pd.Series) -> str:
     """
     known = labels.dropna().sort_index()
     if known.empty:
-        raise SpecError("there is no winner: no training on the whole data succeeded; raise --label or --verify")
+        raise SpecError(
+            "there is no winner: no training on the whole data succeeded; raise --label or --verify"
+        )
     return str(known.idxmax())
 
 
 def headroom(prediction: Prediction, labels: pd.Series, seed: int) -> Headroom | None:
-    """How much better the best candidate without a label may be; ``None`` where nothing was fitted or none is left.
+    """How much better the best candidate without a label may be; ``None`` where nothing was fitted
+    or none is left.
 
     Args:
         prediction: fitted on all of ``labels``, those of the verification among them.
-        labels: accuracy by candidate of all that were trained; those that failed (NaN) are not candidates any more.
+        labels: accuracy by candidate of all that were trained; those that failed (NaN) are not
+            candidates any more.
         seed: of the simulation.
     """
     left = prediction.scores[~prediction.scores.index.isin(labels.index)].sort_index()
