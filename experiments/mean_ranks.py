@@ -1,4 +1,5 @@
-"""Which mean rank of up to four indicators agrees best with truth, for every training set of a search?
+"""Which mean rank of up to four indicators agrees best with truth, for every training set of a
+search?
 
     python experiments/mean_ranks.py runs/nasbench201-study
 
@@ -12,7 +13,13 @@ from pathlib import Path
 import pandas as pd
 
 TRAINED = ("sotl", "sotl_late", "val_loss", "val_auc")
-FREE = ("zero-cost:vote", "zero-cost:naswot", "zero-cost:synflow", "zero-cost:jacob_cov", "parameters:parameters")
+FREE = (
+    "zero-cost:vote",
+    "zero-cost:naswot",
+    "zero-cost:synflow",
+    "zero-cost:jacob_cov",
+    "parameters:parameters",
+)
 
 
 def main(folder: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from proxynas import datasets
 from proxynas.datasets import Dataset
-from proxynas.pipeline.spec import SearchSpec
+from proxynas.specs import SearchSpec
 
 
 @pytest.fixture(scope="session")
@@ -63,4 +63,6 @@ def small_spec(small_space: Path) -> SearchSpec:
         candidates=6,
         seeds=2,
         updates=5,
+        label=0,
+        verify=0,
     )

@@ -21,14 +21,19 @@ from proxynas.distill.experts import Pool, Training
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.method import Task, class_labels
 from proxynas.distill.methods import apm
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
 from proxynas.pipeline import planning, sources
-from proxynas.pipeline.spec import SearchSpec
 from proxynas.rank import ledger
+from proxynas.specs import DistillSpec, SearchSpec
 
 STUDENT = "D1-W32-relu-instancenorm-avgpooling"
-SMALL: dict[str, Any] = {"student": STUDENT, "epochs": 6, "checkpoints": 3, "experts": 2, "expert_epochs": 3}
+SMALL: dict[str, Any] = {
+    "student": STUDENT,
+    "epochs": 6,
+    "checkpoints": 3,
+    "experts": 2,
+    "expert_epochs": 3,
+}
 SEGMENTS = [1, 3, 4, 6, 100]
 
 
@@ -52,7 +57,9 @@ def toy() -> Dataset:
 def tiny(seed: int, norm: convnet.Norm = "groupnorm") -> nn.Module:
     """A smooth network in float64, in evaluation mode."""
     with seeds.seeded(seed):
-        net = convnet.make((1, 8, 8), 3, depth=2, width=4, norm=norm, activation="sigmoid", pooling="avgpooling")
+        net = convnet.make(
+            (1, 8, 8), 3, depth=2, width=4, norm=norm, activation="sigmoid", pooling="avgpooling"
+        )
     return net.double().eval().requires_grad_(False)
 
 
@@ -62,7 +69,9 @@ def problem() -> tuple[nn.Module, list[nn.Module], Tensor, Tensor]:
     return tiny(0), [tiny(seed) for seed in (1, 2, 3)], x, torch.arange(6) % 3
 
 
-def equation_4(expert: nn.Module, nets: list[nn.Module], x: Tensor, y: Tensor, alpha: float, log: bool) -> Tensor:
+def equation_4(
+    expert: nn.Module, nets: list[nn.Module], x: Tensor, y: Tensor, alpha: float, log: bool
+) -> Tensor:
     """Written again as it stands in the paper, one image after the other."""
     total = torch.zeros((), dtype=x.dtype)
     for image, label in zip(x, y, strict=True):
@@ -83,11 +92,15 @@ def weights(pool: Pool, i: int) -> dict[str, Tensor]:
 
 
 def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
+    return one.keys() == two.keys() and all(
+        torch.equal(value, two[name]) for name, value in one.items()
+    )
 
 
 def task_of(dataset: Dataset, ipc: int = 2, steps: int | None = None, **own: Any) -> Task:
-    return plan(DistillSpec(method="apm", ipc=ipc, steps=steps, settings={**SMALL, **own}), dataset)[0]
+    return plan(
+        DistillSpec(method="apm", ipc=ipc, steps=steps, settings={**SMALL, **own}), dataset
+    )[0]
 
 
 @pytest.mark.parametrize("log", [True, False])
@@ -188,15 +201,32 @@ def test_the_learning_rate_falls_at_half_of_the_rounds(toy: Dataset) -> None:
     assert [apm.rate(unknown, k) for k in (1249, 1250)] == pytest.approx([1.0, 0.3])
 
 
-def test_reuse_trains_a_student_for_three_rounds(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reuse_trains_a_student_for_three_rounds(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task, trained, fit = task_of(toy, reuse=3), [], training.fit
     apm.prepare(task, lambda done, total: None)
-    monkeypatch.setattr(training, "fit", lambda nets, *a, **kw: trained.append(nets) or fit(nets, *a, **kw))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        training, "fit", lambda nets, *a, **kw: trained.append(nets) or fit(nets, *a, **kw)
+    )  # type: ignore[func-returns-value]
     state = apm.init(task)
     for k in range(4):
         state, _ = apm.step(task, state, k)
         assert any(name.startswith("checkpoint.2.") for name in state) == (k != 2)
     assert len(trained) == 2
+
+
+def test_a_reused_student_meets_a_batch_of_its_own_every_round(toy: Dataset) -> None:
+    """As in the authors' code, and unlike the student, which saw the first one."""
+    task = task_of(toy, ipc=3, batch=4, reuse=3)
+    state = apm.init(task)
+    moved = []
+    for k in range(3):
+        after, _ = apm.step(task, state, k)
+        moved.append(tuple((after["x"] != state["x"]).flatten(1).any(1).nonzero()[:, 0].tolist()))
+        state = after
+    assert all(len(rows) == 4 for rows in moved)
+    assert len(set(moved)) == 3
 
 
 def test_the_student_may_have_batches(toy: Dataset) -> None:
@@ -215,7 +245,9 @@ def test_the_student_may_have_batches(toy: Dataset) -> None:
         ({"segment": 0}, "segment: input should be greater than or equal to 1"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(own: dict[str, Any], said: str, toy: Dataset) -> None:
+def test_settings_that_cannot_work_are_refused(
+    own: dict[str, Any], said: str, toy: Dataset
+) -> None:
     with pytest.raises(SpecError, match=said):
         task_of(toy, **own)
 
@@ -236,13 +268,19 @@ def test_rows_of_a_table() -> None:
         plan(DistillSpec(method="apm", settings={"augment": "crop"}), moons)
 
 
-def test_a_gradient_that_is_not_finite_is_said(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apm, "image_gradient", lambda *a, **kw: (1.0, torch.full((6, 1, 8, 8), math.nan)))
+def test_a_gradient_that_is_not_finite_is_said(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        apm, "image_gradient", lambda *a, **kw: (1.0, torch.full((6, 1, 8, 8), math.nan))
+    )
     with pytest.raises(DivergedError, match="lower lr, now 1"):
         distill(DistillSpec(method="apm", ipc=2, steps=1, settings=SMALL), toy)
 
 
-def test_soft_labels_are_the_logits_of_the_expert_that_validates_best(toy: Dataset, tmp_path: Path) -> None:
+def test_soft_labels_are_the_logits_of_the_expert_that_validates_best(
+    toy: Dataset, tmp_path: Path
+) -> None:
     spec = DistillSpec(method="apm", ipc=2, steps=2, settings={**SMALL, "experts": 3})
     made = distill(spec, toy)
     found = apm.pool(plan(spec, toy)[0])
@@ -256,7 +294,11 @@ def test_soft_labels_are_the_logits_of_the_expert_that_validates_best(toy: Datas
     assert torch.equal(read.y, made.y)
     assert read.recipe == made.recipe
     assert read.provenance == json.loads(json.dumps(made.provenance))
-    assert set(read.score(found.network(best).requires_grad_(True), toy.val)) == {"sotl", "val_accuracy", "val_loss"}
+    assert set(read.score(found.network(best).requires_grad_(True), toy.val)) == {
+        "sotl",
+        "val_accuracy",
+        "val_loss",
+    }
 
 
 def test_a_pool_goes_on_after_an_interruption_bit_for_bit(
@@ -333,7 +375,10 @@ def test_an_expert_keeps_what_validates_best(toy: Dataset, monkeypatch: pytest.M
     pool = Pool(toy, Training(STUDENT, epochs=8, batch_size=60, validations=4), 1)
     (expert,) = pool.complete()
     monkeypatch.setattr(training, "evaluate", evaluate)
-    assert (expert.val_accuracy, expert.update) == (0.9, 12)  # 16 updates, looked at after 4, 8, 12 and 16
+    assert (expert.val_accuracy, expert.update) == (
+        0.9,
+        12,
+    )  # 16 updates, looked at after 4, 8, 12 and 16
     assert same(weights(pool, 0), seen[2])
 
 
@@ -342,11 +387,15 @@ def test_an_expert_that_diverges_is_said(toy: Dataset) -> None:
         Pool(toy, Training("D1-W32-relu-none-none", epochs=60, lr=1e30), 1).complete()
 
 
-def test_nothing_is_chosen_on_the_test_split(toy: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nothing_is_chosen_on_the_test_split(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     spoiled = replace(toy, test=Split(torch.full_like(toy.test.x, math.nan), toy.test.y.flip(0)))
     sets = []
     for place, dataset in enumerate((toy, spoiled)):
-        monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path / f"cache-{place}"))  # each trains its own experts
+        monkeypatch.setenv(
+            "PROXYNAS_CACHE", str(tmp_path / f"cache-{place}")
+        )  # each trains its own experts
         sets.append(distill(DistillSpec(method="apm", ipc=2, steps=2, settings=SMALL), dataset))
     assert torch.equal(sets[0].x, sets[1].x)
     assert torch.equal(sets[0].y, sets[1].y)
@@ -362,7 +411,9 @@ def slow(monkeypatch: pytest.MonkeyPatch, wall: float, core: float) -> None:
     monkeypatch.setattr(experts, "_write", told)
 
 
-def test_what_experts_cost_is_counted_also_where_they_were_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_experts_cost_is_counted_also_where_they_were_found(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = DistillSpec(method="apm", ipc=2, steps=1, settings=SMALL)
     with monkeypatch.context() as patch:
         slow(patch, 100.0, 150.0)
@@ -372,7 +423,11 @@ def test_what_experts_cost_is_counted_also_where_they_were_found(toy: Dataset, m
         assert 200 < told["seconds"] < 210
         assert 300 < told["core_seconds"] < 310
         shared = told["shared"]
-        assert (shared["what"], shared["seconds"], shared["core_seconds"]) == ("experts", 200.0, 300.0)
+        assert (shared["what"], shared["seconds"], shared["core_seconds"]) == (
+            "experts",
+            200.0,
+            300.0,
+        )
         assert (shared["about"]["count"], len(shared["about"]["val_accuracy"])) == (2, 2)
     columns = ("source", "arch", "seed", "seconds")
     paid = ledger(pd.DataFrame([("proxy", "a", 0, 1.0)], columns=columns), {}, None, distill=told, device="cpu",
@@ -382,7 +437,7 @@ def test_what_experts_cost_is_counted_also_where_they_were_found(toy: Dataset, m
 
 def test_a_search_trains_candidates_on_soft_labels(small_spec: SearchSpec, tmp_path: Path) -> None:
     spec, watcher = replace(small_spec, method="apm", ipc=2, steps=1, settings=SMALL), Watched()
-    proxy = sources.get_proxy(spec, spec.dataset(), tmp_path, watcher)
+    proxy = sources.get_proxy(spec, datasets.load_for(spec), tmp_path, watcher)
     assert watcher.told == [(1, 2), (2, 2)]
     found = sources.prepare(spec, tmp_path).sources
     assert torch.equal(found["proxy"].y, proxy.y)
@@ -416,7 +471,9 @@ def test_a_resumed_distillation_pays_for_its_experts_once(
     checkpoint = tmp_path / "a.checkpoint"
     with pytest.raises(StoppedError):
         distill(spec, toy, checkpoint=checkpoint, on_step=stop)
-    with pytest.raises(RunFolderError, match="of another distillation"):  # said before any expert is trained
+    with pytest.raises(
+        RunFolderError, match="of another distillation"
+    ):  # said before any expert is trained
         distill(replace(spec, settings={**SMALL, "experts": 99}), toy, checkpoint=checkpoint)
     made = distill(spec, toy, checkpoint=checkpoint)
     assert torch.equal(made.x, whole.x)
@@ -424,10 +481,15 @@ def test_a_resumed_distillation_pays_for_its_experts_once(
     assert 200 < made.provenance["seconds"] < 210
 
 
-def test_fewer_seconds_than_the_experts_took_are_refused(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_seconds_than_the_experts_took_are_refused(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow(monkeypatch, 100.0, 150.0)
     apm.prepare(task_of(toy), lambda done, total: None)
-    with pytest.raises(SpecError, match=r"seconds is 60, but the experts of apm alone took 200\.0; give more seconds"):
+    with pytest.raises(
+        SpecError,
+        match=r"seconds is 60, but the experts of apm alone took 200\.0; give more seconds",
+    ):
         distill(DistillSpec(method="apm", seconds=60, settings=SMALL), toy)
 
 

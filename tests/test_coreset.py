@@ -16,8 +16,8 @@ from proxynas.distill import METHODS
 from proxynas.distill.loop import distill
 from proxynas.distill.method import Task, class_labels, real_images
 from proxynas.distill.methods import coreset
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet, mlp
+from proxynas.specs import DistillSpec
 
 CHEAP = {
     "random": {},
@@ -59,7 +59,11 @@ def test_chosen_are_real_images_of_their_class_each_once(name: str, small: Datas
     made = distill(DistillSpec(method=name, ipc=3, settings=CHEAP[name]), small)
     rows = rows_of(made.x, small)
     assert len(set(rows)) == 30
-    assert small.train.y[rows].tolist() == made.y.tolist() == class_labels(10, 3, torch.device("cpu")).tolist()
+    assert (
+        small.train.y[rows].tolist()
+        == made.y.tolist()
+        == class_labels(10, 3, torch.device("cpu")).tolist()
+    )
 
 
 @pytest.mark.parametrize("name", CHEAP)
@@ -106,7 +110,10 @@ def test_herding_keeps_the_mean(seed: int) -> None:
         assert own == pytest.approx(best, abs=1e-12)
     assert sorted(chosen) == list(range(40))
     generator = torch.Generator().manual_seed(seed)
-    drawn = [(points[torch.randperm(40, generator=generator)[:5]].mean(0) - mean).norm() for _ in range(100)]
+    drawn = [
+        (points[torch.randperm(40, generator=generator)[:5]].mean(0) - mean).norm()
+        for _ in range(100)
+    ]
     assert (points[chosen[:5]].mean(0) - mean).norm() < sorted(drawn)[5]
 
 
@@ -121,23 +128,34 @@ def test_k_center_against_brute_force(n: int, seed: int) -> None:
     """Its radius is at most twice that of the best choice (Gonzalez 1985), and a plain loop chooses the same."""
     points = features(12, seed, d=2)
     chosen = coreset.farthest_first(points, n).tolist()
-    assert radius(points, chosen) <= 2 * min(radius(points, list(c)) for c in combinations(range(12), n))
+    assert radius(points, chosen) <= 2 * min(
+        radius(points, list(c)) for c in combinations(range(12), n)
+    )
     expected = [min(range(12), key=lambda i: float((points[i] - points.mean(0)).norm()))]
     while len(expected) < n:
-        expected.append(max(range(12), key=lambda i: min(float((points[i] - points[c]).norm()) for c in expected)))
+        expected.append(
+            max(
+                range(12),
+                key=lambda i: min(float((points[i] - points[c]).norm()) for c in expected),
+            )
+        )
     assert chosen == expected
 
 
 def test_k_center_chooses_equal_points_once_each() -> None:
     assert coreset.farthest_first(torch.zeros(4, 2), 4).sort().values.tolist() == [0, 1, 2, 3]
-    assert coreset.farthest_first(torch.tensor([[0.0], [0.0], [9.0]]), 3).sort().values.tolist() == [0, 1, 2]
+    assert coreset.farthest_first(
+        torch.tensor([[0.0], [0.0], [9.0]]), 3
+    ).sort().values.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("batch_size", [7, 20])
 def test_forgetting_against_a_loop(batch_size: int) -> None:
     """Toneva 2019, Algorithm 1, written out with plain SGD; noise as data, so that much is forgotten."""
     x, y = features(20, 0).float(), torch.arange(20) % 2
-    recipe = training.Recipe(updates=60, batch_size=batch_size, lr=0.3, momentum=0.0, weight_decay=0.0)
+    recipe = training.Recipe(
+        updates=60, batch_size=batch_size, lr=0.3, momentum=0.0, weight_decay=0.0
+    )
     torch.manual_seed(0)
     net = mlp.make((3,), 2, depth=2, width=4)
     by_hand = mlp.make((3,), 2, depth=2, width=4)
@@ -152,7 +170,9 @@ def test_forgetting_against_a_loop(batch_size: int) -> None:
             accuracy = int(row.argmax() == y[i])
             expected[i] += accuracy_before[i] > accuracy
             accuracy_before[i], ever[i] = accuracy, ever[i] or accuracy == 1
-        gradients = torch.autograd.grad(F.cross_entropy(logits, y[batch]), list(by_hand.parameters()))
+        gradients = torch.autograd.grad(
+            F.cross_entropy(logits, y[batch]), list(by_hand.parameters())
+        )
         with torch.no_grad():
             for p, g in zip(by_hand.parameters(), gradients, strict=True):
                 p -= 0.3 * g
@@ -175,7 +195,9 @@ def test_what_is_never_right_is_forgotten_most() -> None:
     assert counts.tolist() == [0] * 20 + [51]
 
 
-def test_forgetting_takes_the_most_forgotten(small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forgetting_takes_the_most_forgotten(
+    small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counts = torch.arange(len(small.train))
     monkeypatch.setattr(coreset, "forgetting_events", lambda *arguments: counts)
     x = coreset.init_forgetting(task_of("forgetting", small))["x"]
@@ -203,7 +225,9 @@ def test_best_random_is_the_best_of_its_draws(small: Dataset) -> None:
 
 
 @pytest.mark.parametrize("init", [coreset.init_herding, coreset.init_kcenter])
-def test_features_are_those_of_the_trained_network(init: Callable[[Task], dict[str, Tensor]], small: Dataset) -> None:
+def test_features_are_those_of_the_trained_network(
+    init: Callable[[Task], dict[str, Tensor]], small: Dataset
+) -> None:
     """Before its last layer, in evaluation mode: one row an image."""
     found = coreset._features(task_of("herding", small), "herding")
     assert found.shape == (200, 8)  # three poolings take 8×8 to one pixel

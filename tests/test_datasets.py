@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import math
 import os
 import pickle
 import random
@@ -23,9 +24,22 @@ import scipy.io
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch import Tensor
 
-from proxynas.core.errors import DataError
-from proxynas.datasets import Dataset, Preprocessing, cache, folder, load, names, pixels, split, vision
+from proxynas.core import settings
+from proxynas.core.errors import DataError, SpecError
+from proxynas.datasets import (
+    Dataset,
+    Preprocessing,
+    cache,
+    folder,
+    load,
+    names,
+    pixels,
+    split,
+    vision,
+)
+from proxynas.specs import DataSpec, Regularisation, parse_whitening
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 RUN_AS_ROOT = os.geteuid() == 0
@@ -37,11 +51,15 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def write_image(path: Path, seed: int = 0, *, mode: str = "RGB", size: tuple[int, int] = (6, 5)) -> Path:
+def write_image(
+    path: Path, seed: int = 0, *, mode: str = "RGB", size: tuple[int, int] = (6, 5)
+) -> Path:
     """Write a random image of `size` (W, H) that differs with `seed`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     channels = {"L": (), "RGB": (3,), "RGBA": (4,), "LA": (2,)}[mode]
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], *channels), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(
+        0, 256, (size[1], size[0], *channels), dtype=np.uint8
+    )
     Image.fromarray(pixels, mode=None).save(path)
     return path
 
@@ -59,8 +77,13 @@ def hash_of(text: str) -> int:
 
 
 def same(a: Dataset, b: Dataset) -> bool:
-    tensors = [(x.x, y.x, x.y, y.y) for x, y in zip((a.train, a.val, a.test), (b.train, b.val, b.test), strict=True)]
-    return a.fingerprint == b.fingerprint and all(torch.equal(*t[:2]) and torch.equal(*t[2:]) for t in tensors)
+    tensors = [
+        (x.x, y.x, x.y, y.y)
+        for x, y in zip((a.train, a.val, a.test), (b.train, b.val, b.test), strict=True)
+    ]
+    return a.fingerprint == b.fingerprint and all(
+        torch.equal(*t[:2]) and torch.equal(*t[2:]) for t in tensors
+    )
 
 
 # -- digits -----------------------------------------------------------------------------------------------------------
@@ -79,7 +102,9 @@ def test_digits_has_the_promised_splits() -> None:
 
 def test_digits_splits_hold_each_image_once() -> None:
     data = load("digits")
-    raw = torch.cat([data.preprocessing.invert(part.x) for part in (data.train, data.val, data.test)])
+    raw = torch.cat(
+        [data.preprocessing.invert(part.x) for part in (data.train, data.val, data.test)]
+    )
     got = sorted((raw * 16).round().flatten(1).to(torch.uint8).tolist())
     assert got == sorted(load_digits().data.astype(int).tolist())
 
@@ -92,7 +117,9 @@ def test_digits_never_changes() -> None:
 def test_digits_val_fraction_leaves_the_test_split_alone() -> None:
     data, other = load("digits"), load("digits", val_fraction=0.1)
     assert (len(other.train), len(other.val)) == (1167, 130)
-    assert torch.equal(data.preprocessing.invert(data.test.x).round(decimals=3), undo(other).round(decimals=3))
+    assert torch.equal(
+        data.preprocessing.invert(data.test.x).round(decimals=3), undo(other).round(decimals=3)
+    )
     assert data.fingerprint != other.fingerprint
 
 
@@ -119,7 +146,9 @@ def test_statistics_agree_with_the_definition(tmp_path: Path) -> None:
     data = load(root)
     raw = data.preprocessing.invert(data.train.x).double()
     assert data.preprocessing.mean == pytest.approx(raw.mean((0, 2, 3)).tolist(), abs=1e-6)
-    assert data.preprocessing.std == pytest.approx(raw.std((0, 2, 3), correction=0).tolist(), abs=1e-6)
+    assert data.preprocessing.std == pytest.approx(
+        raw.std((0, 2, 3), correction=0).tolist(), abs=1e-6
+    )
 
 
 def test_invert_undoes_apply_in_float64_and_does_not_clamp() -> None:
@@ -131,17 +160,24 @@ def test_invert_undoes_apply_in_float64_and_does_not_clamp() -> None:
     assert pre.apply(torch.full((1, 3, 1, 1), 0.5))[0, 1, 0, 0] == 0
 
 
-def test_whitening_is_its_definition_and_can_be_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whitening_is_its_definition_and_can_be_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path))
     plain, white = load("digits"), load("digits", whiten=0.1)
     assert white.fingerprint == plain.fingerprint
     x, flat = plain.train.x.double().flatten(1), white.train.x.double().flatten(1)
     values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))
     wanted = values / (values + 0.1 * values.mean())  # what is left of the variance along each axis
-    torch.testing.assert_close(torch.cov((flat @ vectors).T, correction=0), wanted.diag(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.cov((flat @ vectors).T, correction=0), wanted.diag(), rtol=1e-4, atol=1e-4
+    )
     assert flat.mean(0).abs().max() < 1e-4
     torch.testing.assert_close(
-        white.preprocessing.invert(white.test.x), plain.preprocessing.invert(plain.test.x), rtol=0, atol=1e-4
+        white.preprocessing.invert(white.test.x),
+        plain.preprocessing.invert(plain.test.x),
+        rtol=0,
+        atol=1e-4,
     )
     file = next(tmp_path.glob("datasets/zca-*-0.1.safetensors"))
     assert same(load("digits", whiten=0.1), white)  # out of the cache
@@ -149,15 +185,82 @@ def test_whitening_is_its_definition_and_can_be_undone(tmp_path: Path, monkeypat
     assert same(load("digits", whiten=0.1), white)
 
 
+def test_kornias_whitening_is_kornias_formula(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kornia.enhance.zca_mean, written directly: pixels in [0, 1], covariance over N − 1, U (S + ε)^(−1/2) Uᵀ."""
+    monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path / "cache"))
+    root = write_folder(
+        tmp_path / "set", {"a": 9, "b": 9}
+    )  # colour images, so that channels differ in deviation
+    plain, white = load(root), load(root, whiten="kornia:0.1")
+
+    def flat(x: Tensor) -> Tensor:
+        return plain.preprocessing.invert(x).double().flatten(1)
+
+    train, test = flat(plain.train.x), flat(plain.test.x)
+    mean = train.mean(0)
+    covariance = (train - mean).T @ (train - mean) / (len(train) - 1)
+    u, s, _ = torch.linalg.svd(covariance)
+    transform = u @ torch.diag(torch.rsqrt(s + 0.1)) @ u.T
+    for found, wanted in ((white.train.x, train), (white.test.x, test)):
+        torch.testing.assert_close(
+            found.double().flatten(1), (wanted - mean) @ transform, rtol=0, atol=2e-5
+        )
+    assert same(load(root, whiten="kornia:0.1"), white)  # out of the cache
+    back = white.preprocessing.invert(white.test.x)
+    torch.testing.assert_close(back, plain.preprocessing.invert(plain.test.x), rtol=0, atol=1e-4)
+    relative = load(root, whiten=0.1)
+    assert not torch.allclose(relative.train.x, white.train.x, rtol=0.1)
+    assert len(list((tmp_path / "cache" / "datasets").glob("zca-*"))) == 2
+
+
+def test_kornias_whitening_of_one_channel_is_a_relative_one_in_another_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """λ = 0.1 of pixels is 0.1 over their mean variance in the relative unit; N − 1 for N scales what comes out."""
+    monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path))
+    plain, kornia = load("digits"), load("digits", whiten="kornia:0.1")
+    std, n = plain.preprocessing.std[0], len(plain.train)
+    unit = std**2 * torch.cov(plain.train.x.double().flatten(1).T).diagonal().mean().item()
+    relative = load("digits", whiten=0.1 / unit)
+    torch.testing.assert_close(
+        kornia.train.x, relative.train.x * math.sqrt((n - 1) / n), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_how_a_whitening_is_named() -> None:
+    assert [parse_whitening(setting) for setting in (0.1, "0.1", "kornia:0.1")] == [
+        Regularisation(0.1), Regularisation(0.1), Regularisation(0.1, "kornia"),
+    ]  # fmt: skip
+    assert [str(parse_whitening(setting)) for setting in (0.1, "kornia:0.10")] == [
+        "0.1",
+        "kornia:0.1",
+    ]
+    assert settings.make(DataSpec, {"zca": "0.1"}) == DataSpec(zca=0.1)
+    spec = settings.make(DataSpec, {"zca": "kornia:0.1"})
+    assert settings.make(DataSpec, settings.to_dict(spec)) == spec
+    for wrong in (0, -1, "nan", "inf", "kornia:", "kornia:-1", "zca", True):
+        with pytest.raises(
+            SpecError, match=r"zca: expected a strength above 0, such as 0\.1, or .* kornia:0\.1"
+        ):
+            settings.make(DataSpec, {"zca": wrong})
+
+
 def test_what_cannot_be_whitened() -> None:
-    assert refusal("moons", whiten=0.1) == "zca is for images, but the data are a table; leave it out"
-    assert "must be over 0, but got 0" in refusal("digits", whiten=0)
-    assert "up to 12,288 values, but got (1, 120, 120)" in refusal("digits", image_size=120, whiten=0.1)
+    assert (
+        refusal("moons", whiten=0.1) == "zca is for images, but the data are a table; leave it out"
+    )
+    assert "expected a strength above 0" in refusal("digits", whiten=0)
+    assert "up to 12,288 values, but got (1, 120, 120)" in refusal(
+        "digits", image_size=120, whiten=0.1
+    )
 
 
 def test_preprocessing_refuses_other_channels() -> None:
     with pytest.raises(
-        DataError, match=r"expected images of shape \(N, 1, H, W\) or rows \(N, 1\), but got \(2, 3, 4, 4\)"
+        DataError,
+        match=r"expected images of shape \(N, 1, H, W\) or rows \(N, 1\), but got \(2, 3, 4, 4\)",
     ):
         Preprocessing((0.0,), (1.0,)).apply(torch.zeros(2, 3, 4, 4))
 
@@ -192,7 +295,9 @@ def test_stratified_draws_each_class_its_share(seed: int) -> None:
     y, n = torch.tensor(labels), round(rng.random() * sum(counts))
     rest, drawn = split.stratified(y, n)
     assert sorted([*rest.tolist(), *drawn.tolist()]) == list(range(len(y)))
-    for count, got in zip(counts, torch.bincount(y[drawn], minlength=len(counts)).tolist(), strict=True):
+    for count, got in zip(
+        counts, torch.bincount(y[drawn], minlength=len(counts)).tolist(), strict=True
+    ):
         share = count * n / len(y)
         assert 1 <= got <= count - 1
         assert share - 1 < got < share + 1 or got in (1, count - 1)
@@ -204,7 +309,9 @@ def test_stratified_is_exact_where_classes_are_large() -> None:
 
 
 def test_stratified_needs_two_of_each() -> None:
-    with pytest.raises(DataError, match="at least 2 images of each class to split, but class 1 has 1"):
+    with pytest.raises(
+        DataError, match="at least 2 images of each class to split, but class 1 has 1"
+    ):
         split.stratified(torch.tensor([0, 0, 1]), 1)
 
 
@@ -231,7 +338,9 @@ def test_folder_pixels_are_those_of_the_files(tmp_path: Path) -> None:
     data = load(root)
     got = {tuple((image * 255).round().flatten().int().tolist()) for image in undo(data)}
     files = (root / "test").rglob("*.png")
-    assert got == {tuple(np.asarray(Image.open(file)).transpose(2, 0, 1).flatten().tolist()) for file in files}
+    assert got == {
+        tuple(np.asarray(Image.open(file)).transpose(2, 0, 1).flatten().tolist()) for file in files
+    }
 
 
 def test_classes_at_the_top_are_split_by_us(tmp_path: Path) -> None:
@@ -268,7 +377,9 @@ def test_the_smallest_folder_that_can_be_split(tmp_path: Path) -> None:
 
 
 def test_images_come_mixed(tmp_path: Path) -> None:
-    data = load(write_folder(tmp_path / "set", {"train/a": 30, "train/b": 30, "test/a": 30, "test/b": 30}))
+    data = load(
+        write_folder(tmp_path / "set", {"train/a": 30, "train/b": 30, "test/a": 30, "test/b": 30})
+    )
     for part in (data.train, data.test):
         assert len(set(part.y[:10].tolist())) == 2
 
@@ -286,11 +397,15 @@ def test_same_folder_same_result_in_another_process(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", {"a": 12, "b": 12})
     code = "import sys; from proxynas.datasets import load; print(load(sys.argv[1]).fingerprint)"
     env = {**os.environ, "PROXYNAS_CACHE": str(tmp_path / "other cache"), "PYTHONHASHSEED": "7"}
-    out = subprocess.run([sys.executable, "-c", code, root], env=env, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code, root], env=env, capture_output=True, text=True, check=True
+    )
     assert out.stdout.strip() == load(root).fingerprint
 
 
-def test_folders_within_classes_are_searched_and_links_back_are_not_followed(tmp_path: Path) -> None:
+def test_folders_within_classes_are_searched_and_links_back_are_not_followed(
+    tmp_path: Path,
+) -> None:
     root = write_folder(tmp_path / "set", {"a/x": 2, "a/y/z": 2, "b": 4})
     (root / "a" / "x" / "loop").symlink_to(root / "a", target_is_directory=True)
     assert sum(len(part) for part in folder.scan(root).parts.values()) == 8
@@ -320,10 +435,15 @@ def test_relative_path_with_a_root(tmp_path: Path) -> None:
     assert load("mine", root=tmp_path / "data").name == "mine"
 
 
-def test_progress_counts_images_up_to_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_images_up_to_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pixels, "BATCH", 4)
     calls: list[tuple[int, int]] = []
-    load(write_folder(tmp_path / "set", {"a": 5, "b": 5}), progress=lambda done, total: calls.append((done, total)))
+    load(
+        write_folder(tmp_path / "set", {"a": 5, "b": 5}),
+        progress=lambda done, total: calls.append((done, total)),
+    )
     assert calls == [(4, 10), (8, 10), (10, 10)]
 
 
@@ -335,7 +455,9 @@ def test_grey_images_keep_one_channel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_one_image_in_colour_makes_all_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+def test_one_image_in_colour_makes_all_rgb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
     monkeypatch.setattr(pixels, "BATCH", 2)
     grey = [write_image(tmp_path / f"{i}.png", i, mode="L") for i in range(4)]
     colour = write_image(tmp_path / "colour.png", 9)
@@ -343,7 +465,9 @@ def test_one_image_in_colour_makes_all_rgb(tmp_path: Path, monkeypatch: pytest.M
     x = x.roll(-1, 0) if first else x
     assert x.shape == (5, 3, 5, 6)
     for i, path in enumerate(grey):
-        assert all(np.array_equal(x[i, channel], np.asarray(Image.open(path))) for channel in range(3))
+        assert all(
+            np.array_equal(x[i, channel], np.asarray(Image.open(path))) for channel in range(3)
+        )
     assert np.array_equal(x[4].permute(1, 2, 0), np.asarray(Image.open(colour)))
 
 
@@ -377,7 +501,9 @@ def as_grey_with_alpha(path: Path) -> np.ndarray[Any, Any]:
     return np.array(Image.open(path).getchannel("L"))
 
 
-@pytest.mark.parametrize("write", [as_palette, as_sixteen_bits, as_bilevel, as_rgba, as_grey_with_alpha])
+@pytest.mark.parametrize(
+    "write", [as_palette, as_sixteen_bits, as_bilevel, as_rgba, as_grey_with_alpha]
+)
 def test_decode_other_modes(tmp_path: Path, write: Callable[[Path], np.ndarray[Any, Any]]) -> None:
     expected = write(tmp_path / "image.png")
     assert np.array_equal(pixels.decode(tmp_path / "image.png"), expected)
@@ -397,7 +523,9 @@ def test_image_size_crops_about_the_centre_and_resizes(tmp_path: Path) -> None:
     larger = pixels.decode(tmp_path / "wide.png", 8)
     assert larger.shape == (8, 8)
     assert (larger[:, 1:-1] == 200).all()
-    assert np.array_equal(pixels.resize(torch.from_numpy(wide).expand(2, 3, 4, 12), 8)[1, 2], larger)
+    assert np.array_equal(
+        pixels.resize(torch.from_numpy(wide).expand(2, 3, 4, 12), 8)[1, 2], larger
+    )
 
 
 def test_image_size_makes_one_of_many_sizes(tmp_path: Path) -> None:
@@ -457,7 +585,11 @@ def test_folders_and_sizes_do_not_share_a_cache(tmp_path: Path, decoded: list[in
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (4, 4), value).save(path)
             os.utime(path, ns=(0, 0))
-    fingerprints = {load(tmp_path / name, image_size=size).fingerprint for name in ("one", "two") for size in (4, 5)}
+    fingerprints = {
+        load(tmp_path / name, image_size=size).fingerprint
+        for name in ("one", "two")
+        for size in (4, 5)
+    }
     assert len(fingerprints) == 4
     assert len(decoded) == 4
 
@@ -509,7 +641,10 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 
 
 def test_a_torn_write_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own_cache: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def full(tensors: Any, path: Path, metadata: Any) -> None:
         path.write_bytes(b"half")
@@ -521,7 +656,9 @@ def test_a_torn_write_leaves_nothing_behind(
     assert "No space left on device" in caplog.text
 
 
-def test_the_cache_lies_in_the_users_cache_folder_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_lies_in_the_users_cache_folder_by_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PROXYNAS_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache.cache_dir() == tmp_path / "proxynas"
@@ -554,7 +691,9 @@ def test_unknown_name(name: str, hint: str) -> None:
     assert hint in message
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~nobody-by-this-name/x", "x" * 300 + "/y"])
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "/nowhere/at/all", "~nobody-by-this-name/x", "x" * 300 + "/y"]
+)
 def test_folder_that_does_not_exist(name: str) -> None:
     assert "expected a folder of images, but" in refusal(name)
 
@@ -574,7 +713,10 @@ def test_images_side_by_side(tmp_path: Path) -> None:
 
 def test_only_one_class(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", {"train/cat": 5})
-    assert refusal(root) == f"expected at least 2 classes in {root / 'train'}, but it has only one, 'cat'"
+    assert (
+        refusal(root)
+        == f"expected at least 2 classes in {root / 'train'}, but it has only one, 'cat'"
+    )
 
 
 def test_test_folder_without_train(tmp_path: Path) -> None:
@@ -585,7 +727,9 @@ def test_test_folder_without_train(tmp_path: Path) -> None:
 def test_too_few_images(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", {"a": 9, "b": 2})
     message = refusal(root)
-    assert "at least 3 images of each class to cut val and test from, but class 'b' has 2" in message
+    assert (
+        "at least 3 images of each class to cut val and test from, but class 'b' has 2" in message
+    )
     (root / "train").mkdir()
     root = write_folder(tmp_path / "set2", {"train/a": 9, "train/b": 1, "test/a": 1, "test/b": 1})
     assert "at least 2 images of each class to cut val from, but class 'b' has 1" in refusal(root)
@@ -662,7 +806,9 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_more_than_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels, "BYTES_PER_PIXEL", 2**50)
-    assert "10 images of 6×5 need about" in refusal(write_folder(tmp_path / "set", {"a": 5, "b": 5}))
+    assert "10 images of 6×5 need about" in refusal(
+        write_folder(tmp_path / "set", {"a": 5, "b": 5})
+    )
 
 
 def test_image_size_out_of_range() -> None:
@@ -699,7 +845,9 @@ def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, *, hundred: bool) -
     def dump(name: str, content: dict[str, Any]) -> str:
         with open(where / name, "wb") as file:
             pickler = pickle.Pickler(file, protocol=2)
-            pickler.dispatch_table = {type(np.dtype("u1")): lambda d: (np.dtype, ("u1", 0, 1), d.__reduce__()[2])}
+            pickler.dispatch_table = {
+                type(np.dtype("u1")): lambda d: (np.dtype, ("u1", 0, 1), d.__reduce__()[2])
+            }
             pickler.dump(content)
         return md5((where / name).read_bytes()).hexdigest()
 
@@ -762,7 +910,9 @@ def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part, count in (("train", 40), ("test", 10)):
         file = tmp_path / f"{part}_32x32.mat"
         images = rng.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
-        scipy.io.savemat(file, {"X": images, "y": (np.arange(count) % 10 + 1)[:, None].astype(np.uint8)})
+        scipy.io.savemat(
+            file, {"X": images, "y": (np.arange(count) % 10 + 1)[:, None].astype(np.uint8)}
+        )
         lists[part] = ["", file.name, md5(file.read_bytes()).hexdigest()]
     monkeypatch.setattr(tv.SVHN, "split_list", lists)
     data = load("svhn", root=tmp_path, val_fraction=0.25)
@@ -816,8 +966,20 @@ def test_download_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_names_says_what_is_there(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     known = {entry.name: entry for entry in names(tmp_path)}
-    assert list(known) == ["digits", "moons", "mnist", "fashion-mnist", "svhn", "cifar10", "cifar100"]
-    assert [name for name, entry in known.items() if entry.available] == ["digits", "moons", "mnist"]
+    assert list(known) == [
+        "digits",
+        "moons",
+        "mnist",
+        "fashion-mnist",
+        "svhn",
+        "cifar10",
+        "cifar100",
+    ]
+    assert [name for name, entry in known.items() if entry.available] == [
+        "digits",
+        "moons",
+        "mnist",
+    ]
     assert all(entry.description and "\n" not in entry.description for entry in known.values())
 
 
@@ -829,7 +991,9 @@ def test_torchvision_is_imported_only_when_it_is_needed() -> None:
     assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0
 
 
-def test_torchvision_is_imported_where_its_operators_are_missing_and_register_fake_is_put_back() -> None:
+def test_torchvision_is_imported_where_its_operators_are_missing_and_register_fake_is_put_back() -> (
+    None
+):
     code = (
         "import torch; before = torch.library.register_fake\n"
         "from proxynas._torchvision import datasets, models, transforms, utils\n"
@@ -867,7 +1031,9 @@ def unpack_some(archive: Path, target: Path, per_class: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "shape", "mean"), [("cifar10", (3, 32, 32), 0.47), ("mnist", (1, 28, 28), 0.13)])
+@pytest.mark.parametrize(
+    ("name", "shape", "mean"), [("cifar10", (3, 32, 32), 0.47), ("mnist", (1, 28, 28), 0.13)]
+)
 def test_real_images(tmp_path: Path, name: str, shape: tuple[int, int, int], mean: float) -> None:
     archive = SHARED / f"{name}-images.tar.xz"
     if not archive.is_file():

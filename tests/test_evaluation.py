@@ -8,15 +8,15 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-from proxynas import cli, proxyset, training
+from proxynas import cli, datasets, proxyset, training
 from proxynas.compare import evaluation
 from proxynas.core import seeds
 from proxynas.core.errors import SpaceError, SpecError
 from proxynas.datasets import Dataset, Split
 from proxynas.distill.loop import distill
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets import published
-from proxynas.training.curriculum import Curriculum, GoingOn
+from proxynas.specs import DistillSpec, EvaluationSpec, Extension
+from proxynas.training.curriculum import Curriculum
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def a_set(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
 def a_table(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("evaluation") / "moons.safetensors"
     spec = DistillSpec(data="moons", method="random", ipc=5)
-    distill(spec, spec.dataset()).save(path)
+    distill(spec, datasets.load_for(spec)).save(path)
     return str(path)
 
 
@@ -38,7 +38,10 @@ def test_all_stands_for_the_six_published_networks(a_set: str, digits: Dataset) 
     few = replace(digits, test=Split(digits.test.x[:20], digits.test.y[:20]))
     seen: list[tuple[int, int]] = []
     found = evaluation.evaluate(
-        a_set, few, None, ["all"], runs=1, updates=1, seed=0, on_done=lambda done, total: seen.append((done, total))
+        a_set,
+        few,
+        EvaluationSpec(archs=("all",), students=1, updates=1),
+        on_done=lambda done, total: seen.append((done, total)),
     )
     assert [row.arch for row in found] == list(published.NETWORKS)
     assert seen == [(n, 6) for n in range(1, 7)]
@@ -46,22 +49,43 @@ def test_all_stands_for_the_six_published_networks(a_set: str, digits: Dataset) 
 
 
 def test_going_on_past_the_distilled_steps(
-    a_table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    a_table: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The command trains for the strategy's steps; a set without any is refused."""
-    made = replace(proxyset.read(Path(a_table)), curriculum=Curriculum(torch.arange(10).view(2, 5), torch.ones(2)))
-    longer, updates = evaluation.gone_on(made, GoingOn(2, times=3, decay=0.5), None)
+    made = replace(
+        proxyset.read(Path(a_table)),
+        curriculum=Curriculum(torch.arange(10).view(2, 5), torch.ones(2)),
+    )
+    longer, updates = evaluation.extended(made, Extension(2, times=3, decay=0.5), None)
     assert updates == 6
     assert longer.curriculum is not None
     assert longer.curriculum.rates is not None
     assert longer.curriculum.rates.tolist() == [1, 1, 0.5, 0.5, 0.25, 0.25]
-    assert evaluation.gone_on(made, None, 7) == (made, 7)
+    assert evaluation.extended(made, None, 7) == (made, 7)
     made.save(tmp_path / "steps.safetensors")
     seen: list[int] = []
     fit = training.fit
-    monkeypatch.setattr(training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw))
-    for path, said in ((tmp_path / "steps.safetensors", ""), (a_table, "going_on is for sets that were distilled for")):
-        arguments = [str(path), "--data", "moons", "--runs", "1", "--going-on", "strategy=3", "--going-on", "times=4"]
+    monkeypatch.setattr(
+        training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw)
+    )
+    for path, said in (
+        (tmp_path / "steps.safetensors", ""),
+        (a_table, "extend is for sets that were distilled for"),
+    ):
+        arguments = [
+            str(path),
+            "--data",
+            "moons",
+            "--runs",
+            "1",
+            "--extend",
+            "strategy=3",
+            "--extend",
+            "times=4",
+        ]
         monkeypatch.setattr(sys, "argv", ["proxynas", "evaluate", *arguments])
         with pytest.raises(SystemExit) as left:
             cli.main()
@@ -72,17 +96,27 @@ def test_going_on_past_the_distilled_steps(
 
 def test_the_protocol_of_loo_2023(a_set: str, digits: Dataset) -> None:
     made = proxyset.read(Path(a_set))
-    found = evaluation.recipe(made, "loo")
-    assert (found.updates, found.warmup, found.optimizer, found.lr, found.loss) == (1000, 500, "adam", 1e-4, "mse")
+    found = evaluation.recipe(made, EvaluationSpec(protocol="loo2023"))
+    assert (found.updates, found.warmup, found.optimizer, found.lr, found.loss) == (
+        1000,
+        500,
+        "adam",
+        1e-4,
+        "mse",
+    )
     twice = replace(made, x=made.x.repeat(2, 1, 1, 1), y=made.y.repeat(2))
-    assert evaluation.recipe(twice, "loo").updates == 2000
-    assert evaluation.recipe(twice, "loo", 10).warmup == 5
-    row = evaluation.evaluate(a_set, digits, None, None, runs=1, updates=2, seed=0, protocol="loo")[0]
+    assert evaluation.recipe(twice, EvaluationSpec(protocol="loo2023")).updates == 2000
+    assert evaluation.recipe(twice, EvaluationSpec(protocol="loo2023", updates=10)).warmup == 5
+    row = evaluation.evaluate(
+        a_set, digits, EvaluationSpec(students=1, updates=2, protocol="loo2023")
+    )[0]
     assert row.arch == "D2-W32-none-relu"
 
 
 def test_mean_and_deviation_over_fresh_networks(a_set: str, digits: Dataset) -> None:
-    row = evaluation.evaluate(a_set, digits, None, ["mlp"], runs=3, updates=30, seed=4)[0]
+    row = evaluation.evaluate(
+        a_set, digits, EvaluationSpec(archs=["mlp"], students=3, updates=30, seed=4)
+    )[0]
     made = proxyset.read(Path(a_set))
     recipe = replace(made.recipe, updates=30, batch_size=256, schedule="step")
     accuracies = []
@@ -92,29 +126,39 @@ def test_mean_and_deviation_over_fresh_networks(a_set: str, digits: Dataset) -> 
         training.fit([net], made.x, made.y, recipe, seed=4, replicas=[r])
         net.eval()
         with torch.no_grad():
-            accuracies.append((net(digits.test.x).argmax(1) == digits.test.y).double().mean().item())
+            accuracies.append(
+                (net(digits.test.x).argmax(1) == digits.test.y).double().mean().item()
+            )
     assert (row.mean, row.sd) == pytest.approx((mean(accuracies), stdev(accuracies)))
     assert 0.2 < row.mean < 0.9
 
 
 def test_networks_of_several_spaces_at_once(a_set: str, digits: Dataset) -> None:
     archs = ["lenet", "L2x5-relu", "convnet-grid:D1-W32-relu-none-none"]
-    found = evaluation.evaluate(a_set, digits, "mlp-grid", archs, runs=1, updates=1, seed=0)
+    found = evaluation.evaluate(
+        a_set,
+        digits,
+        EvaluationSpec(archs=tuple(archs or ()), space="mlp-grid", students=1, updates=1),
+    )
     assert [row.arch for row in found] == ["lenet", "L2x5-relu", "D1-W32-relu-none-none"]
     with pytest.raises(SpecError, match="only where archs are looked up"):
-        evaluation.evaluate(a_set, digits, "mlp-grid", None, runs=1, updates=1, seed=0)
-    default = evaluation.evaluate(a_set, digits, None, None, runs=1, updates=1, seed=0)
+        evaluation.evaluate(a_set, digits, EvaluationSpec(space="mlp-grid", students=1, updates=1))
+    default = evaluation.evaluate(a_set, digits, EvaluationSpec(students=1, updates=1))
     assert [row.arch for row in default] == ["D2-W32-relu-instancenorm-avgpooling"]
 
 
 def test_tables_have_the_mlp(a_table: str) -> None:
-    dataset = DistillSpec(data="moons").dataset()
+    dataset = datasets.load_for(DistillSpec(data="moons"))
     for archs in (None, ["all"], ["mlp"]):
-        found = evaluation.evaluate(a_table, dataset, None, archs, runs=2, updates=100, seed=0)
+        found = evaluation.evaluate(
+            a_table, dataset, EvaluationSpec(archs=tuple(archs or ()), students=2, updates=100)
+        )
         assert [row.arch for row in found] == ["mlp"]
         assert found[0].mean > 0.7
     with pytest.raises(SpaceError, match="LeNet needs images"):
-        evaluation.evaluate(a_table, dataset, None, ["mlp", "lenet"], runs=1, updates=1, seed=0)
+        evaluation.evaluate(
+            a_table, dataset, EvaluationSpec(archs=["mlp", "lenet"], students=1, updates=1)
+        )
 
 
 def test_nothing_is_trained_when_one_name_is_wrong(a_set: str, digits: Dataset) -> None:
@@ -123,19 +167,28 @@ def test_nothing_is_trained_when_one_name_is_wrong(a_set: str, digits: Dataset) 
         evaluation.evaluate(
             a_set,
             digits,
-            None,
-            ["mlp", "lenett"],
-            runs=1,
-            updates=1,
-            seed=0,
+            EvaluationSpec(archs=("mlp", "lenett"), students=1, updates=1),
             on_done=lambda done, _: trained.append(done),
         )
     assert trained == []
 
 
-def test_from_the_command_line(a_set: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line(
+    a_set: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    flags = ["--runs", "2", "--updates", "2", "--arch", "lenet", "--arch", "mlp", "--arch", "D1-W32-relu-none-none"]
+    flags = [
+        "--runs",
+        "2",
+        "--updates",
+        "2",
+        "--arch",
+        "lenet",
+        "--arch",
+        "mlp",
+        "--arch",
+        "D1-W32-relu-none-none",
+    ]
     monkeypatch.setattr(sys, "argv", ["proxynas", "evaluate", a_set, *flags])
     with pytest.raises(SystemExit) as left:
         cli.main()

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from proxynas import distill, spaces
-from proxynas.compare.spec import CompareSpec
 from proxynas.core import resources, settings
 from proxynas.pipeline import selection
-from proxynas.pipeline.spec import SearchSpec
+from proxynas.specs import CompareSpec, SearchSpec
 
 FILES = sorted(resources.folder("experiments").glob("*.toml"))
 COMPARISONS = [path for path in FILES if "rows" in tomllib.loads(path.read_text())]
@@ -28,6 +27,6 @@ def test_comparisons_load(path: Path) -> None:
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_searches_load(path: Path) -> None:
     spec = settings.load(SearchSpec, path, {})
-    selection.choose_indicator(spec, spaces.load(spec.space, spec.space_settings))
+    selection.choose_indicator(spec, spaces.load(spec.space, spec.space_options))
     settings.make(distill.find(spec.method).settings, spec.settings, where=path.name)
-    assert spec.recipe().updates == spec.updates
+    assert spec.candidate_recipe().updates == spec.updates

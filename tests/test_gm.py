@@ -15,8 +15,8 @@ from proxynas.datasets import Dataset
 from proxynas.distill import students
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import gm
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
+from proxynas.specs import DistillSpec
 
 SMALL = {"student": "D1-W32-sigmoid-none-avgpooling", "real_batch": 8}
 
@@ -25,7 +25,13 @@ def tiny(classes: int = 3) -> nn.Module:
     """A smooth student with every kind of parameter, in float64."""
     torch.manual_seed(0)
     return convnet.make(
-        (1, 8, 8), classes, depth=2, width=4, norm="groupnorm", activation="sigmoid", pooling="avgpooling"
+        (1, 8, 8),
+        classes,
+        depth=2,
+        width=4,
+        norm="groupnorm",
+        activation="sigmoid",
+        pooling="avgpooling",
     ).double()
 
 
@@ -74,7 +80,10 @@ def test_the_distance_by_hand() -> None:
     a = {"weight": torch.tensor([[[1.0, 2.0], [1.0, 0.0]]]), "bias": torch.tensor([[5.0, 5.0]])}
     b = {"weight": torch.tensor([[[2.0, 4.0], [-3.0, 0.0]]]), "bias": torch.tensor([[-5.0, 1.0]])}
     assert gm.distance(a, b, "rowwise-cosine").item() == pytest.approx(2.0, abs=1e-5)
-    two = {**a, "more": a["weight"]}, {**b, "more": b["weight"]}  # the mean over layers leaves the bias out
+    two = (
+        {**a, "more": a["weight"]},
+        {**b, "more": b["weight"]},
+    )  # the mean over layers leaves the bias out
     assert gm.distance(*two, "rowwise-cosine").item() == pytest.approx(4.0, abs=1e-5)
     assert gm.distance(*two, "rowwise-cosine", "mean").item() == pytest.approx(2.0, abs=1e-5)
     assert gm.distance(a, b, "euclidean").item() == pytest.approx(1 + 4 + 16 + 100 + 16)
@@ -83,12 +92,16 @@ def test_the_distance_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rowwise-cosine", "cosine", "euclidean"])
-@pytest.mark.parametrize("own", [{"batch_classes": True}, {"batch_classes": False}, {"per_class": False}])
+@pytest.mark.parametrize(
+    "own", [{"batch_classes": True}, {"batch_classes": False}, {"per_class": False}]
+)
 def test_the_gradient_of_an_augmented_match_against_finite_differences(
     kind: str, own: dict[str, object], digits: Dataset
 ) -> None:
     digits = replace(digits, train=replace(digits.train, x=digits.train.x.double()))
-    task, _ = plan(DistillSpec(settings={**SMALL, **own, "distance": kind, "augment": "rotate+scale"}), digits)
+    task, _ = plan(
+        DistillSpec(settings={**SMALL, **own, "distance": kind, "augment": "rotate+scale"}), digits
+    )
     torch.set_default_dtype(torch.float64)
     try:
         net = students.student(task, SMALL["student"], "gm")
@@ -96,7 +109,10 @@ def test_the_gradient_of_an_augmented_match_against_finite_differences(
         gm._match(task, net, x, 0, 0)
         share = 1 if task.settings.per_class is False else 10  # told is that of a class
         direction, h = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)), 1e-6
-        plus, minus = (gm._match(task, net, (x.detach() + s * h * direction).requires_grad_(), 0, 0) for s in (1, -1))
+        plus, minus = (
+            gm._match(task, net, (x.detach() + s * h * direction).requires_grad_(), 0, 0)
+            for s in (1, -1)
+        )
     finally:
         torch.set_default_dtype(torch.float32)
     assert x.grad is not None
@@ -117,7 +133,10 @@ def test_batched_and_one_by_one_steps_agree(digits: Dataset) -> None:
     try:
         for batched in (True, False):
             task, _ = plan(
-                DistillSpec(ipc=2, settings={**SMALL, "batch_classes": batched, "outer": 2, "inner": 1}), digits
+                DistillSpec(
+                    ipc=2, settings={**SMALL, "batch_classes": batched, "outer": 2, "inner": 1}
+                ),
+                digits,
             )
             state = gm.init(task)
             for k in range(2):
@@ -131,7 +150,9 @@ def test_batched_and_one_by_one_steps_agree(digits: Dataset) -> None:
 
 def test_one_step_is_the_published_algorithm(digits: Dataset) -> None:
     """Written again with autograd alone, a class at a time: SGD 0.1, momentum 0.5, the sum over classes."""
-    task, _ = plan(DistillSpec(settings={**SMALL, "real_batch": 200}), digits)  # all the real images: nothing is drawn
+    task, _ = plan(
+        DistillSpec(settings={**SMALL, "real_batch": 200}), digits
+    )  # all the real images: nothing is drawn
     start = gm.init(task)
     state, _ = gm.step(task, start, 0)
     net, x = (
@@ -142,13 +163,21 @@ def test_one_step_is_the_published_algorithm(digits: Dataset) -> None:
     total = torch.zeros(())
     for c in range(10):
         real = digits.train.x[digits.train.y == c]
-        target = torch.autograd.grad(F.cross_entropy(net(real), torch.full((len(real),), c)), weights)
-        mine = torch.autograd.grad(F.cross_entropy(net(x[c]), torch.tensor([c])), weights, create_graph=True)
+        target = torch.autograd.grad(
+            F.cross_entropy(net(real), torch.full((len(real),), c)), weights
+        )
+        mine = torch.autograd.grad(
+            F.cross_entropy(net(x[c]), torch.tensor([c])), weights, create_graph=True
+        )
         for a, b in zip(mine, target, strict=True):
-            total = total + (1 - F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1, eps=1e-6)).sum()
+            total = (
+                total + (1 - F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1, eps=1e-6)).sum()
+            )
     total.backward()
     assert x.grad is not None
-    torch.testing.assert_close(state["synthetic.x"], start["synthetic.x"] - 0.1 * x.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        state["synthetic.x"], start["synthetic.x"] - 0.1 * x.grad, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_schedule_is_the_published_one() -> None:
@@ -243,11 +272,19 @@ def test_a_budget_in_seconds_ends_the_loop(digits: Dataset) -> None:
 
 
 def test_divergence_is_said(digits: Dataset) -> None:
-    with pytest.raises(DivergedError, match=r"gm diverged at step \d+: its loss is (nan|inf); lower its learning rate"):
+    with pytest.raises(
+        DivergedError,
+        match=r"gm diverged at step \d+: its loss is (nan|inf); lower its learning rate",
+    ):
         distill(
             DistillSpec(
                 steps=5,
-                settings={"student": "D1-W32-relu-none-none", "real_batch": 8, "distance": "euclidean", "lr": 1e30},
+                settings={
+                    "student": "D1-W32-relu-none-none",
+                    "real_batch": 8,
+                    "distance": "euclidean",
+                    "lr": 1e30,
+                },
             ),
             digits,
         )
@@ -260,7 +297,10 @@ def test_divergence_is_said(digits: Dataset) -> None:
         ({"method": "gmm"}, "there is no method 'gmm'; known: gm"),
         ({"settings": {"learning_rate": 1}}, "settings of gm: unknown key 'learning_rate'"),
         ({"settings": {"lr": 0}}, "settings of gm: lr: input should be greater than 0, but got 0"),
-        ({"settings": {"init": "zeros"}}, "settings of gm: init: input should be 'noise' or 'real'"),
+        (
+            {"settings": {"init": "zeros"}},
+            "settings of gm: init: input should be 'noise' or 'real'",
+        ),
         ({"method": "random", "steps": 5}, "takes no steps"),
     ],
 )

@@ -8,7 +8,9 @@ import torch
 from proxynas.core import hardware
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells and resets the peak")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="Linux tells and resets the peak"
+)
 def test_the_peak_is_that_of_what_came_last() -> None:
     big = torch.ones(50 * 2**18)  # 50 MiB
     del big
@@ -17,3 +19,16 @@ def test_the_peak_is_that_of_what_came_last() -> None:
     big = torch.ones(50 * 2**18)
     del big
     assert 45 < hardware.peak_mib("cpu") - base < 70
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("AMD EPYC, 2 threads", "AMD EPYC, 1 threads", True),
+        ("NVIDIA H100", "NVIDIA H100", True),
+        ("AMD EPYC, 2 threads", "Intel Xeon, 2 threads", False),
+        ("AMD EPYC, 2 threads", "NVIDIA H100", False),
+    ],
+)
+def test_threads_do_not_make_another_machine(a: str, b: str, same: bool) -> None:
+    assert hardware.same_kind(a, b) is same

@@ -11,8 +11,8 @@ from proxynas.datasets import Dataset
 from proxynas.distill import students
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import ift
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
+from proxynas.specs import DistillSpec
 
 SMALL = {"student": "D1-W32-sigmoid-none-avgpooling", "real_batch": 20, "inner": 4, "terms": 3}
 L2 = 0.5
@@ -28,10 +28,13 @@ def ridge() -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
     """Synthetic rows, their targets, real data, the weights that ridge regression finds, and the exact gradient."""
     generator = torch.Generator().manual_seed(0)
     x, y, a, b = (
-        torch.randn(*size, dtype=torch.float64, generator=generator) for size in ((8, 4), (8,), (20, 4), (20,))
+        torch.randn(*size, dtype=torch.float64, generator=generator)
+        for size in ((8, 4), (8,), (20, 4), (20,))
     )
     x = x.requires_grad_()
-    w = torch.linalg.solve(x.T @ x + L2 * torch.eye(4, dtype=x.dtype), x.T @ y)  # the student, trained to the end
+    w = torch.linalg.solve(
+        x.T @ x + L2 * torch.eye(4, dtype=x.dtype), x.T @ y
+    )  # the student, trained to the end
     ridge_loss({"w": w}, a, b).backward()  # differentiates the closed form
     assert x.grad is not None
     return x.detach(), y, (a, b), w.detach(), x.grad
@@ -54,14 +57,18 @@ def test_the_truncated_series_is_equation_7() -> None:
     alpha, terms = 0.02, 5
     hessian = x.T @ x + L2 * torch.eye(4, dtype=x.dtype)
     inverse = alpha * sum(
-        torch.linalg.matrix_power(torch.eye(4, dtype=x.dtype) - alpha * hessian, j) for j in range(terms + 1)
+        torch.linalg.matrix_power(torch.eye(4, dtype=x.dtype) - alpha * hessian, j)
+        for j in range(terms + 1)
     )
     outer = real[0].T @ (real[0] @ w - real[1]) + L2 * w
     mixed = torch.autograd.functional.jacobian(lambda x: x.T @ (x @ w - y), x)  # (D, B, D)
     expected = -torch.einsum("d,dbe->be", inverse @ outer, mixed)
     found = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, alpha, terms)
     torch.testing.assert_close(found.x, expected, rtol=1e-10, atol=1e-12)
-    start, end = outer.norm(), (torch.linalg.matrix_power(torch.eye(4) - alpha * hessian, terms) @ outer).norm()
+    start, end = (
+        outer.norm(),
+        (torch.linalg.matrix_power(torch.eye(4) - alpha * hessian, terms) @ outer).norm(),
+    )
     assert found.growth == pytest.approx((end / start).item(), rel=1e-6)
     assert found.loss == pytest.approx(ridge_loss({"w": w}, *real).item(), rel=1e-12)
 
@@ -70,7 +77,13 @@ def test_products_of_a_network_against_finite_differences() -> None:
     """One term: −α · p · ∂²L/∂θ∂x with p = (2I − αH) v, by differences of the gradient in float64."""
     with seeds.seeded(0):
         net = convnet.make(
-            (1, 8, 8), 3, depth=1, width=4, norm="groupnorm", activation="sigmoid", pooling="avgpooling"
+            (1, 8, 8),
+            3,
+            depth=1,
+            width=4,
+            norm="groupnorm",
+            activation="sigmoid",
+            pooling="avgpooling",
         ).double()
     parameters, loss = students.student_loss([net])
     generator = torch.Generator().manual_seed(1)
@@ -102,7 +115,10 @@ def test_a_student_lives_for_restart_steps(restart: int, digits: Dataset) -> Non
         student, _ = ift._student(task, state, k)
         ages.append(student.start is None)  # fresh
         state, _ = ift.step(task, state, k)
-    assert ages == {0: [True] + 4 * [False], 1: 5 * [True], 3: [True, False, False, True, False]}[restart]
+    assert (
+        ages
+        == {0: [True] + 4 * [False], 1: 5 * [True], 3: [True, False, False, True, False]}[restart]
+    )
 
 
 def test_the_inner_loop_ends_when_the_gradient_is_small(digits: Dataset) -> None:
@@ -124,9 +140,14 @@ def test_the_inner_loop_ends_when_the_gradient_is_small(digits: Dataset) -> None
 
 def test_a_series_that_diverges_is_said_with_a_better_alpha(digits: Dataset) -> None:
     with pytest.raises(DivergedError, match=r"lower alpha \(now 100\) under ([\d.e+-]+)") as caught:
-        distill(DistillSpec(method="ift", steps=2, settings={**SMALL, "alpha": 100.0, "terms": 10}), digits)
+        distill(
+            DistillSpec(method="ift", steps=2, settings={**SMALL, "alpha": 100.0, "terms": 10}),
+            digits,
+        )
     better = 0.5 * float(str(caught.value).rsplit(" ", 1)[1])
-    distill(DistillSpec(method="ift", steps=2, settings={**SMALL, "alpha": better, "terms": 10}), digits)
+    distill(
+        DistillSpec(method="ift", steps=2, settings={**SMALL, "alpha": better, "terms": 10}), digits
+    )
 
 
 def test_a_student_that_diverges_is_said(digits: Dataset) -> None:
@@ -141,9 +162,13 @@ def test_a_set_that_gets_worse_is_said(digits: Dataset) -> None:
     state = ift._check(task, {}, fine, 0.01, 0)
     for k in range(1, 5):
         state = ift._check(task, state, fine, 0.01, k)
-    bad = replace(fine, loss=20.0)  # the running mean rises by 1.77 with the first and over ln 10 with the second
+    bad = replace(
+        fine, loss=20.0
+    )  # the running mean rises by 1.77 with the first and over ln 10 with the second
     state = ift._check(task, state, bad, 0.01, 5)
-    with pytest.raises(DivergedError, match=r"rose from 2\.3 to .*lower lr \(now 10\) or clip \(now 10\)"):
+    with pytest.raises(
+        DivergedError, match=r"rose from 2\.3 to .*lower lr \(now 10\) or clip \(now 10\)"
+    ):
         ift._check(task, state, bad, 0.01, 6)
 
 
@@ -155,7 +180,9 @@ def test_an_unknown_student_is_said_before_anything_runs(digits: Dataset) -> Non
 def test_a_noise_of_its_own_for_every_step_of_the_student(digits: Dataset) -> None:
     """GTN-rnd: the same seed makes the same set, another step's noise another image."""
     own = {**SMALL, "synthetic": "gtn-rnd", "k": 8}
-    one, two = (distill(DistillSpec(method="ift", ipc=2, steps=2, settings=own), digits) for _ in "ab")
+    one, two = (
+        distill(DistillSpec(method="ift", ipc=2, steps=2, settings=own), digits) for _ in "ab"
+    )
     assert torch.equal(one.x, two.x)
     assert one.generator is not None
     assert not torch.equal(one.generate(2).x, one.generate(2, seed=1).x)

@@ -11,6 +11,7 @@ PACKAGE = Path(proxynas.__file__).parent
 
 STAGES = (
     {"core"},
+    {"specs"},
     {"datasets", "nets"},
     {"spaces"},
     {"training"},
@@ -18,6 +19,7 @@ STAGES = (
     {"distill"},
     {"search"},
     {"truth"},
+    {"predict"},
     {"predict"},
     {"rank"},
     {"report"},
@@ -48,7 +50,9 @@ def place(stage: str) -> int:
 
 
 def test_every_folder_is_a_stage() -> None:
-    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+    folders = {
+        path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()
+    }
     assert folders <= set().union(*STAGES)
 
 
@@ -63,5 +67,10 @@ def test_a_stage_imports_only_stages_before_it(path: Path) -> None:
 def test_methods_do_not_import_each_other() -> None:
     methods = {path.stem for path in (PACKAGE / "distill" / "methods").glob("*.py")} - {"__init__"}
     for path in (PACKAGE / "distill" / "methods").glob("*.py"):
-        reached = {part for names in imported(path) if names[:2] == ("distill", "methods") for part in names[2:]}
+        reached = {
+            part
+            for names in imported(path)
+            if names[:2] == ("distill", "methods")
+            for part in names[2:]
+        }
         assert not reached & methods, f"{path.name} imports {reached & methods}"

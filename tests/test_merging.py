@@ -10,8 +10,8 @@ from proxynas import proxyset, training
 from proxynas.core.errors import ProxyFileError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill.loop import distill
-from proxynas.distill.spec import DistillSpec
 from proxynas.proxyset import ProxySet
+from proxynas.specs import DistillSpec
 from proxynas.training import Recipe
 from proxynas.training.curriculum import Curriculum
 
@@ -42,8 +42,18 @@ def test_order_labels_and_provenance_are_kept(tmp_path: Path) -> None:
     )  # fmt: skip
     told = found.provenance
     assert told["merged"] == [part.provenance for part in sets]
-    assert (told["method"], told["ipc"], told["data"], told["fingerprint"]) == ("apm", 7, "toy", "f")
-    assert (told["seconds"], told["core_seconds"], told["peak_mib"], told["steps"]) == (210.0, 270.0, 102.0, 15)
+    assert (told["method"], told["ipc"], told["data"], told["fingerprint"]) == (
+        "apm",
+        7,
+        "toy",
+        "f",
+    )
+    assert (told["seconds"], told["core_seconds"], told["peak_mib"], told["steps"]) == (
+        210.0,
+        270.0,
+        102.0,
+        15,
+    )
     found.save(tmp_path / "a.safetensors")
     read = proxyset.read(tmp_path / "a.safetensors")
     assert torch.equal(read.x, found.x)
@@ -54,7 +64,9 @@ def test_order_labels_and_provenance_are_kept(tmp_path: Path) -> None:
 def test_experts_that_all_used_are_paid_for_once() -> None:
     larger = {**POOL, "seconds": 65.0, "core_seconds": 85.0}
     other = {**POOL, "key": "another"}
-    found = proxyset.merge([made(0, shared=POOL), made(1, shared=larger), made(2, shared=other), made(3)])
+    found = proxyset.merge(
+        [made(0, shared=POOL), made(1, shared=larger), made(2, shared=other), made(3)]
+    )
     assert found.provenance["seconds"] == pytest.approx(10 + 5 + 10 + 70 + 65 + 60)
     assert found.provenance["core_seconds"] == pytest.approx(10 + 5 + 10 + 90 + 85 + 80)
 
@@ -72,8 +84,14 @@ def hard(part: ProxySet) -> ProxySet:
 
 
 OTHERS = {
-    "data": (lambda s: replace(s, provenance={**s.provenance, "fingerprint": "g"}), "data is f and g"),
-    "preprocessing": (lambda s: replace(s, preprocessing=Preprocessing((0.4,), (2.0,))), "preprocessing is"),
+    "data": (
+        lambda s: replace(s, provenance={**s.provenance, "fingerprint": "g"}),
+        "data is f and g",
+    ),
+    "preprocessing": (
+        lambda s: replace(s, preprocessing=Preprocessing((0.4,), (2.0,))),
+        "preprocessing is",
+    ),
     "hard labels": (hard, "kind of labels is soft, for l1 and hard"),
     "other soft labels": (
         lambda s: replace(s, recipe=Recipe(loss="mse")),
@@ -97,7 +115,9 @@ def test_one_set_alone_is_refused() -> None:
 
 
 def test_steps_of_each_set_follow_those_of_the_one_before() -> None:
-    one = replace(made(0), curriculum=Curriculum(torch.tensor([[0, 1], [2, 3]]), torch.tensor([0.1, 0.2])))
+    one = replace(
+        made(0), curriculum=Curriculum(torch.tensor([[0, 1], [2, 3]]), torch.tensor([0.1, 0.2]))
+    )
     two = replace(made(1), curriculum=Curriculum(torch.tensor([[3, 0]]), torch.tensor([0.3])))
     found = proxyset.merge([one, two]).curriculum
     assert found is not None

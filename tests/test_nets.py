@@ -34,7 +34,13 @@ def lenet_parameters(shape: tuple[int, ...]) -> int:
 
 def alexnet_parameters(shape: tuple[int, ...]) -> int:
     side = {8: 1, 28: 4, 32: 4}[shape[1]]  # three poolings
-    body = conv(shape[0], 128, 5) + conv(128, 192, 5) + conv(192, 256, 3) + conv(256, 192, 3) + conv(192, 192, 3)
+    body = (
+        conv(shape[0], 128, 5)
+        + conv(128, 192, 5)
+        + conv(192, 256, 3)
+        + conv(256, 192, 3)
+        + conv(192, 192, 3)
+    )
     return body + linear(192 * side**2, CLASSES)
 
 
@@ -48,7 +54,9 @@ def vgg_parameters(shape: tuple[int, ...]) -> int:
 def resnet_parameters(shape: tuple[int, ...]) -> int:
     total, before = conv(shape[0], 64, 3, bias=False) + 2 * 64, 64
     for maps in (64, 128, 256, 512):
-        total += conv(before, maps, 3, bias=False) + 3 * conv(maps, maps, 3, bias=False) + 4 * 2 * maps
+        total += (
+            conv(before, maps, 3, bias=False) + 3 * conv(maps, maps, 3, bias=False) + 4 * 2 * maps
+        )
         if before != maps:
             total += conv(before, maps, 1, bias=False) + 2 * maps  # the shortcut
         before = maps
@@ -61,7 +69,12 @@ def mlp_parameters(shape: tuple[int, ...]) -> int:
 
 def convnet_parameters(shape: tuple[int, ...]) -> int:
     side = {8: 1, 28: 4, 32: 4}[shape[1]]
-    return conv(shape[0], 128, 3) + 2 * conv(128, 128, 3) + 3 * 2 * 128 + linear(128 * side**2, CLASSES)
+    return (
+        conv(shape[0], 128, 3)
+        + 2 * conv(128, 128, 3)
+        + 3 * 2 * 128
+        + linear(128 * side**2, CLASSES)
+    )
 
 
 COUNTED: dict[str, Callable[[tuple[int, ...]], int]] = {
@@ -81,7 +94,9 @@ def test_shapes_and_parameters(name: str, shape: tuple[int, ...]) -> None:
     assert sum(p.numel() for p in net.parameters()) == COUNTED[name](shape)
     logits = net(torch.randn(2, *shape))
     assert logits.shape == (2, CLASSES)
-    assert not torch.allclose(logits[0], logits[1])  # no map has shrunk to a pixel that instance norm wipes out
+    assert not torch.allclose(
+        logits[0], logits[1]
+    )  # no map has shrunk to a pixel that instance norm wipes out
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 13), (4, 17, 24), (1, 20, 8)])
@@ -93,10 +108,15 @@ def test_any_size_and_number_of_channels(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("name", ["vgg11", "resnet18"])
 def test_deep_networks_learn_small_images(name: str, digits: Dataset) -> None:
     """Normalised maps must not get too small for that."""
-    makes = {"vgg11": lambda: vgg.make((1, 8, 8), 10, width=8), "resnet18": lambda: resnet.make((1, 8, 8), 10, width=8)}
+    makes = {
+        "vgg11": lambda: vgg.make((1, 8, 8), 10, width=8),
+        "resnet18": lambda: resnet.make((1, 8, 8), 10, width=8),
+    }
     with seeds.seeded(0):
         net = makes[name]()
-    training.fit([net], digits.train.x, digits.train.y, training.Recipe(updates=60, batch_size=64, lr=0.03))
+    training.fit(
+        [net], digits.train.x, digits.train.y, training.Recipe(updates=60, batch_size=64, lr=0.03)
+    )
     assert training.evaluate(net, digits.val.x, digits.val.y)[0] > 0.7
 
 
@@ -124,7 +144,10 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", SMALL)
 def test_stacked_replicas_give_what_each_gives(name: str) -> None:
     """Batch norm with its running average; that of a batch has its test in test_train.py."""
-    nets, x = [SMALL[name]().double().eval() for _ in range(2)], torch.randn(2, 5, 1, 8, 8, dtype=torch.float64)
+    nets, x = (
+        [SMALL[name]().double().eval() for _ in range(2)],
+        torch.randn(2, 5, 1, 8, 8, dtype=torch.float64),
+    )
     parameters, buffers = stack_module_state(nets)
     found = vmap(lambda p, b, x: functional_call(nets[0], (p, b), (x,)))(parameters, buffers, x)
     for net, own, logits in zip(nets, x, found, strict=True):
@@ -144,7 +167,10 @@ def test_norms_are_where_they_should_be() -> None:
 
 def test_too_small_images_and_tables_are_refused() -> None:
     for make, size in ((lenet.make, 3), (alexnet.make, 7), (vgg.make, 1), (resnet.make, 1)):
-        with pytest.raises(SpaceError, match=rf"at least {size + 1}×{size + 1}, but got shape \(1, {size}, {size}\)"):
+        with pytest.raises(
+            SpaceError,
+            match=rf"at least {size + 1}×{size + 1}, but got shape \(1, {size}, {size}\)",
+        ):
             make((1, size, size), 10)
         with pytest.raises(SpaceError, match=r"needs images \(C, H, W\)"):
             make((2,), 10)
@@ -154,19 +180,28 @@ def test_too_small_images_and_tables_are_refused() -> None:
 
 def test_vision_transformers_are_trained_one_by_one() -> None:
     """PyTorch has no batching rule for attention: under vmap it is no faster, and warns."""
-    nets, x = [vit.make((1, 8, 8), 3, layers=1, heads=2, width=8, hidden=8) for _ in range(3)], torch.randn(1, 1, 8, 8)
+    nets, x = (
+        [vit.make((1, 8, 8), 3, layers=1, heads=2, width=8, hidden=8) for _ in range(3)],
+        torch.randn(1, 1, 8, 8),
+    )
     assert not training.fusion_pays(nets, x, training.Recipe(batch_size=1))
-    assert training.fusion_pays([SMALL["mlp"]() for _ in range(3)], x, training.Recipe(batch_size=1))
+    assert training.fusion_pays(
+        [SMALL["mlp"]() for _ in range(3)], x, training.Recipe(batch_size=1)
+    )
 
 
-@pytest.mark.parametrize(("side", "patch", "tokens"), [(8, 1, 64), (28, 4, 49), (32, 4, 64), (64, 8, 64)])
+@pytest.mark.parametrize(
+    ("side", "patch", "tokens"), [(8, 1, 64), (28, 4, 49), (32, 4, 64), (64, 8, 64)]
+)
 def test_patches_of_a_vision_transformer(side: int, patch: int, tokens: int) -> None:
     net = vit.make((2, side, side), 5)
     assert net(torch.randn(3, 2, side, side)).shape == (3, 5)
     assert net.conv_proj.weight.shape == (256, 2, patch, patch)  # type: ignore[union-attr]
     assert net.seq_length == tokens + 1
     for shape in ((1, 8, 9), (1, 6, 6), (2,)):
-        with pytest.raises(SpaceError, match=r"ViT needs square images \(C, H, H\) of at least 7×7"):
+        with pytest.raises(
+            SpaceError, match=r"ViT needs square images \(C, H, H\) of at least 7×7"
+        ):
             vit.make(shape, 5)
 
 
@@ -188,9 +223,14 @@ def test_xavier_weights() -> None:
 def test_the_mlp_grid() -> None:
     space = spaces.load("mlp-grid")
     assert len(list(space)) == 44
-    for arch, expected in {"L1-tanh": linear(2, 2), "L2x5-relu": linear(2, 5) + linear(5, 2)}.items():
+    for arch, expected in {
+        "L1-tanh": linear(2, 2),
+        "L2x5-relu": linear(2, 5) + linear(5, 2),
+    }.items():
         assert space.cost(arch, (2,), 2)[0] == expected
-    assert space.cost("L4x10-relu", (2,), 2)[0] == linear(2, 10) + 2 * linear(10, 10) + linear(10, 2)
+    assert space.cost("L4x10-relu", (2,), 2)[0] == linear(2, 10) + 2 * linear(10, 10) + linear(
+        10, 2
+    )
     for arch in space:
         assert space.build(arch, (6,), 3)(torch.randn(4, 6)).shape == (4, 3)
 
@@ -208,7 +248,10 @@ def test_published_names() -> None:
 
 
 def test_architectures_are_found_in_their_spaces() -> None:
-    found = {arch: spaces.resolve(arch)[0].name for arch in ("D1-W32-relu-none-none", "lenet", "mlp-grid:L1-relu")}
+    found = {
+        arch: spaces.resolve(arch)[0].name
+        for arch in ("D1-W32-relu-none-none", "lenet", "mlp-grid:L1-relu")
+    }
     assert list(found.values()) == ["convnet-grid", "evaluation-nets", "mlp-grid"]
     assert spaces.resolve("mlp-grid:L1-relu")[1] == "L1-relu"
     assert spaces.resolve("L1-relu", "mlp-grid")[0].name == "mlp-grid"

@@ -5,10 +5,15 @@ import pytest
 
 from proxynas.core import settings
 from proxynas.core.errors import SpecError
+from proxynas.datasets import Dataset
+from proxynas.distill.loop import distill
 from proxynas.pipeline import planning
+from proxynas.specs import DistillSpec, SearchSpec
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("45", 45)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("45", 45)]
+)
 def test_times(text: str, seconds: float) -> None:
     assert planning.parse(text) == seconds
 
@@ -19,7 +24,9 @@ def test_bad_times(text: str) -> None:
         planning.parse(text)
 
 
-def test_more_time_buys_more_and_every_choice_has_its_reason(small_space: Path, tmp_path: Path) -> None:
+def test_more_time_buys_more_and_every_choice_has_its_reason(
+    small_space: Path, tmp_path: Path
+) -> None:
     flags = {"space": str(small_space)}
     plan = planning.plan("10m", None, flags, tmp_path / "run")
     assert plan.spec.candidates == 8  # all there are
@@ -30,10 +37,52 @@ def test_more_time_buys_more_and_every_choice_has_its_reason(small_space: Path, 
 
 
 def test_what_is_given_stays(small_space: Path, tmp_path: Path) -> None:
-    flags = {"space": str(small_space), "ipc": 2, "candidates": 3, "seeds": 1, "updates": 7, "method": "random"}
+    flags = {
+        "space": str(small_space),
+        "ipc": 2,
+        "candidates": 3,
+        "seeds": 1,
+        "updates": 7,
+        "method": "random",
+    }
     plan = planning.plan("10m", None, flags, tmp_path / "run")
     chosen = {key: getattr(plan.spec, key) for key in flags}
     assert chosen == flags
+
+
+def test_a_file_and_flags_merge_as_without_a_budget(small_space: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(
+        'method = "random"\nipc = 2\nseeds = 1\nupdates = 7\n[recipe]\nmomentum = 0.5\nschedule = "cosine"\n'
+    )
+    flags = {"space": str(small_space), "ipc": None, "recipe": {"momentum": 0.8}}
+    merged = settings.load(SearchSpec, config, flags)
+    spec = planning.plan("10m", config, flags, tmp_path / "run").spec
+    assert spec.recipe == merged.recipe == {"momentum": 0.8, "schedule": "cosine"}
+    assert (spec.method, spec.ipc, spec.seeds, spec.updates) == ("random", 2, 1, 7)
+
+
+def test_a_run_that_has_begun_takes_a_part_of_its_own_tables(
+    small_space: Path, tmp_path: Path
+) -> None:
+    begun = SearchSpec(space=str(small_space), settings={"lr": 0.5, "real_batch": 10}, steps=3)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "spec.toml").write_text(settings.to_toml(begun))
+    flags = {"space": str(small_space), "settings": {"lr": 0.5}}
+    assert planning.plan("5m", None, flags, tmp_path / "run").spec == begun
+
+
+def test_with_a_proxy_set_no_images_a_class_are_chosen(
+    small_space: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    made = distill(DistillSpec(method="random", ipc=2), digits)
+    made.save(tmp_path / "two.safetensors")
+    flags = {"space": str(small_space), "proxy": str(tmp_path / "two.safetensors")}
+    plan = planning.plan("10m", None, flags, tmp_path / "run")
+    assert (plan.spec.ipc, plan.spec.proxy) == (1, flags["proxy"])
+    assert not any("ipc" in reason for reason in plan.reasons)
+    with pytest.raises(SpecError, match="so ipc would change nothing"):
+        planning.plan("10m", None, {**flags, "ipc": 2}, tmp_path / "run")
 
 
 def test_a_run_that_has_begun_keeps_its_plan(small_space: Path, tmp_path: Path) -> None:

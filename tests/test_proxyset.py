@@ -8,12 +8,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from proxynas import proxyset, spaces
+from proxynas import datasets, proxyset, spaces
 from proxynas.core.errors import ProxyFileError, RunFolderError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill.loop import distill
-from proxynas.distill.spec import DistillSpec
 from proxynas.proxyset import ProxySet
+from proxynas.specs import DistillSpec
 from proxynas.training import Recipe
 
 
@@ -27,18 +27,24 @@ def test_round_trip(made: ProxySet, tmp_path: Path) -> None:
     read = proxyset.read(tmp_path / "a.safetensors")
     assert torch.equal(read.x, made.x)
     assert torch.equal(read.y, made.y)
-    assert (read.recipe, read.preprocessing, read.class_names) == (made.recipe, made.preprocessing, made.class_names)
+    assert (read.recipe, read.preprocessing, read.class_names) == (
+        made.recipe,
+        made.preprocessing,
+        made.class_names,
+    )
     assert read.provenance == json.loads(json.dumps(made.provenance))
 
 
-def test_a_file_from_before_augmentation_generators_and_curricula(made: ProxySet, tmp_path: Path) -> None:
+def test_a_file_from_before_augmentation_generators_and_curricula(
+    made: ProxySet, tmp_path: Path
+) -> None:
     path = tmp_path / "a.safetensors"
     made.save(path)
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["proxynas"])["about"]
     del about["recipe"]["augment"]
     tensors = {"x": made.x, "y": made.y}
-    told = {"about": about, "checksum": proxyset._checksum(about, tensors)}
+    told = {"about": about, "checksum": proxyset.file._checksum(about, tensors)}
     save_file(tensors, path, {"proxynas": json.dumps(told)})
     read = proxyset.read(path)
     assert read.recipe == made.recipe
@@ -48,7 +54,10 @@ def test_a_file_from_before_augmentation_generators_and_curricula(made: ProxySet
 
 def test_soft_labels_and_any_preprocessing_survive(tmp_path: Path) -> None:
     soft = ProxySet(
-        torch.randn(4, 3, 5, 6), torch.rand(4, 2), Preprocessing((0.1, 0.2, 0.3), (1.0, 2.0, 3.0)), ("a", "b")
+        torch.randn(4, 3, 5, 6),
+        torch.rand(4, 2),
+        Preprocessing((0.1, 0.2, 0.3), (1.0, 2.0, 3.0)),
+        ("a", "b"),
     )
     soft.save(tmp_path / "a.safetensors")
     read = proxyset.read(tmp_path / "a.safetensors")
@@ -57,23 +66,43 @@ def test_soft_labels_and_any_preprocessing_survive(tmp_path: Path) -> None:
     assert read.preprocessing == soft.preprocessing
 
 
-def test_whitening_survives_and_must_fit(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whitening_survives_and_must_fit(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path))
     spec = DistillSpec(method="random", ipc=2, zca=0.1)
-    white = spec.dataset()
+    white = datasets.load_for(spec)
     distill(spec, white).save(tmp_path / "a.safetensors")
     read = proxyset.read(tmp_path / "a.safetensors")
     assert read.preprocessing == white.preprocessing
     usual = distill(DistillSpec(method="random", ipc=2), digits)
     assert read.preprocessing != usual.preprocessing
-    torch.testing.assert_close(read.images(), usual.images(), rtol=0, atol=1e-4)  # the same images, whitened
+    torch.testing.assert_close(
+        read.images(), usual.images(), rtol=0, atol=1e-4
+    )  # the same images, whitened
     proxyset.check(read, white)
     with pytest.raises(
-        ProxyFileError, match=r"whitened by --zca 0\.1, but the data are images that are not whitened; give --zca 0\.1"
+        ProxyFileError,
+        match=r"whitened by --zca 0\.1, but the data are images that are not whitened; give --zca 0\.1",
     ):
         proxyset.check(read, digits)
     with pytest.raises(ProxyFileError, match="leave --zca out"):
         proxyset.check(usual, white)
+
+
+def test_whitening_by_kornias_convention_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path))
+    spec = DistillSpec(method="random", ipc=2, zca="kornia:0.1")
+    distill(spec, datasets.load_for(spec)).save(tmp_path / "a.safetensors")
+    read = proxyset.read(tmp_path / "a.safetensors")
+    proxyset.check(read, datasets.load_for(spec))
+    with pytest.raises(
+        ProxyFileError,
+        match=r"whitened by --zca kornia:0\.1, but .* by --zca 0\.1; give --zca kornia",
+    ):
+        proxyset.check(read, datasets.load_for(DistillSpec(zca=0.1)))
 
 
 def test_it_is_a_torch_dataset(made: ProxySet) -> None:

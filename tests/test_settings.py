@@ -4,9 +4,7 @@ import pytest
 
 from proxynas.core import settings
 from proxynas.core.errors import SpecError
-from proxynas.distill.spec import DistillSpec
-from proxynas.pipeline.spec import SearchSpec
-from proxynas.truth.spec import TruthSpec
+from proxynas.specs import DistillSpec, SearchSpec, TruthSpec
 
 
 @pytest.mark.parametrize("cls", [DistillSpec, SearchSpec, TruthSpec])
@@ -24,6 +22,49 @@ def test_flags_win_over_the_file_and_unset_flags_do_not(tmp_path: Path) -> None:
     assert spec.ipc == 2
     assert spec.method == "gm"
     assert spec.settings == {"lr": 0.25, "init": "real"}
+
+
+def test_tables_merge_at_every_depth_and_nothing_that_was_given_is_changed() -> None:
+    below = {
+        "ipc": 1,
+        "settings": {"gm": {"lr": 0.5, "init": "real"}, "apm": {"width": 8}},
+        "also": ["a"],
+    }
+    over = {
+        "ipc": None,
+        "settings": {"gm": {"lr": 0.25}},
+        "also": ["b"],
+        "recipe": {"momentum": 0.0},
+    }
+    assert settings.merge(below, over) == {
+        "ipc": 1,
+        "settings": {"gm": {"lr": 0.25, "init": "real"}, "apm": {"width": 8}},
+        "also": ["b"],
+        "recipe": {"momentum": 0.0},
+    }
+    assert below["settings"] == {"gm": {"lr": 0.5, "init": "real"}, "apm": {"width": 8}}
+
+
+@pytest.mark.parametrize(
+    "line", ['method = "herding"', "ipc = 10", "steps = 5", "[settings]\nlr = 0.5"]
+)
+def test_a_proxy_set_and_how_to_make_one_are_refused_in_a_file_as_from_flags(
+    line: str, tmp_path: Path
+) -> None:
+    key = line.strip("[").split()[0].strip("]")
+    path = tmp_path / "spec.toml"
+    path.write_text(f'proxy = "mine.safetensors"\n{line}\n')
+    with pytest.raises(SpecError, match=f"made already, so {key} would change nothing"):
+        settings.load(SearchSpec, path, {})
+    path.write_text(line)
+    with pytest.raises(SpecError, match=f"made already, so {key} would change nothing"):
+        settings.load(SearchSpec, path, {"proxy": "mine.safetensors"})
+
+
+def test_the_file_of_a_run_with_a_proxy_set_can_be_read_back(tmp_path: Path) -> None:
+    spec = SearchSpec(proxy="mine.safetensors")
+    (tmp_path / "spec.toml").write_text(settings.to_toml(spec))
+    assert settings.load(SearchSpec, tmp_path / "spec.toml", {}) == spec
 
 
 @pytest.mark.parametrize(

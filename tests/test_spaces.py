@@ -1,3 +1,8 @@
+import hashlib
+import itertools
+import random
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +11,13 @@ import torch
 
 from proxynas import spaces
 from proxynas.core.errors import SpaceError, SpecError
+from proxynas.datasets import Dataset
+from proxynas.search.score import Source, score
+from proxynas.spaces import notation
+from proxynas.spaces.limits import Limits
+from proxynas.spaces.space import TRIES
+from proxynas.specs import constraint
+from proxynas.training import Recipe
 
 
 def test_the_grid_is_zhaos() -> None:
@@ -21,8 +33,12 @@ def test_the_grid_is_zhaos() -> None:
 
 def test_parameters_of_the_published_student() -> None:
     """Zhao 2021's ConvNet on CIFAR-10: 3 convolutions, 3 norms, 1 linear layer, counted by hand."""
-    parameters, flops = spaces.load("convnet-grid").cost("D3-W128-relu-instancenorm-avgpooling", (3, 32, 32), 10)
-    assert parameters == (27 * 128 + 128) + 2 * (9 * 128 * 128 + 128) + 3 * 256 + (128 * 16 * 10 + 10)
+    parameters, flops = spaces.load("convnet-grid").cost(
+        "D3-W128-relu-instancenorm-avgpooling", (3, 32, 32), 10
+    )
+    assert parameters == (27 * 128 + 128) + 2 * (9 * 128 * 128 + 128) + 3 * 256 + (
+        128 * 16 * 10 + 10
+    )
     multiply_adds = 27 * 128 * 1024 + 9 * 128 * 128 * (256 + 64) + 128 * 16 * 10
     assert flops == 2 * multiply_adds
 
@@ -76,8 +92,36 @@ BAD = {
         SpecError,
         "arch must name every axis once",
     ),
-    "empty axis": ('name="x"\nfactory="a:b"\narch="D{d}"\n[axes]\nd=[]\n', SpecError, "at least one value"),
-    "value twice": ('name="x"\nfactory="a:b"\narch="D{d}"\n[axes]\nd=[1,1]\n', SpecError, "no value twice"),
+    "empty axis": (
+        'name="x"\nfactory="a:b"\narch="D{d}"\n[axes]\nd=[]\n',
+        SpecError,
+        "at least one value",
+    ),
+    "value twice": (
+        'name="x"\nfactory="a:b"\narch="D{d}"\n[axes]\nd=[1,1]\n',
+        SpecError,
+        "no value twice",
+    ),
+    "two networks written alike": (
+        'name="x"\nfactory="a:b"\narch="D{d}{e}"\n[axes]\nd=[1,11]\ne=[1,11]\n',
+        SpecError,
+        "two of them are 'D111'; put a separator",
+    ),
+    "a format": (
+        'name="x"\nfactory="a:b"\narch="D{d:.2f}"\n[axes]\nd=[1]\n',
+        SpecError,
+        "every axis once",
+    ),
+    "a brace": (
+        'name="x"\nfactory="a:b"\narch="D{d"\n[axes]\nd=[1]\n',
+        SpecError,
+        "arch must be a text with {axis}",
+    ),
+    "no name for an argument": (
+        'name="x"\nfactory="a:b"\narch="{d-e}"\n[axes]\n"d-e"=[1]\n',
+        SpecError,
+        "'d-e' cannot be its name",
+    ),
     "no such module": (
         'name="x"\nfactory="nowhere:make"\narch="D{d}"\n[axes]\nd=[1]\n',
         SpaceError,
@@ -122,8 +166,279 @@ def test_a_factory_that_fails_is_named(tmp_path: Path) -> None:
 def test_fixed_settings_are_replaced_by_ones_of_their_kind() -> None:
     arch = next(iter(spaces.load("nasbench201")))
     small = spaces.load("nasbench201", {"channels": 4, "cells": 1})
-    assert small.cost(arch, (3, 32, 32), 10)[0] < spaces.load("nasbench201").cost(arch, (3, 32, 32), 10)[0] / 10
+    assert (
+        small.cost(arch, (3, 32, 32), 10)[0]
+        < spaces.load("nasbench201").cost(arch, (3, 32, 32), 10)[0] / 10
+    )
     with pytest.raises(SpaceError, match="no fixed setting 'width'; it has channels, cells"):
         spaces.load("nasbench201", {"width": 4})
-    with pytest.raises(SpaceError, match="channels of the space 'nasbench201' must be of type int, but got '4'"):
+    with pytest.raises(
+        SpaceError, match="channels of the space 'nasbench201' must be of type int, but got '4'"
+    ):
         spaces.load("nasbench201", {"channels": "4"})
+
+
+GOLDEN = {
+    # (space, seed, n, distinct): how many, and the hash of their names, as sampled before spaces were lazy
+    ("convnet-grid", 0, 60, False): (60, "96c0e94a721e5b76"),
+    ("convnet-grid", 7, 10**9, False): (720, "9be5e2a58edbf351"),
+    ("doubling-convnet", 7, 5, False): (5, "a5a3ebf9983dc0e9"),
+    ("evaluation-nets", 0, 60, False): (7, "3a839c74ec1f10fd"),
+    ("mlp-grid", 7, 60, True): (44, "a489ec58060b3a7a"),
+    ("nasbench201", 0, 60, False): (60, "9f7da2820d282977"),
+    ("nasbench201", 7, 60, True): (60, "967fc4b422d4392f"),
+    ("nasbench201", 0, 10**9, True): (6466, "16581adba726ea36"),
+}
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=str)
+def test_samples_are_what_they_always_were(case: tuple[str, int, int, bool]) -> None:
+    name, seed, n, distinct = case
+    archs = spaces.load(name).sample(n, np.random.default_rng(seed), distinct)
+    assert (len(archs), hashlib.sha256("\n".join(archs).encode()).hexdigest()[:16]) == GOLDEN[case]
+
+
+def a_grid(axes: int, kind: object = None) -> spaces.SearchSpace:
+    """Ten values an axis, and nothing to build."""
+    values = {f"a{i}": tuple(range(10)) for i in range(axes)}
+    arch = "-".join(f"{{a{i}}}" for i in range(axes))
+    return spaces.SearchSpace("grid", "", torch.nn.Identity, arch, values, {}, kind)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("axes", [12, 18, 30])
+def test_a_space_of_any_size_is_sampled_without_listing_it(axes: int) -> None:
+    space, started = a_grid(axes), time.perf_counter()
+    assert space.size == 10**axes
+    first, second = (space.sample(500, np.random.default_rng(3)) for _ in range(2))
+    assert first == second
+    assert len(set(first)) == 500
+    assert all(arch in space for arch in first)
+    digits = np.array([list(space.describe(arch).values()) for arch in first])
+    assert abs(digits.mean() - 4.5) < 5 * np.sqrt(99 / 12 / digits.size)  # uniform on 0, …, 9
+    assert next(iter(space)) == space.at(0) == "-".join("0" * axes)
+    assert space.at(space.size - 1) == "-".join("9" * axes)
+    assert time.perf_counter() - started < 30
+    with pytest.raises(SpecError, match="too many to list: ask for 10,000,000 at most"):
+        space.sample(10**9, np.random.default_rng(0))
+    with pytest.raises(IndexError):
+        space.at(space.size)
+
+
+def test_size_goes_on_where_len_ends() -> None:
+    assert len(a_grid(18)) == 10**18 < sys.maxsize
+    assert a_grid(19)
+    with pytest.raises(OverflowError, match="10,000,000,000,000,000,000 networks; len ends"):
+        len(a_grid(19))
+
+
+def test_kinds_of_a_space_that_cannot_be_listed() -> None:
+    space = a_grid(12, kind=lambda arch: arch[0])
+    archs = space.sample(10, np.random.default_rng(0), distinct=True)
+    assert {arch[0] for arch in archs} == set("0123456789")
+    with pytest.raises(
+        SpecError, match="only 10 are not isomorphic to another, but 11 are asked for"
+    ):
+        space.sample(11, np.random.default_rng(0), distinct=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["convnet-grid", "nasbench201", "mlp-grid", "chain", "torchvision"]
+)
+def test_architectures_are_read_and_written(name: str) -> None:
+    space = spaces.load(name)
+    for arch in space.sample(50, np.random.default_rng(0)):
+        assert space.write(space.describe(arch)) == arch
+    values = space.describe(space.at(0))
+    axis, *_ = values
+    with pytest.raises(
+        SpaceError, match=f"the axis {axis} of '{name}' has the values .*, but got 'none of them'"
+    ):
+        space.write({**values, axis: "none of them"})
+    with pytest.raises(SpaceError, match="the axes of"):
+        space.write({})
+
+
+def test_templates_that_write_two_networks_alike_are_found() -> None:
+    """Against listing all of them."""
+    draw, found = random.Random(0), 0
+    for _ in range(3000):
+        texts = [
+            [draw.choice(["a", "b", "-", "ab", "a-", "-b", "aba", ""]) for _ in range(3)]
+            for _ in range(3)
+        ]
+        axes = {f"x{i}": sorted(set(values)) for i, values in enumerate(texts)}
+        template = "".join(
+            draw.choice(["", "-", "a", "b-"]) + f"{{{axis}}}" for axis in axes
+        ) + draw.choice(["", "a"])
+        written = [
+            template.format(**dict(zip(axes, v, strict=True)))
+            for v in itertools.product(*axes.values())
+        ]
+        twice = notation.written_alike(template, axes)
+        assert (twice is not None) == (len(set(written)) < len(written)), (template, axes)
+        assert twice is None or written.count(twice) > 1, (template, axes)
+        found += twice is not None
+    assert 300 < found < 2700
+
+
+@pytest.mark.parametrize(
+    ("text", "cost", "holds"),
+    [
+        ("parameters<1e6", (999_999, 0), True),
+        ("parameters<1e6", (1_000_000, 0), False),
+        ("parameters <= 1_000_000", (1_000_000, 0), True),
+        (" flops>2.5e3 ", (0, 2500), False),
+        ("flops>=2500", (0, 2500), True),
+    ],
+)
+def test_constraints(text: str, cost: tuple[int, int], holds: bool) -> None:
+    limit = constraint.parse(text)
+    assert (limit.violation(cost) == 0) == holds
+    assert constraint.parse(str(limit)) == limit
+
+
+def test_violations_grow_with_the_distance() -> None:
+    limit = constraint.parse("parameters<1000")
+    assert 0 < limit.violation((1000, 0)) < limit.violation((2000, 0)) < limit.violation((10**6, 0))
+    assert limit.violation((1001 * 3 - 1, 0)) == pytest.approx(np.log(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("parameter<1e6", "did you mean 'parameters'"),
+        ("latency<3", "known: parameters, flops"),
+        ("parameters=1e6", "written as in parameters<1e6"),
+        ("parameters<1e6 ", None),
+        ("1e6>parameters", "written as in"),
+        ("parameters<-5", "written as in"),
+        ("parameters<inf", "written as in"),
+        ("parameters<1M", "written as in"),
+        ("parameters<<1", "written as in"),
+        ("", "written as in"),
+    ],
+)
+def test_constraints_are_read_strictly(text: str, said: str | None) -> None:
+    if said is None:
+        constraint.parse(text)
+        return
+    with pytest.raises(SpecError, match=said):
+        constraint.parse(text)
+
+
+def limits(space: spaces.SearchSpace, *texts: str) -> Limits:
+    return Limits(
+        [constraint.parse(t) for t in texts], lambda arch: space.cost(arch, (1, 8, 8), 10)
+    )
+
+
+def test_only_what_is_within_the_limits_is_drawn(small_space: Path) -> None:
+    space = spaces.load(str(small_space))
+    within = limits(space, "parameters<800", "flops>=3000")
+    expected = [arch for arch in space if space.cost(arch, (1, 8, 8), 10)[0] < 800]
+    assert 2 < len(expected) < len(space)
+    assert sorted(space.sample(99, np.random.default_rng(0), admit=within)) == sorted(
+        filter(within, expected)
+    )
+    assert len(space.sample(2, np.random.default_rng(0), admit=within)) == 2
+    with pytest.raises(
+        SpecError, match="of the 8 networks of 'small' none is within parameters<10; loosen that"
+    ):
+        space.sample(5, np.random.default_rng(0), admit=limits(space, "parameters<10"))
+
+
+def test_limits_that_admit_almost_nothing_end_the_drawing() -> None:
+    space = a_grid(12)
+    nothing = Limits([constraint.parse("flops<1")], lambda arch: (0, 7))
+    with pytest.raises(
+        SpecError, match=f"of {TRIES:,} networks drawn from 'grid' only 0 are within flops<1"
+    ):
+        space.sample(3, np.random.default_rng(0), admit=nothing)
+
+
+def test_the_published_networks_of_torchvision() -> None:
+    space = spaces.load("torchvision")
+    for arch in ("mobilenet_v3_small", "shufflenet_v2_x0_5"):
+        for shape in ((1, 8, 8), (3, 40, 40), (3, 32, 32)):
+            net = space.build(arch, shape, 7)
+            assert net(torch.randn(3, *shape)).shape == (3, 7)
+    assert space.cost("resnet18", (3, 32, 32), 1000)[0] == 11_689_512  # as torchvision documents it
+    same = spaces.load("torchvision").build("mnasnet0_5", (3, 32, 32), 10)
+    assert type(same).__name__ == "MNASNet"  # images that fit are handed on as they are
+    with pytest.raises(SpaceError, match="take images of 3 channels or grey ones, but got 2"):
+        space.build("resnet18", (2, 32, 32), 10)
+    with pytest.raises(SpaceError, match="the data have shape"):
+        space.build("resnet18", (5,), 10)
+
+
+def test_images_are_fitted_to_the_network() -> None:
+    """A grey image of one value is three maps of it, in the size that the network sees."""
+    net = spaces.load("torchvision").build("shufflenet_v2_x0_5", (1, 8, 8), 10).eval()
+    x = torch.full((2, 1, 8, 8), 0.3)
+    torch.testing.assert_close(net(x), net.net(torch.full((2, 3, 32, 32), 0.3)))  # type: ignore[operator]
+
+
+def test_a_factory_with_keywords_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def create(hidden, n_out, in_chans, side):\n"
+        "    first = nn.Linear(in_chans * side * side, hidden)\n"
+        "    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(hidden, n_out))\n"
+    )
+    text = (
+        'name="mine"\nfactory="nets.py:create"\narch="H{hidden}"\n[axes]\nhidden=[2,3]\n[arguments]\n'
+        'n_out="classes"\nin_chans="channels"\nside="height"\n'
+    )
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    assert spaces.load(str(path)).cost("H2", (3, 5, 5), 4)[0] == 75 * 2 + 2 + 2 * 4 + 4
+    plain = spaces.load(str(path)).fingerprint
+    path.write_text(text + "[input]\nsize=6\n")
+    assert spaces.load(str(path)).cost("H2", (3, 5, 5), 4)[0] == 108 * 2 + 2 + 2 * 4 + 4
+    assert spaces.load(str(path)).fingerprint != plain
+    path.write_text(text + "[fixed]\nside=3\n")
+    with pytest.raises(
+        SpecError, match="'side' is in \\[arguments\\], so it cannot be an axis or fixed as well"
+    ):
+        spaces.load(str(path))
+    path.write_text(text.replace('"height"', '"depth"'))
+    with pytest.raises(SpecError, match=r"arguments\.side"):
+        spaces.load(str(path))
+    path.write_text(text)
+    with pytest.raises(SpaceError, match="takes the channels of images"):
+        spaces.load(str(path)).build("H2", (5,), 4)
+
+
+def test_chains_of_every_operation() -> None:
+    space = spaces.load("chain")
+    assert space.size == 10**12
+    assert len(space.axes) == 12
+    values = space.describe(space.at(0))
+    for operation in space.axes["op1"]:
+        for shape in ((1, 8, 8), (3, 32, 32), (1, 1, 3)):
+            arch = space.write({**values, "op1": operation, "op4": operation, "w4": 48})
+            net = space.build(arch, shape, 7)
+            assert net(torch.randn(2, *shape)).shape == (2, 7), arch
+    parameters, _ = space.cost("conv3x4-maxx6-sep3x8-res3x8-conv1x4-grp3x6", (1, 8, 8), 10)
+    convolutions = 9 * 4 + 4 * 6 + (9 * 6 + 6 * 8) + 2 * 9 * 8 * 8 + 8 * 4 + 9 * 4 * 6 // 2
+    norms = 2 * (4 + 6 + 6 + 8 + 8 + 8 + 4 + 6)
+    assert parameters == convolutions + norms + 6 * 10 + 10
+
+
+def test_dropout_does_not_depend_on_what_ran_before(digits: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def make(shape, classes, *, p):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Dropout(p), nn.Linear(64, classes))\n"
+    )
+    path = tmp_path / "mine.toml"
+    path.write_text('name="mine"\nfactory="nets.py:make"\narch="P{p}"\n[axes]\np=[0.5]\n')
+    space, source = (
+        spaces.load(str(path)),
+        Source("proxy", digits.train.x[:20], digits.train.y[:20], Recipe(updates=3)),
+    )
+    first = score(space, "P0.5", source, digits, [0, 1], seed=0)
+    torch.rand(5)
+    for one, two in zip(first, score(space, "P0.5", source, digits, [0, 1], seed=0), strict=True):
+        np.testing.assert_array_equal(one.losses, two.losses)
+    assert not np.array_equal(first[0].losses, first[1].losses)

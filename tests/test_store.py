@@ -19,7 +19,9 @@ def a_score(arch: str = "a", seed: int = 0, **changed: object) -> Score:
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     store = Store(tmp_path / "run.sqlite")
-    store.add([a_score("b", 1), a_score("b", 0), a_score("a", 0, val_accuracy=None, failed="it said NaN")])
+    store.add(
+        [a_score("b", 1), a_score("b", 0), a_score("a", 0, val_accuracy=None, failed="it said NaN")]
+    )
     frame = store.scores()
     assert frame[["arch", "seed"]].values.tolist() == [["a", 0], ["b", 0], ["b", 1]]
     assert np.isnan(frame["val_accuracy"][0])

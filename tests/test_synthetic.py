@@ -14,10 +14,10 @@ from proxynas.datasets import Dataset
 from proxynas.distill import students, synthetic
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import gm
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets.generator import NOISE, Generator, generate
 from proxynas.proxyset import ProxySet
-from proxynas.training.curriculum import Curriculum, GoingOn
+from proxynas.specs import DistillSpec, Extension
+from proxynas.training.curriculum import Curriculum, extended
 
 STUDENT = "D1-W32-sigmoid-none-avgpooling"
 SMALL = {"student": STUDENT, "real_batch": 8, "k": 8}
@@ -25,10 +25,14 @@ SMALL = {"student": STUDENT, "real_batch": 8, "k": 8}
 
 def fresh(k: int = 8, shape: tuple[int, ...] = (1, 8, 8), classes: int = 3) -> dict[str, Tensor]:
     with seeds.seeded(0):
-        return {name: p.detach().double() for name, p in Generator(shape, classes, k).named_parameters()}
+        return {
+            name: p.detach().double() for name, p in Generator(shape, classes, k).named_parameters()
+        }
 
 
-@pytest.mark.parametrize(("k", "published"), [(64, 1.640e6), (32, 449.7e3 - 500 * 64), (128, 6.533e6 - 500 * 64)])
+@pytest.mark.parametrize(
+    ("k", "published"), [(64, 1.640e6), (32, 449.7e3 - 500 * 64), (128, 6.533e6 - 500 * 64)]
+)
 def test_the_generator_has_the_published_size(k: int, published: float) -> None:
     """Medvedev 2021, Tables I and III: parameters on MNIST, GTN-lrn's counted without its input of ipc · 10 · 64."""
     found = sum(p.numel() for p in Generator((1, 28, 28), 10, k).parameters())
@@ -47,8 +51,13 @@ def test_any_image_size_and_channel_count(shape: tuple[int, ...]) -> None:
 def test_pulling_back_is_the_gradient_through_the_generator() -> None:
     """Against finite differences in float64, in every parameter and in the learned input."""
     made = synthetic.LearnedGenerator((1, 8, 8), 3, 8)
-    parameters = {name: value.double() for name, value in made.init(2, torch.Generator().manual_seed(0)).items()}
-    gradient = torch.randn(3, 2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    parameters = {
+        name: value.double()
+        for name, value in made.init(2, torch.Generator().manual_seed(0)).items()
+    }
+    gradient = torch.randn(
+        3, 2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
 
     def images(parameters: Mapping[str, Tensor]) -> Tensor:
         return made.images(dict(parameters), 2, torch.Generator())
@@ -56,8 +65,12 @@ def test_pulling_back_is_the_gradient_through_the_generator() -> None:
     found = synthetic.pull_back(images, parameters, gradient)
     assert set(found) == set(parameters)
     for name, value in parameters.items():
-        direction = torch.randn(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-        plus, minus = (images({**parameters, name: value + sign * 1e-6 * direction}) for sign in (1, -1))
+        direction = torch.randn(
+            value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+        )
+        plus, minus = (
+            images({**parameters, name: value + sign * 1e-6 * direction}) for sign in (1, -1)
+        )
         slope = ((plus - minus) / 2e-6 * gradient).sum().item()
         assert (found[name] * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
@@ -65,18 +78,28 @@ def test_pulling_back_is_the_gradient_through_the_generator() -> None:
 @pytest.mark.parametrize("kind", ["gtn-lrn", "gtn-rnd"])
 def test_a_gm_step_through_a_generator_is_the_algorithm(kind: str, digits: Dataset) -> None:
     """One match written with autograd alone: mean over layers and classes, clip to 10, Adam 0.01."""
-    own = {**SMALL, "synthetic": kind, "outer": 1, "real_batch": 200}  # all real images: nothing is drawn
+    own = {
+        **SMALL,
+        "synthetic": kind,
+        "outer": 1,
+        "real_batch": 200,
+    }  # all real images: nothing is drawn
     task, _ = plan(DistillSpec(ipc=2, settings=own), digits)
     state = gm.init(task)
     moved, told = gm.step(task, state, 0)
     net = students.student(task, STUDENT, "gm", "student", 0)
     weights = [p for p in net.parameters() if p.ndim >= 2]
-    leaves = {name: value.clone().requires_grad_() for name, value in synthetic.parameters_of(state).items()}
+    leaves = {
+        name: value.clone().requires_grad_()
+        for name, value in synthetic.parameters_of(state).items()
+    }
     x = synthetic.make(task).images(leaves, 2, seeds.generator(0, "gm", "noise", 0, 0))
     layers = torch.zeros(len(weights))
     for c in range(10):
         real = digits.train.x[digits.train.y == c]
-        target = torch.autograd.grad(training.loss_of(net(real), torch.full((len(real),), c), "cross-entropy"), weights)
+        target = torch.autograd.grad(
+            training.loss_of(net(real), torch.full((len(real),), c), "cross-entropy"), weights
+        )
         loss = training.loss_of(net(x[c]), torch.full((2,), c), "cross-entropy")
         mine = torch.autograd.grad(loss, weights, create_graph=True)
         rows = [
@@ -88,9 +111,13 @@ def test_a_gm_step_through_a_generator_is_the_algorithm(kind: str, digits: Datas
     assert told == pytest.approx(distance.item() / 10, rel=1e-4)
     (distance / 10).backward()
     torch.nn.utils.clip_grad_norm_(leaves.values(), 10.0)
-    gradient = torch.cat([value.grad.flatten() for value in leaves.values() if value.grad is not None])
+    gradient = torch.cat(
+        [value.grad.flatten() for value in leaves.values() if value.grad is not None]
+    )
     mean = torch.cat([moved[f"optimizer.{i}.exp_avg"].flatten() for i in range(len(leaves))])
-    assert ((mean / 0.1 - gradient).norm() / gradient.norm()).item() < 1e-4  # Adam's first mean is 0.1 g
+    assert (
+        (mean / 0.1 - gradient).norm() / gradient.norm()
+    ).item() < 1e-4  # Adam's first mean is 0.1 g
     for i, name in enumerate(leaves):
         g, start = moved[f"optimizer.{i}.exp_avg"] / 0.1, state[f"synthetic.{name}"]
         torch.testing.assert_close(
@@ -107,8 +134,12 @@ def test_the_whole_distance_is_matched_where_it_is_not_per_class(digits: Dataset
     weights = [p for p in net.parameters() if p.ndim >= 2]
     x = state["synthetic.x"].clone().requires_grad_()
     y = torch.arange(10).repeat_interleave(2)
-    target = torch.autograd.grad(training.loss_of(net(digits.train.x), digits.train.y, "cross-entropy"), weights)
-    mine = torch.autograd.grad(training.loss_of(net(x.flatten(0, 1)), y, "cross-entropy"), weights, create_graph=True)
+    target = torch.autograd.grad(
+        training.loss_of(net(digits.train.x), digits.train.y, "cross-entropy"), weights
+    )
+    mine = torch.autograd.grad(
+        training.loss_of(net(x.flatten(0, 1)), y, "cross-entropy"), weights, create_graph=True
+    )
     distance = torch.stack(
         [
             (1 - torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1, eps=1e-6)).sum()
@@ -124,10 +155,16 @@ def test_the_whole_distance_is_matched_where_it_is_not_per_class(digits: Dataset
 def test_siamese_augmentation_is_the_same_for_real_and_synthetic(digits: Dataset) -> None:
     """Synthetic images that are the real ones have no distance to them; without ``siamese`` they do."""
     n = min(digits.class_counts())
-    x = torch.stack([digits.train.x[digits.train.y == c][:n] for c in range(10)])  # the whole data: n images a class
+    x = torch.stack(
+        [digits.train.x[digits.train.y == c][:n] for c in range(10)]
+    )  # the whole data: n images a class
     y = torch.arange(10).repeat_interleave(n)
     same = replace(digits, train=replace(digits.train, x=x.flatten(0, 1), y=y))
-    for siamese, per_class, expected in ((True, True, True), (True, False, True), (False, True, False)):
+    for siamese, per_class, expected in (
+        (True, True, True),
+        (True, False, True),
+        (False, True, False),
+    ):
         own = {
             "student": STUDENT, "real_batch": 10**6, "outer": 1, "augment": "crop+scale+rotate+cutout",
             "siamese": siamese, "per_class": per_class,
@@ -151,7 +188,10 @@ def test_augmentation_leaves_batching_a_matter_of_rounding(digits: Dataset) -> N
         ({"layers": "mean", "distance": "cosine"}, "layers is for distance = 'rowwise-cosine'"),
         ({"synthetic": "gtn"}, "synthetic: input should be 'pixels', 'gtn-lrn' or 'gtn-rnd'"),
         ({"synthetic": "gtn-rnd", "init": "real"}, "init = 'real' is for pixels"),
-        ({"synthetic": "gtn-rnd", "optimizer": "sgd"}, "needs lr too: the default, 0.01, is adam's"),
+        (
+            {"synthetic": "gtn-rnd", "optimizer": "sgd"},
+            "needs lr too: the default, 0.01, is adam's",
+        ),
         ({"augment": "spin"}, "there is no 'spin'"),
     ],
 )
@@ -163,16 +203,24 @@ def test_bad_settings(own: dict[str, object], said: str, digits: Dataset) -> Non
 
 def test_a_gradient_that_is_not_finite_is_said() -> None:
     state = {"synthetic.x": torch.zeros(2, 1, 3)}
-    with pytest.raises(DivergedError, match=r"gradient of the synthetic set is nan; lower .* \(lr, now 0.5\)"):
-        synthetic.update(state, {"x": torch.full((2, 1, 3), math.nan)}, synthetic.Rule("sgd", 0.5, 0.0))
+    with pytest.raises(
+        DivergedError, match=r"gradient of the synthetic set is nan; lower .* \(lr, now 0.5\)"
+    ):
+        synthetic.update(
+            state, {"x": torch.full((2, 1, 3), math.nan)}, synthetic.Rule("sgd", 0.5, 0.0)
+        )
 
 
 @pytest.fixture(scope="module")
 def generated(digits: Dataset) -> ProxySet:
-    return distill(DistillSpec(ipc=2, steps=1, settings={**SMALL, "synthetic": "gtn-lrn", "outer": 2}), digits)
+    return distill(
+        DistillSpec(ipc=2, steps=1, settings={**SMALL, "synthetic": "gtn-lrn", "outer": 2}), digits
+    )
 
 
-def test_a_generator_is_saved_and_makes_more_images(generated: ProxySet, digits: Dataset, tmp_path: Path) -> None:
+def test_a_generator_is_saved_and_makes_more_images(
+    generated: ProxySet, digits: Dataset, tmp_path: Path
+) -> None:
     generated.save(tmp_path / "a.safetensors")
     read = proxyset.read(tmp_path / "a.safetensors")
     assert read.generator is not None
@@ -228,18 +276,27 @@ def test_a_curriculum_decides_what_is_seen_and_how_fast(digits: Dataset) -> None
     nets, other = ([_net(r) for r in range(3)] for _ in "ab")
     x, y = digits.train.x[:6].double(), digits.train.y[:6]
     one = training.fit(nets, x, y, recipe, curriculum=Curriculum(order, rates), fused=False)
-    two = training.fit([_net(r) for r in range(3)], x, y, recipe, curriculum=Curriculum(order, rates), fused=True)
+    two = training.fit(
+        [_net(r) for r in range(3)], x, y, recipe, curriculum=Curriculum(order, rates), fused=True
+    )
     torch.testing.assert_close(one.losses, two.losses, rtol=1e-9, atol=1e-12)
     for n in range(5):
         rows = order[n % 2]
         loss = training.loss_of(other[0](x[rows]), y[rows], "cross-entropy")
         assert one.losses[0, n].item() == pytest.approx(loss.item(), rel=1e-9)
-        for p, g in zip(other[0].parameters(), torch.autograd.grad(loss, list(other[0].parameters())), strict=True):
+        for p, g in zip(
+            other[0].parameters(),
+            torch.autograd.grad(loss, list(other[0].parameters())),
+            strict=True,
+        ):
             p.data -= rates[n % 2].item() * g
 
 
 def test_without_rates_the_recipe_decides(digits: Dataset) -> None:
-    recipe, order = training.Recipe(updates=4, batch_size=2, lr=0.1, schedule="cosine"), torch.arange(6)[None]
+    recipe, order = (
+        training.Recipe(updates=4, batch_size=2, lr=0.1, schedule="cosine"),
+        torch.arange(6)[None],
+    )
     x, y = digits.train.x[:6], digits.train.y[:6]
     with_order = training.fit([_net(0).float()], x, y, recipe, curriculum=Curriculum(order))
     whole = training.fit([_net(0).float()], x, y, replace(recipe, batch_size=6))
@@ -250,7 +307,11 @@ def test_learned_rates_bring_their_momentum_to_a_search(generated: ProxySet) -> 
     recipe = training.Recipe(updates=7, momentum=0.9)
     assert proxyset.recipe_for(generated, recipe) == recipe
     own = replace(generated.recipe, momentum=0.5, weight_decay=0.0)
-    rated = replace(generated, curriculum=Curriculum(torch.zeros(2, 1, dtype=torch.int64), torch.ones(2)), recipe=own)
+    rated = replace(
+        generated,
+        curriculum=Curriculum(torch.zeros(2, 1, dtype=torch.int64), torch.ones(2)),
+        recipe=own,
+    )
     found = proxyset.recipe_for(rated, recipe)
     assert (found.updates, found.momentum, found.weight_decay) == (7, 0.5, 0.0)
 
@@ -260,7 +321,11 @@ def test_learned_rates_bring_their_momentum_to_a_search(generated: ProxySet) -> 
     [
         (torch.zeros(3), None, "must be indices"),
         (torch.zeros(0, 2, dtype=torch.int64), None, "must be indices"),
-        (torch.zeros(3, 2, dtype=torch.int64), torch.ones(2), "3 steps needs as many learning rates"),
+        (
+            torch.zeros(3, 2, dtype=torch.int64),
+            torch.ones(2),
+            "3 steps needs as many learning rates",
+        ),
     ],
 )
 def test_bad_curricula(order: Tensor, rates: Tensor | None, said: str) -> None:
@@ -273,7 +338,9 @@ def test_ways_to_go_on_past_the_distilled_steps() -> None:
     whole = curriculum.extended(2, decay=0.5)
     assert whole.order[:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2]
     assert whole.rates is not None
-    torch.testing.assert_close(whole.rates, torch.tensor([0.1, 0.2, 0.3, 0.05, 0.1, 0.15, 0.025, 0.05, 0.075]))
+    torch.testing.assert_close(
+        whole.rates, torch.tensor([0.1, 0.2, 0.3, 0.05, 0.1, 0.15, 0.025, 0.05, 0.075])
+    )
     last = curriculum.extended(2, decay=0.5, tail=1)
     assert last.order[:, 0].tolist() == [0, 1, 2, 2, 2]
     assert last.rates is not None
@@ -288,7 +355,7 @@ def test_the_first_strategy_has_rates_of_its_own() -> None:
     order = torch.tensor([[0], [1]]).repeat(5, 1)  # five epochs of two steps
     curriculum = Curriculum(order, torch.linspace(1, 2, 10))
     assert curriculum.epoch == 2
-    found = GoingOn(1).after(curriculum)
+    found = extended(curriculum, Extension(1))
     assert torch.equal(found.order, order.repeat(10, 1))
     assert found.rates is not None
     each = [0.3 * 1.1**e for e in range(1, 11)] + [0.3 * 1.1**10 * 0.95**e for e in range(1, 41)]
@@ -304,16 +371,16 @@ def test_the_first_strategy_has_rates_of_its_own() -> None:
 def test_the_other_strategies_repeat_learned_rates() -> None:
     rates = torch.tensor([0.1, 0.2, 0.3, 0.4])
     curriculum = Curriculum(torch.tensor([[0], [1], [0], [1]]), rates)
-    second = GoingOn(2, times=3, decay=0.5).after(curriculum)
+    second = extended(curriculum, Extension(2, times=3, decay=0.5))
     assert second.order[:, 0].tolist() == [0, 1] * 6
     assert second.rates is not None
     torch.testing.assert_close(second.rates, torch.cat([rates, rates / 2, rates / 4]))
-    third = GoingOn(3, times=2, decay=0.5).after(curriculum)
+    third = extended(curriculum, Extension(3, times=2, decay=0.5))
     assert third.order[:, 0].tolist() == [0, 1] * 4
     assert third.rates is not None
     torch.testing.assert_close(third.rates, torch.cat([rates, rates[2:] / 2, rates[2:] / 4]))
     for strategy in (2, 3):
-        assert GoingOn(strategy, times=1).after(curriculum).order.shape == (4, 1)  # type: ignore[arg-type]
+        assert extended(curriculum, Extension(strategy, times=1)).order.shape == (4, 1)  # type: ignore[arg-type]
 
 
 def test_an_epoch_is_the_shortest_that_repeats() -> None:
@@ -334,4 +401,8 @@ def test_an_order_of_images_that_are_not_there(digits: Dataset) -> None:
 
 def _net(r: int) -> torch.nn.Module:
     with seeds.seeded(r):
-        return spaces.load("convnet-grid").build("D1-W32-sigmoid-none-avgpooling", (1, 8, 8), 10).double()
+        return (
+            spaces.load("convnet-grid")
+            .build("D1-W32-sigmoid-none-avgpooling", (1, 8, 8), 10)
+            .double()
+        )

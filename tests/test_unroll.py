@@ -10,15 +10,15 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from proxynas import training
+from proxynas import datasets, training
 from proxynas.core import seeds
 from proxynas.core.errors import DivergedError, SpaceError, SpecError
 from proxynas.datasets import Dataset
 from proxynas.distill import students, tracing
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import unroll
-from proxynas.distill.spec import DistillSpec
 from proxynas.nets import convnet
+from proxynas.specs import DistillSpec
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -32,7 +32,13 @@ def tiny(seed: int = 0) -> nn.Module:
     """A smooth student with every kind of parameter, in float64."""
     with seeds.seeded(seed):
         return convnet.make(
-            (1, 8, 8), 3, depth=2, width=4, norm="groupnorm", activation="sigmoid", pooling="avgpooling"
+            (1, 8, 8),
+            3,
+            depth=2,
+            width=4,
+            norm="groupnorm",
+            activation="sigmoid",
+            pooling="avgpooling",
         ).double()
 
 
@@ -58,7 +64,10 @@ def test_against_higher(batches: int, segment: int | None) -> None:
     found = unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM, segment)
     x, rates = x.clone().requires_grad_(), rates.clone().requires_grad_()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=MOMENTUM)
-    with higher.innerloop_ctx(net, optimizer, override={"lr": [rates[0]]}) as (copy, differentiable):
+    with higher.innerloop_ctx(net, optimizer, override={"lr": [rates[0]]}) as (
+        copy,
+        differentiable,
+    ):
         for n in range(6):
             inner = F.cross_entropy(copy(x[n % batches]), y)
             differentiable.step(inner, override={"lr": [rates[n]]})
@@ -79,7 +88,9 @@ def test_against_finite_differences() -> None:
     found = unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM)
     generator, h = torch.Generator().manual_seed(4), 1e-5
     for _ in range(5):
-        along, across = (torch.randn(t.shape, dtype=t.dtype, generator=generator) for t in (x, rates))
+        along, across = (
+            torch.randn(t.shape, dtype=t.dtype, generator=generator) for t in (x, rates)
+        )
         slope = (value(x + h * along, rates) - value(x - h * along, rates)) / (2 * h)
         assert (found.x * along).sum().item() == pytest.approx(slope, rel=1e-5)
         slope = (value(x, rates + h * across) - value(x, rates - h * across)) / (2 * h)
@@ -145,8 +156,13 @@ def test_stacked_students_are_the_sum_of_single_ones() -> None:
 @pytest.mark.parametrize("arch", ["L1-relu", "L4x10-relu", "L2x5-tanh"])
 def test_recorded_students_are_the_stacked_ones(arch: str) -> None:
     """Losses and hypergradients are equal to rounding, for the batch size of the record and for others."""
-    data = DistillSpec(data="moons").dataset()
-    task, _ = plan(DistillSpec(data="moons", method="unroll", ipc=8, settings={"students": [f"mlp-grid:{arch}"]}), data)
+    data = datasets.load_for(DistillSpec(data="moons"))
+    task, _ = plan(
+        DistillSpec(
+            data="moons", method="unroll", ipc=8, settings={"students": [f"mlp-grid:{arch}"]}
+        ),
+        data,
+    )
     nets = [students.student(task, f"mlp-grid:{arch}", r) for r in range(3)]
     forward = students.recorded(task, f"mlp-grid:{arch}", 3, 4)
     assert forward is not None
@@ -171,7 +187,9 @@ def test_a_record_has_only_what_does_something() -> None:
     seen: list[Any] = []
 
     class Seen(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             seen.append(func)
             return func(*args, **(kwargs or {}))
 
@@ -220,11 +238,15 @@ def test_a_step_is_the_mean_over_students_and_architectures(digits: Dataset) -> 
                 net = students.student(task, arch, "unroll", "student", 0, arch, r)
                 start, loss = students.student_loss([net])
                 rates = torch.full((4,), 0.02)
-                expected += unroll.hypergradient(loss, start, x, torch.arange(10), rates, real, 0.5).x / 4
+                expected += (
+                    unroll.hypergradient(loss, start, x, torch.arange(10), rates, real, 0.5).x / 4
+                )
         moved, _ = unroll.step(task, state, 0)
     finally:
         torch.set_default_dtype(torch.float32)
-    torch.testing.assert_close(moved["synthetic.x"].flatten(0, 1), (x - 0.3 * expected)[0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        moved["synthetic.x"].flatten(0, 1), (x - 0.3 * expected)[0], rtol=1e-9, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
@@ -279,7 +301,10 @@ def test_the_order_is_the_one_that_students_saw(digits: Dataset) -> None:
     """Rows of the finished set, in the curriculum's order, are the batches of the inner loop."""
     for kind in ("pixels", "gtn-lrn"):
         task, _ = plan(
-            DistillSpec(method="unroll", ipc=4, settings={**SMALL, "synthetic": kind, "k": 8, "ic": 2}), digits
+            DistillSpec(
+                method="unroll", ipc=4, settings={**SMALL, "synthetic": kind, "k": 8, "ic": 2}
+            ),
+            digits,
         )
         state = unroll.init(task)
         x, _ = unroll.finish(task, state)
@@ -292,7 +317,9 @@ def test_the_order_is_the_one_that_students_saw(digits: Dataset) -> None:
 
 def test_without_an_order_there_is_no_curriculum(digits: Dataset) -> None:
     assert distill(DistillSpec(method="unroll", steps=0, settings=SMALL), digits).curriculum is None
-    ordered = distill(DistillSpec(method="unroll", ipc=2, steps=0, settings={**SMALL, "ic": 2}), digits).curriculum
+    ordered = distill(
+        DistillSpec(method="unroll", ipc=2, steps=0, settings={**SMALL, "ic": 2}), digits
+    ).curriculum
     assert ordered is not None
     assert ordered.rates is None
 

@@ -11,8 +11,10 @@ from .. import __version__
 from ..core.errors import ProxynasError
 from . import compare, distill, search, truth
 
-# OpenMP threads that wait for each other spin, and starve each other where somebody else computes too. They spin less
-# here; on an idle machine that can cost some time. PyTorch reads it when it is imported, which only the commands do.
+# OpenMP threads that wait for each other spin, and starve each other where somebody else computes
+# too. They spin less
+# here; on an idle machine that can cost some time. PyTorch reads it when it is imported, which only
+# the commands do.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 app = typer.Typer(
@@ -29,7 +31,9 @@ app = typer.Typer(
 
 
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
 ) -> None:
     if version:
         typer.echo(f"proxynas {__version__}")
@@ -61,7 +65,8 @@ app.command("list")(list_)
 
 
 def main() -> None:
-    """The ``proxynas`` command. Exit code 2 and one line for what a user can mend, 130 for Ctrl-C."""
+    """The ``proxynas`` command. Exit code 2 and one line for what a user can fix, 130 for
+    Ctrl-C."""
     try:
         status = app(standalone_mode=False) or 0
     except ProxynasError as error:

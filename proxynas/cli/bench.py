@@ -1,7 +1,7 @@
 """``make bench``: what the defaults are chosen by, measured as ratios within one run.
 
-Each row times the naive way and the fast way in turn (A B A B …) and prints the median of the ratios, their range, and
-which of the two the default takes for that size.
+Each row times the naive way and the fast way in turn (A B A B …) and prints the median of the
+ratios, their range, and which of the two the default takes for that size.
 """
 
 import argparse
@@ -15,20 +15,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .. import spaces, training
+from .. import datasets, spaces, training
 from ..core import hardware, seeds
 from ..datasets import Dataset
 from ..distill import linearised, students
 from ..distill.loop import plan
 from ..distill.method import Task
 from ..distill.methods import gm, rcig
-from ..distill.spec import DistillSpec
 from ..search.pool import map_unordered
+from ..specs import DistillSpec
 
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds of the naive way; ratios naive/fast, above 1 where the fast way wins; which of them the default takes."""
+    """Seconds of the naive way; ratios naive/fast, above 1 where the fast way wins; which of them
+    the default takes."""
 
     what: str
     naive_s: float
@@ -64,19 +65,32 @@ def matching(device: str, repeats: int) -> list[Row]:
         student = f"D2-W{width}-relu-instancenorm-avgpooling"
         naive, fast = (
             _gm_step(
-                DistillSpec(ipc=ipc, settings={"student": student, "batch_classes": batched, "outer": 1}, device=device)
+                DistillSpec(
+                    ipc=ipc,
+                    settings={"student": student, "batch_classes": batched, "outer": 1},
+                    device=device,
+                )
             )
             for batched in (False, True)
         )
-        dataset = DistillSpec(device=device).dataset()
-        net = spaces.load("convnet-grid").build(student, dataset.shape, dataset.num_classes).to(device)
+        dataset = datasets.load_for(DistillSpec(device=device))
+        net = (
+            spaces.load("convnet-grid")
+            .build(student, dataset.shape, dataset.num_classes)
+            .to(device)
+        )
         x = torch.zeros(dataset.num_classes, ipc, *dataset.shape, device=device)
-        rows.append(compare(f"GM step, width {width}, ipc {ipc}", naive, fast, gm.batching_pays(net, x), repeats))
+        rows.append(
+            compare(
+                f"GM step, width {width}, ipc {ipc}", naive, fast, gm.batching_pays(net, x), repeats
+            )
+        )
     return rows
 
 
 def tabulating(device: str, repeats: int) -> list[Row]:
-    """RCIG: both inner loops on one Jacobian a step, against derivatives along a line at every turn of them."""
+    """RCIG: both inner loops on one Jacobian a step, against derivatives along a line at every turn
+    of them."""
     rows = []
     for side, depth, width, ipc in (
         (8, 2, 32, 1),
@@ -87,12 +101,22 @@ def tabulating(device: str, repeats: int) -> list[Row]:
         (28, 3, 32, 1),
     ):
         student = f"doubling-convnet:D{depth}-W{width}-none-softplus"
-        usual: dict[str, object] = {"student": student, "real_batch": 256, "pool": 1, "inner_lr": 1e-4, "hinv_lr": 1e-3}
+        usual: dict[str, object] = {
+            "student": student,
+            "real_batch": 256,
+            "pool": 1,
+            "inner_lr": 1e-4,
+            "hinv_lr": 1e-3,
+        }
         tasks = [
-            plan(spec, spec.dataset())[0]
+            plan(spec, datasets.load_for(spec))[0]
             for spec in (
                 DistillSpec(
-                    method="rcig", ipc=ipc, image_size=side, settings={**usual, "tabulate": tabulate}, device=device
+                    method="rcig",
+                    ipc=ipc,
+                    image_size=side,
+                    settings={**usual, "tabulate": tabulate},
+                    device=device,
                 )
                 for tabulate in (False, True)
             )
@@ -102,13 +126,21 @@ def tabulating(device: str, repeats: int) -> list[Row]:
         body = linearised.cut(net, tasks[0].dataset.num_classes)
         x = torch.zeros(10 * ipc, *tasks[0].dataset.shape, device=device)
         pays = rcig.tabulation_pays(body, x, torch.zeros(len(x), 10, device=device), 40)
-        rows.append(compare(f"RCIG step, {side} × {side}, width {width}, ipc {ipc}", naive, fast, pays, repeats))
+        rows.append(
+            compare(
+                f"RCIG step, {side} × {side}, width {width}, ipc {ipc}", naive, fast, pays, repeats
+            )
+        )
     return rows
 
 
 def fusing(device: str, repeats: int) -> list[Row]:
     """Training: three seeds in one stacked call, against one after the other."""
-    space, dataset, rows = spaces.load("convnet-grid"), DistillSpec(device=device).dataset(), []
+    space, dataset, rows = (
+        spaces.load("convnet-grid"),
+        datasets.load_for(DistillSpec(device=device)),
+        [],
+    )
     for arch, batch in (
         ("D1-W32-relu-none-avgpooling", 10),
         ("D2-W32-relu-instancenorm-avgpooling", 10),
@@ -119,20 +151,33 @@ def fusing(device: str, repeats: int) -> list[Row]:
         ("D4-W64-relu-layernorm-none", 10),
     ):
         with seeds.seeded(0):
-            nets = [space.build(arch, dataset.shape, dataset.num_classes).to(device) for _ in range(3)]
+            nets = [
+                space.build(arch, dataset.shape, dataset.num_classes).to(device) for _ in range(3)
+            ]
         recipe = training.Recipe(updates=20, batch_size=batch)
 
-        def fit(fused: bool, nets: list[torch.nn.Module] = nets, recipe: training.Recipe = recipe) -> None:
+        def fit(
+            fused: bool, nets: list[torch.nn.Module] = nets, recipe: training.Recipe = recipe
+        ) -> None:
             training.fit(nets, dataset.train.x, dataset.train.y, recipe, fused=fused)
             _synchronize(device)
 
         pays = training.fusion_pays(nets, dataset.train.x, recipe)
-        rows.append(compare(f"3 seeds, {arch}, batch {batch}", lambda: fit(False), lambda: fit(True), pays, repeats))
+        rows.append(
+            compare(
+                f"3 seeds, {arch}, batch {batch}",
+                lambda: fit(False),
+                lambda: fit(True),
+                pays,
+                repeats,
+            )
+        )
     return rows
 
 
 def working(repeats: int) -> list[Row]:
-    """Searching: two worker processes of one thread each, against one; starting them is included."""
+    """Searching: two worker processes of one thread each, against one; starting them is
+    included."""
     tasks = ["D2-W64-relu-instancenorm-avgpooling"] * 60
 
     def go(workers: int) -> None:
@@ -140,7 +185,12 @@ def working(repeats: int) -> list[Row]:
 
     return [
         compare(
-            "60 training runs, two workers", lambda: go(1), lambda: go(2), True, max(2, repeats // 3), warm_up=False
+            "60 training runs, two workers",
+            lambda: go(1),
+            lambda: go(2),
+            True,
+            max(2, repeats // 3),
+            warm_up=False,
         )
     ]
 
@@ -152,9 +202,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     chosen = parser.parse_args()
     device, console = hardware.check(chosen.device), Console(highlight=False, width=120)
-    rows = matching(device, chosen.repeats) + tabulating(device, chosen.repeats) + fusing(device, chosen.repeats)
+    rows = (
+        matching(device, chosen.repeats)
+        + tabulating(device, chosen.repeats)
+        + fusing(device, chosen.repeats)
+    )
     rows += working(chosen.repeats) if device == "cpu" else []
-    table = Table(title=f"naive / fast, on {hardware.describe(device)}", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"naive / fast, on {hardware.describe(device)}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     for name in ("what", "naive ms", "naive / fast", "range", "default", "default gains"):
         table.add_column(name, justify="left" if name in ("what", "default") else "right")
     for row in rows:
@@ -182,7 +240,7 @@ def _rcig_step(task: Task, device: str) -> Callable[[], object]:
 
 
 def _gm_step(spec: DistillSpec) -> Callable[[], object]:
-    task, _ = plan(spec, spec.dataset())
+    task, _ = plan(spec, datasets.load_for(spec))
     state = gm.init(task)
 
     def step() -> None:
@@ -193,7 +251,7 @@ def _gm_step(spec: DistillSpec) -> Callable[[], object]:
 
 
 def _prepare() -> tuple[spaces.SearchSpace, Dataset]:
-    return spaces.load("convnet-grid"), DistillSpec().dataset()
+    return spaces.load("convnet-grid"), datasets.load_for(DistillSpec())
 
 
 def _train_one(context: tuple[spaces.SearchSpace, Dataset], arch: str) -> float:

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
-from .options import Clock, Data, DataRoot, Device, Download, ImageSize, Seed, Workers, Zca
+from ..specs import CompareSpec
+from .options import Given, Workers, takes
 
 
+@takes(CompareSpec)
 def compare(
+    given: Given,
     config: Annotated[
         Path,
         typer.Option(
@@ -18,35 +21,19 @@ def compare(
             rich_help_panel="Run",
         ),
     ],
-    data: Data = None,
-    data_root: DataRoot = None,
-    download: Download = None,
-    image_size: ImageSize = None,
-    zca: Zca = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(help="Limit of each distillation; rows with their own keep it.", rich_help_panel="Comparison"),
-    ] = None,
-    clock: Clock = None,
-    distillations: Annotated[
-        int | None, typer.Option(help="Sets a row; 3 by default.", rich_help_panel="Comparison")
-    ] = None,
-    students: Annotated[
-        int | None,
-        typer.Option(help="Networks an architecture and set; 5 by default.", rich_help_panel="Comparison"),
-    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run folder; by default runs/compare-<name of the file>.", rich_help_panel="Run"),
+        typer.Option(
+            help="Run directory (default: runs/compare-<name of the file>)", rich_help_panel="Run"
+        ),
     ] = None,
-    seed: Seed = None,
-    device: Device = None,
     workers: Workers = None,
 ) -> None:
-    """Make a table of accuracies: distil every row several times, train networks on every set, mean ± sd.
+    """Make a table of accuracies: distil every row several times, train networks on every set, mean
+    ± sd.
 
-    The same command again goes on where it stopped and redoes nothing. The folder has table.md, and table.json with
-    seconds, memory and accuracy on the way.
+    The same command again goes on where it stopped and redoes nothing. The folder has table.md, and
+    table.json with seconds, memory and accuracy on the way.
 
     [bold]Example[/]
 
@@ -74,17 +61,11 @@ def compare(
       paper = { mlp = "what was published" }
     """
     from ..compare import compare as make
-    from ..compare.spec import CompareSpec
     from ..core import settings
     from .console import ConsoleWatcher
     from .console import out as console
 
-    flags = {
-        "data": data, "data_root": data_root, "download": download, "image_size": image_size, "zca": zca,
-        "seconds": seconds, "clock": clock, "distillations": distillations, "students": students, "seed": seed,
-        "device": device,
-    }  # fmt: skip
-    spec = settings.load(CompareSpec, config, flags)
+    spec = settings.load(CompareSpec, config, given)
     folder = out or Path("runs") / f"compare-{config.stem}"
     table = make(spec, folder, workers=workers, watcher=ConsoleWatcher())
     console.print()

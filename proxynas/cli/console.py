@@ -1,4 +1,5 @@
-"""What the terminal shows while something runs: bars on a terminal, plain lines when the output is piped."""
+"""What the terminal shows while something runs: bars on a terminal, plain lines when the output is
+piped."""
 
 import sys
 import time
@@ -25,7 +26,8 @@ LINE_SECONDS = 10.0
 
 
 class Bar:
-    """One running task: ``update`` as often as you like; a line every ten seconds where there is no terminal."""
+    """One running task: ``update`` as often as you like; a line every ten seconds where there is no
+    terminal."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -68,7 +70,10 @@ class Bar:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -101,6 +106,10 @@ class ConsoleWatcher(Watcher):
     def searching(self, done: int, total: int, arch: str) -> None:
         """Training runs."""
         self._on("training").update(done, total, arch)
+
+    def labelling(self, done: int, total: int, arch: str) -> None:
+        """Trainings on the whole data."""
+        self._on("training on the whole data").update(done, total, arch)
 
     def comparing(self, done: int, total: int, name: str) -> None:
         """Sets distilled and evaluated."""

@@ -20,9 +20,18 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _datasets() -> Table:
-    table = _table("Datasets (or the path of a folder of images, or of a .csv table)", "name", "what", "here now")
+    table = _table(
+        "Datasets (or the path of a folder of images, or of a .csv table)",
+        "name",
+        "what",
+        "here now",
+    )
     for known in datasets.names():
-        table.add_row(known.name, known.description, "yes" if known.available else "with --data-root or --download")
+        table.add_row(
+            known.name,
+            known.description,
+            "yes" if known.available else "with --data-root or --download",
+        )
     return table
 
 
@@ -30,7 +39,7 @@ def _spaces() -> Table:
     table = _table("Search spaces (or the path of a TOML file)", "name", "networks", "what")
     for name in spaces.names():
         space = spaces.load(name)
-        table.add_row(name, f"{len(space):,}", space.description)
+        table.add_row(name, f"{space.size:,}", space.description)
     return table
 
 
@@ -40,7 +49,11 @@ def _truth() -> Table:
         made = truth.read(path)
         networks = f"{made.rows['arch'].nunique():,}"
         table.add_row(
-            str(made.made["space"]), str(made.made["data"]), networks, f"{len(made.rows):,}", str(made.made["made_on"])
+            str(made.made["space"]),
+            str(made.made["data"]),
+            networks,
+            f"{len(made.rows):,}",
+            str(made.made["made_on"]),
         )
     return table
 
@@ -49,7 +62,9 @@ def _methods() -> Table:
     table = _table("Methods", "name", "what", "steps", "settings (--set KEY=VALUE)")
     for name, method in METHODS.items():
         keys = ", ".join(field.name for field in fields(method.settings))
-        table.add_row(name, method.summary, f"{method.steps:,}" if method.steps else "–", keys or "–")
+        table.add_row(
+            name, method.summary, f"{method.steps:,}" if method.steps else "–", keys or "–"
+        )
     return table
 
 
@@ -57,5 +72,11 @@ def _proxy_sets() -> Table:
     table = _table("Shipped proxy sets", "name", "data", "method", "images a class", "distilled in")
     for name in proxyset.names():
         told = proxyset.read(proxyset.locate(name)).provenance
-        table.add_row(name, str(told["data"]), str(told["method"]), str(told["ipc"]), f"{told['seconds']:.0f} s")
+        table.add_row(
+            name,
+            str(told["data"]),
+            str(told["method"]),
+            str(told["ipc"]),
+            f"{told['seconds']:.0f} s",
+        )
     return table

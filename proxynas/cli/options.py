@@ -1,143 +1,155 @@
-"""Flags that several commands share."""
+"""From the fields of a spec to the flags of a command, and the flags that are no spec's."""
 
+import functools
+import inspect
 import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+from ..core import settings
 from ..core.errors import SpecError
+from ..specs import Option
 
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="digits (default), mnist, fashion-mnist, svhn, cifar10, cifar100, moons, a folder with train/<class>/*, "
-        "or a table: a .csv with the target in its last column.",
-        rich_help_panel="Data",
-    ),
-]
-DataRoot = Annotated[
-    str | None, typer.Option(help="Where torchvision's datasets are (mnist to cifar100).", rich_help_panel="Data")
-]
-Download = Annotated[
-    bool | None, typer.Option("--download", help="Fetch the dataset if it is not there.", rich_help_panel="Data")
-]
-ImageSize = Annotated[
-    int | None, typer.Option(help="Resize every image to N×N; not for tables.", rich_help_panel="Data")
-]
-Zca = Annotated[
-    float | None,
-    typer.Option(
-        help="Whiten images (ZCA) with this strength, such as 0.1; evaluate and search need it too.",
-        rich_help_panel="Data",
-    ),
-]
-Device = Annotated[str | None, typer.Option(help="cpu (default), cuda, cuda:N, or auto.", rich_help_panel="Run")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of every random choice; 0 by default.", rich_help_panel="Run")]
 Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
         "-c",
-        help="A TOML file whose keys are the flags that describe a run, with underscores; flags win. --set is "
-        "[settings], --train [training], --space-set [space_settings], --baseline the list baselines. A run folder's "
+        help="A TOML file whose keys are the flags of this command, with underscores; flags win. --set is "
+        "\\[settings], --table \\[tables], --baseline and --arch the lists baselines and archs. A run directory's "
         "spec.toml is one.",
         rich_help_panel="Run",
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes, one thread each; one a core by default.", rich_help_panel="Run")
-]
-Method = Annotated[
-    str | None,
-    typer.Option(help="How the proxy set is made, gm by default: see 'proxynas list'.", rich_help_panel="Distillation"),
-]
-Ipc = Annotated[
-    int | None, typer.Option(help="Images per class in the proxy set; 1 by default.", rich_help_panel="Distillation")
-]
-Steps = Annotated[
     int | None,
     typer.Option(
-        help="Distillation steps; the method's own number by default, in a search 400 at most.",
-        rich_help_panel="Distillation",
+        min=1, help="Processes, one thread each. (default: one per core)", rich_help_panel="Run"
     ),
 ]
-Clock = Annotated[
-    Literal["wall", "core"] | None,
-    typer.Option(
-        help="Which seconds: wall (default), or those of all cores together, which other work does not shorten.",
-        rich_help_panel="Distillation",
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A setting of the method, such as --set init=real; repeatable. An unknown one lists them all.",
-        rich_help_panel="Distillation",
-    ),
-]
-Augment = Annotated[
-    str | None,
-    typer.Option(
-        help="While training on the set, such as crop+scale+rotate: one of color, crop, cutout, flip, scale, rotate a "
-        "batch.",
-        rich_help_panel="Training",
-    ),
-]
-Space = Annotated[
-    str | None,
-    typer.Option(help="A search space: see 'proxynas list', or the path of a TOML file.", rich_help_panel="Search"),
-]
-SpaceSet = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=VALUE",
-        help="Replace a fixed setting of the space, such as --space-set channels=8; repeatable.",
-        rich_help_panel="Search",
-    ),
-]
-ZeroCostSet = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=VALUE",
-        help="As --space-set, for zero-cost indicators, which can afford larger networks than training; repeatable.",
-        rich_help_panel="Search",
-    ),
-]
-Combine = Annotated[
-    list[str] | None,
-    typer.Option(metavar="A+B", help="Rank by the mean rank of these as well; repeatable.", rich_help_panel="Search"),
-]
-Table = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=FILE",
-        help="Accuracies measured elsewhere, such as --table '12 epochs=early.csv', ranked beside the others; a truth "
-        "table (proxynas truth import); repeatable.",
-        rich_help_panel="Search",
-    ),
-]
+Given = dict[str, Any]
+"""The flags that were given, by field name; those left out are not in it."""
 
 
-def pairs(items: list[str] | None, flag: str = "--set") -> dict[str, Any] | None:
-    """``KEY=VALUE`` flags as a dict; a value is read as TOML where it is TOML, and is text otherwise."""
-    found: dict[str, Any] = {}
-    for item in items or ():
+@dataclass(frozen=True)
+class Flag:
+    """A field of a spec as a flag: its name on the command line and how its value is read."""
+
+    field: str
+    flag: str
+    kind: Any  # the field's type, without None and without constraints
+    option: Option
+    default: Any
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        """What the parser is told of it."""
+        info = typer.Option(
+            self.flag,
+            help=self.option.help + self._default(),
+            rich_help_panel=self.option.panel,
+            metavar=self.option.metavar or ("KEY=VALUE" if self._table else None),
+        )
+        kind: Any = list[str] if self._table or get_origin(self.kind) is tuple else self.kind
+        annotation: Any = Annotated[kind | None, info]
+        return inspect.Parameter(
+            self.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        )
+
+    def read(self, value: Any) -> Any:
+        """The field's value, of what the parser gives; ``None`` where the flag was left out."""
+        if value is None or value == []:
+            return None
+        if not self._table:
+            return value
+        read = pairs(value, self.flag)
+        if isinstance(self.kind, type) and is_dataclass(self.kind):
+            return settings.make(self.kind, read, where=self.flag)
+        text = get_args(self.kind)[1:] == (str,)
+        return {key: str(item) for key, item in read.items()} if text else read
+
+    @property
+    def _table(self) -> bool:
+        return get_origin(self.kind) is dict or is_dataclass(self.kind)
+
+    def _default(self) -> str:
+        shown = isinstance(self.default, str | int | float) and self.default is not False
+        return f" (default: {self.default})" if shown else ""
+
+
+def takes(spec: type, *others: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of ``spec``; it gets those that were given (:data:`Given`) as its
+    first argument."""
+    flags = {flag.field: flag for cls in (spec, *others) for flag in flags_of(cls)}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**arguments: Any) -> None:
+            values = {field: flag.read(arguments.pop(field)) for field, flag in flags.items()}
+            command(
+                {field: value for field, value in values.items() if value is not None}, **arguments
+            )
+
+        own = list(inspect.signature(command).parameters.values())[1:]
+        parameters = [*(flag.parameter for flag in flags.values()), *own]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        del run.__wrapped__  # the parser must see the flags
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def flags_of(spec: type) -> Iterator[Flag]:
+    """The fields of ``spec`` that are flags, in order."""
+    hints = get_type_hints(spec, include_extras=True)
+    for field in fields(spec):
+        options = [
+            extra
+            for extra in getattr(hints[field.name], "__metadata__", ())
+            if isinstance(extra, Option)
+        ]
+        if options:
+            option = options[-1]
+            flag = option.flag or "--" + field.name.replace("_", "-")
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            yield Flag(field.name, flag, _plain(hints[field.name]), option, default)
+
+
+def _plain(hint: Any) -> Any:
+    """A type without its constraints and without ``None``."""
+    if get_origin(hint) is Annotated:
+        return _plain(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [arg for arg in get_args(hint) if arg is not NoneType]
+        return (
+            _plain(kinds[0]) if len(kinds) == 1 else str
+        )  # text can be any of several: the spec reads it
+    return hint
+
+
+def pairs(items: list[str], flag: str) -> dict[str, Any]:
+    """``KEY=VALUE`` flags as a dict; a value is read as TOML where it is TOML, and is text
+    otherwise.
+
+    Raises:
+        SpecError: one without ``=`` or key, or a key twice.
+    """
+    values: dict[str, Any] = {}
+    for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise SpecError(f"{flag} takes KEY=VALUE, but got {item!r}")
-        if key in found:
+        if key in values:
             raise SpecError(f"{flag} has {key!r} twice; leave one out")
         try:
-            found[key] = tomllib.loads(f"value = {value}")["value"]
+            values[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            found[key] = value
-    return found or None
-
-
-def named(items: list[str] | None) -> dict[str, str] | None:
-    """``--table NAME=FILE`` flags as a dict of text."""
-    found = pairs(items, "--table")
-    return None if found is None else {key: str(value) for key, value in found.items()}
+            values[key] = value
+    return values

@@ -1,7 +1,9 @@
-"""A table of accuracies, as papers have them: rows are methods and their settings, columns are networks.
+"""A table of accuracies, as papers have them: rows are methods and their settings, columns are
+networks.
 
-Every row is distilled several times under one limit, networks are trained on every set, and the table has their mean
-± sd beside published figures. Rows that distil the same share their sets. In its folder:
+Every row is distilled several times under one limit, networks are trained on every set, and the
+table has their mean ± sd beside published figures. Rows that distil the same share their sets. In
+its folder:
 
 spec.toml                       what was asked for; a folder belongs to one spec
 sets/<row>-<seed>.safetensors   the proxy set; .at-1-8 and so on: as it was at that part of its seconds
@@ -9,9 +11,9 @@ sets/<row>-<seed>.checkpoint    how far that distillation is, while it runs
 results/<row>-<seed>.json       what was measured of a set: accuracies, seconds, memory
 table.json, table.md            written at the end
 
-The same command again goes on where it stopped and redoes nothing. Where steps limit the distillations an interrupted
-comparison has the accuracies of an uninterrupted one. Where seconds do it cannot: no two runs do the same number of
-steps in the same time, interrupted or not.
+The same command again goes on where it stopped and redoes nothing. Where steps limit the
+distillations an interrupted comparison has the accuracies of an uninterrupted one. Where seconds do
+it cannot: no two runs do the same number of steps in the same time, interrupted or not.
 """
 
 import json
@@ -20,32 +22,37 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from .. import datasets
 from ..core import files, hardware
 from ..core.errors import RunFolderError
 from ..core.progress import Watcher
 from ..core.rundir import open_folder
 from ..datasets import Dataset
 from ..search.pool import cores, map_apart
+from ..specs import CompareSpec
 from .jobs import Job, all_jobs
-from .spec import CompareSpec
 from .table import Table, tabulate
 from .worker import Result, measure, prepare
 
 
-def compare(spec: CompareSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None) -> Table:
-    """Make, or finish, the table that ``spec`` describes in ``folder``, with ``workers`` processes at a time.
+def compare(
+    spec: CompareSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None
+) -> Table:
+    """Make, or finish, the table that ``spec`` describes in ``folder``, with ``workers`` processes
+    at a time.
 
-    A row that diverges, or whose settings turn out not to work, is a result; the others go on. On a GPU there is one
-    process at a time.
+    A row that diverges, or whose settings turn out not to work, is a result; the others go on. On a
+    GPU there is one process at a time.
 
     Raises:
         SpecError, SpaceError: a row that cannot work, before anything is written.
-        RunFolderError: the folder belongs to another comparison or other data, or cannot be written.
+        RunFolderError: the folder belongs to another comparison or other data, or cannot be
+            written.
         WorkerError: a process died; what was done stays in the folder.
     """
     watcher = watcher or Watcher()
     spec = replace(spec, device=hardware.check(spec.device))
-    dataset = spec.dataset(watcher.loading)
+    dataset = datasets.load_for(spec, watcher.loading)
     watcher.ended()
     wanted = all_jobs(spec, dataset, folder)
     open_folder(spec, folder)
@@ -57,7 +64,10 @@ def compare(spec: CompareSpec, folder: Path, *, workers: int | None = None, watc
     del dataset  # every process has its own
     if left:
         watcher.comparing(len(found), len(wanted), "")
-        for part in ([job for job in left if job.distils], [job for job in left if not job.distils]):  # sets are there
+        for part in (
+            [job for job in left if job.distils],
+            [job for job in left if not job.distils],
+        ):  # sets are there
             for job, result in map_apart(measure, part, prepare, (spec,), workers):
                 files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
                 job.clean()
@@ -81,9 +91,13 @@ def _read(job: Job, dataset: Dataset) -> Result | None:
     try:
         found = TypeAdapter(Result).validate_json(job.result.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise RunFolderError(f"{job.result} is not a readable result; remove it, and it is measured again") from None
+        raise RunFolderError(
+            f"{job.result} is not a readable result; remove it, and it is measured again"
+        ) from None
     if found.fingerprint != dataset.fingerprint:
-        raise RunFolderError(f"{job.result} is of other data than {dataset.name} is now; give another --out")
+        raise RunFolderError(
+            f"{job.result} is of other data than {dataset.name} is now; give another --out"
+        )
     return found
 
 

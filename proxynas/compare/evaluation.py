@@ -1,4 +1,5 @@
-"""How well networks do that are trained on a proxy set alone: mean and deviation over fresh ones (Zhao 2021, §3.1)."""
+"""How well networks do that are trained on a proxy set alone: mean and deviation over fresh ones
+(Zhao 2021, §3.1)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,8 +18,8 @@ from ..distill.methods import rcig
 from ..nets.published import NETWORKS
 from ..proxyset import ProxySet
 from ..spaces import SearchSpace
-from ..training.curriculum import GoingOn
-from .spec import Protocol
+from ..specs import EvaluationSpec, Extension, Protocol, Recipe
+from ..training import curriculum
 
 GRID = "convnet-grid"
 
@@ -39,55 +40,70 @@ class Evaluation:
 def evaluate(
     proxy: str,
     dataset: Dataset,
-    space_name: str | None,
-    archs: list[str] | None,
+    spec: EvaluationSpec,
     *,
-    runs: int,
-    updates: int | None,
-    seed: int,
-    augment: str | None = None,
-    protocol: Protocol = "zhao",
-    going_on: GoingOn | None = None,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evaluation]:
-    """Train ``runs`` networks of every architecture on the set and test them on the real test split.
+    """Train ``spec.students`` networks of every architecture on the set and test them on the real
+    test split.
 
-    ``archs`` are written as :func:`proxynas.spaces.resolve` reads them, within the space ``space_name`` (``None``: the
-    ConvNets); ``all`` stands for the six networks of Zhao 2021 (on tables for the MLP), and none at all for the default
-    student of the ``protocol``'s paper. ``updates`` are the protocol's own where it is ``None``. ``augment`` replaces
-    the recipe's augmentation (Medvedev 2021, Table V: "test" augmentation). ``going_on``: see :func:`gone_on`.
+    Architectures are written as :func:`proxynas.spaces.resolve` reads them, within ``spec.space``
+    (``None``: the ConvNets); ``all`` stands for the six networks of Zhao 2021 (on tables for the
+    MLP), and none at all for the default student of the protocol's paper. ``spec.updates`` are the
+    protocol's own where it is ``None``; ``spec.augment`` replaces the recipe's augmentation
+    (Medvedev 2021, Table V: "test" augmentation).
 
     Raises:
         ProxyFileError: no such set, or it belongs to other data.
-        SpaceError: an architecture that the space does not have, or that cannot be built for this data.
-        SpecError: an unknown augmentation, or nothing to go on from.
+        SpaceError: an architecture that the space does not have, or that cannot be built for this
+            data.
+        SpecError: an unknown augmentation, or a set without steps that it could be trained past.
     """
-    made = proxyset.read(proxyset.locate(proxy))
-    proxyset.check(made, dataset)
-    made, updates = gone_on(made, going_on, updates)
-    wanted = networks(archs, dataset, protocol, space_name)
-    how = recipe(made, protocol, updates, augment)
-    found = []
-    for place, (space, arch) in enumerate(wanted):
+    proxy_set = proxyset.read(proxyset.locate(proxy))
+    proxyset.check(proxy_set, dataset)
+    nets = networks(spec.archs, dataset, spec.protocol, spec.space)
+    proxy_set, how = prepared(proxy_set, spec)
+    rows = []
+    for place, (space, arch) in enumerate(nets):
         accuracies = []
-        for r in range(runs):
-            net = trained(made, space, arch, how, dataset.train.x.device, seed=seed, number=r)
+        for r in range(spec.students):
+            net = trained(
+                proxy_set, space, arch, how, dataset.train.x.device, seed=spec.seed, number=r
+            )
             accuracies.append(accuracy(net, dataset.test))
-            on_done(place * runs + r + 1, len(wanted) * runs)
-        found.append(Evaluation(arch, mean(accuracies), stdev(accuracies) if runs > 1 else 0.0, runs))
-    return found
+            on_done(place * spec.students + r + 1, len(nets) * spec.students)
+        sd = stdev(accuracies) if spec.students > 1 else 0.0
+        rows.append(Evaluation(arch, mean(accuracies), sd, spec.students))
+    return rows
+
+
+def prepared(proxy_set: ProxySet, spec: EvaluationSpec) -> tuple[ProxySet, Recipe]:
+    """The set with the steps and the labels that networks are trained on, and the recipe that
+    trains them.
+
+    Raises:
+        SpecError: see :func:`extended` and :func:`recipe`.
+    """
+    proxy_set, updates = extended(proxy_set, spec.extend, spec.updates)
+    how = recipe(proxy_set, replace(spec, updates=updates))
+    if spec.labels == "stored":
+        return proxy_set, how
+    return replace(proxy_set, y=proxy_set.hard_labels()), replace(how, loss="cross-entropy")
 
 
 def networks(
     archs: Sequence[str] | None, dataset: Dataset, protocol: Protocol, space_name: str | None = None
 ) -> list[tuple[SearchSpace, str]]:
-    """The architectures that ``archs`` stand for, see :func:`evaluate`, each with its space; each was built once.
+    """The architectures that ``archs`` stand for, see :func:`evaluate`, each with its space; each
+    was built once.
 
     Raises:
         SpaceError: one that the space does not have, or that cannot be built for this data.
     """
     if space_name is not None and not archs:
-        raise SpecError(f"a space ({space_name}) is only where archs are looked up; name one or more (--arch)")
+        raise SpecError(
+            f"a space ({space_name}) is only where archs are looked up; name one or more (--arch)"
+        )
     within = space_name or GRID
     found = [spaces.resolve(name, within) for name in named(archs, dataset, protocol)]
     for space, arch in found:
@@ -96,37 +112,51 @@ def networks(
 
 
 def named(archs: Sequence[str] | None, dataset: Dataset, protocol: Protocol) -> list[str]:
-    """The architectures as they are written: ``all`` taken apart, and the protocol's own where there are none."""
-    return [name for arch in archs or [_default(dataset, protocol)] for name in _expanded(arch, dataset)]
+    """The architectures as they are written: ``all`` taken apart, and the protocol's own where
+    there are none."""
+    return [
+        name for arch in archs or [_default(dataset, protocol)] for name in _expanded(arch, dataset)
+    ]
 
 
-def gone_on(made: ProxySet, how: GoingOn | None, updates: int | None) -> tuple[ProxySet, int | None]:
+def extended(
+    proxy_set: ProxySet, extension: Extension | None, updates: int | None
+) -> tuple[ProxySet, int | None]:
     """The set with the steps of training past the distilled ones, and how many updates that takes.
 
-    Without ``how`` both are as they were; ``updates``, where given, stay.
+    Without ``extension`` both are as they were; ``updates``, where given, stay.
 
     Raises:
         SpecError: the set has no steps that it was distilled for.
     """
-    if how is None:
-        return made, updates
-    if made.curriculum is None:
+    if extension is None:
+        return proxy_set, updates
+    if proxy_set.curriculum is None:
         raise SpecError(
-            "going_on is for sets that were distilled for steps in an order, but this set has none; leave it out, or "
+            "extend is for sets that were distilled for steps in an order, but this set has none; leave it out, or "
             "distil with --method unroll and --set ic=… or --set learn_rates=true"
         )
-    steps = how.after(made.curriculum)
-    return replace(made, curriculum=steps), updates or len(steps.order)
+    steps = curriculum.extended(proxy_set.curriculum, extension)
+    return replace(proxy_set, curriculum=steps), updates or len(steps.order)
 
 
 def trained(
-    made: ProxySet, space: SearchSpace, arch: str, how: training.Recipe, device: torch.device, *, seed: int, number: int
+    proxy_set: ProxySet,
+    space: SearchSpace,
+    arch: str,
+    how: Recipe,
+    device: torch.device,
+    *,
+    seed: int,
+    number: int,
 ) -> nn.Module | None:
-    """Network ``number`` of an architecture, fresh, trained on the set; ``None`` where that failed."""
+    """Network ``number`` of an architecture, fresh, trained on the set; ``None`` where that
+    failed."""
+    x, y = proxy_set.x.to(device), proxy_set.y.to(device)
     with seeds.seeded(seeds.derive(seed, "evaluate", arch, number)):
-        net = space.build(arch, tuple(made.x.shape[1:]), made.num_classes).to(device)
+        net = space.build(arch, tuple(x.shape[1:]), proxy_set.num_classes).to(device)
     fitted = training.fit(
-        [net], made.x.to(device), made.y.to(device), how, seed=seed, replicas=[number], curriculum=made.curriculum
+        [net], x, y, how, seed=seed, replicas=[number], curriculum=proxy_set.curriculum
     )
     return net if fitted.failed[0] is None else None
 
@@ -136,45 +166,49 @@ def accuracy(net: nn.Module | None, split: Split) -> float:
     return 0.0 if net is None else training.evaluate(net, split.x, split.y)[0]
 
 
-def recipe(
-    made: ProxySet,
-    protocol: Protocol,
-    updates: int | None = None,
-    augment: str | None = None,
-    batch_size: int | None = None,
-) -> training.Recipe:
-    """How networks are trained on ``made``, for ``updates`` or as many updates as published, on 256 images each.
+def recipe(proxy_set: ProxySet, spec: EvaluationSpec) -> Recipe:
+    """How networks are trained on a set, for ``spec.updates`` or as many as published, on batches
+    of 256 images.
 
-    ``zhao``: the set's own recipe for 300 passes over the set, with augmentation for 1000, with a tenth of the rate
-    from half-way on (the code of Zhao 2021; the paper names no number).
-    ``loo``: Adam 1e-4 on squared errors, 500 updates of warm-up and then a cosine, 1000 in all for ten images and 2000
-    for more (Loo 2023, Appendix C; Zhou 2022). ``augment`` and ``batch_size`` replace those.
-
-    Raises:
-        SpecError: an unknown augmentation.
+    ``zhao2021``: the set's own recipe for 300 passes over the set, with augmentation for 1000, with
+    a tenth of the rate from half-way on (the code of Zhao 2021; the paper names no number).
+    ``loo2023``: Adam 1e-4 on squared errors, 500 updates of warm-up and then a cosine, 1000 in all
+    for ten images and 2000 for more (Loo 2023, Appendix C; Zhou 2022). ``augment`` and
+    ``batch_size`` replace those.
     """
-    passes = 1000 if augment or (augment is None and made.recipe.augment) else 300
-    how = _zhao(made, updates, passes) if protocol == "zhao" else _loo(made, updates)
-    own = {"augment": augment, "batch_size": batch_size}
-    given = {key: value for key, value in own.items() if value is not None}
-    return settings.make(training.Recipe, {**settings.to_dict(how), **given})
+    augmented = proxy_set.recipe.augment if spec.augment is None else spec.augment
+    if spec.protocol == "zhao2021":
+        how = _zhao2021(proxy_set, spec.updates, passes=1000 if augmented else 300)
+    else:
+        how = _loo2023(proxy_set, spec.updates)
+    changes = {"augment": spec.augment, "batch_size": spec.batch_size}
+    given = {key: value for key, value in changes.items() if value is not None}
+    return settings.make(Recipe, {**settings.to_dict(how), **given})
 
 
-def _zhao(made: ProxySet, updates: int | None, passes: int) -> training.Recipe:
-    return replace(made.recipe, updates=updates or passes * math.ceil(len(made) / 256), batch_size=256, schedule="step")
+def _zhao2021(proxy_set: ProxySet, updates: int | None, passes: int) -> Recipe:
+    updates = updates or passes * math.ceil(len(proxy_set) / 256)
+    return replace(proxy_set.recipe, updates=updates, batch_size=256, schedule="step")
 
 
-def _loo(made: ProxySet, updates: int | None) -> training.Recipe:
-    updates = updates or (1000 if len(made) <= 10 else 2000)
+def _loo2023(proxy_set: ProxySet, updates: int | None) -> Recipe:
+    updates = updates or (1000 if len(proxy_set) <= 10 else 2000)
     warmup = min(500, updates // 2)
-    return training.Recipe(
-        updates, 256, "adam", lr=1e-4, weight_decay=0.0, schedule="cosine", warmup=warmup, loss="mse"
+    return Recipe(
+        updates,
+        256,
+        "adam",
+        lr=1e-4,
+        weight_decay=0.0,
+        schedule="cosine",
+        warmup=warmup,
+        loss="mse",
     )
 
 
 def _default(dataset: Dataset, protocol: Protocol) -> str:
     """The student of Zhao 2021 or that of Loo 2023, with the ReLU that it is evaluated with."""
-    if protocol == "zhao":
+    if protocol == "zhao2021":
         return students.default_student(dataset.shape)
     return rcig.default_student(dataset.shape).replace("softplus", "relu")
 
@@ -183,4 +217,7 @@ def _expanded(arch: str, dataset: Dataset) -> list[str]:
     """The networks that ``arch`` stands for."""
     if arch != ALL:
         return [arch]
-    return [f"{spaces.EVALUATION}:{name}" for name in (NETWORKS if len(dataset.shape) == 3 else ("mlp",))]
+    return [
+        f"{spaces.EVALUATION}:{name}"
+        for name in (NETWORKS if len(dataset.shape) == 3 else ("mlp",))
+    ]

@@ -6,39 +6,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from .. import distill, spaces
 from ..core import settings
 from ..core.errors import ProxynasError, SpecError
 from ..datasets import Dataset
 from ..distill.loop import plan
-from ..distill.spec import DistillSpec
-from ..training.curriculum import GoingOn
+from ..specs import CompareSpec, DataSpec, DistillSpec, EvaluationSpec, Row
 from . import evaluation
-from .spec import CompareSpec, Protocol, Row
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One distillation and all that is measured of its set; it is sent to the process that does it."""
+    """One distillation and all that is measured of its set; it is sent to the process that does
+    it."""
 
     row: str
     folder: Path
     slug: str  # the row's name in file names
     spec: DistillSpec
-    archs: tuple[str, ...]
-    protocol: Protocol
-    updates: int | None
-    batch_size: int | None
-    augment: str | None
-    labels: Literal["own", "hard"]
-    going_on: GoingOn | None
-    students: int
-    points: tuple[float, ...]  # parts of the seconds after which the set is looked at, the last one 1
+    evaluation: EvaluationSpec  # its architectures as the table calls them
+    points: tuple[
+        float, ...
+    ]  # parts of the seconds after which the set is looked at, the last one 1
     made_by: str  # the slug of the first row that distils the same: its set is this job's
+
+    @property
+    def archs(self) -> tuple[str, ...]:
+        """The networks that are trained on the set."""
+        return self.evaluation.archs
 
     @property
     def distils(self) -> bool:
@@ -76,8 +75,8 @@ def all_jobs(spec: CompareSpec, dataset: Dataset, folder: Path) -> list[Job]:
     """All jobs, row by row.
 
     Raises:
-        SpecError: two rows of one name, an unknown method or setting, a budget or ipc that cannot be, augmentation of
-            tables, a published figure for a network that the row does not have.
+        SpecError: two rows of one name, an unknown method or setting, a budget or ipc that cannot
+            be, augmentation of tables, a published figure for a network that the row does not have.
         SpaceError: an unknown network, or one for other shapes.
     """
     for method, values in spec.settings.items():
@@ -93,12 +92,14 @@ def all_jobs(spec: CompareSpec, dataset: Dataset, folder: Path) -> list[Job]:
 
 
 def label(arch: str) -> str:
-    """What a network's column is called: as it is written, without a space that needs no telling."""
+    """What a network's column is called: as it is written, without a space that needs no
+    telling."""
     return arch.removeprefix(f"{spaces.EVALUATION}:").removeprefix(f"{evaluation.GRID}:")
 
 
 def _sharing(job: Job, before: list[Job]) -> Job:
-    """The job, with the set of an earlier one that distils the same, which is then not looked at on the way again."""
+    """The job, with the set of an earlier one that distils the same, which is then not looked at on
+    the way again."""
     same = next((other for other in before if other.spec == job.spec), None)
     return job if same is None else replace(job, made_by=same.made_by, points=job.points[-1:])
 
@@ -125,20 +126,23 @@ def _slug(row: Row, taken: dict[str, str]) -> str:
 def _job(spec: CompareSpec, row: Row, dataset: Dataset, folder: Path, slug: str, n: int) -> Job:
     distillation = _distillation(spec, row, spec.seed + n)
     protocol = _or(row.protocol, spec.protocol)
-    archs = row.archs or spec.archs or None
+    archs = evaluation.named(row.archs or spec.archs or None, dataset, protocol)
     return Job(
         row=row.name,
         folder=folder,
         slug=slug,
         spec=distillation,
-        archs=tuple(dict.fromkeys(label(arch) for arch in evaluation.named(archs, dataset, protocol))),
-        protocol=protocol,
-        updates=_or(row.updates, spec.updates if row.going_on is None else None),
-        batch_size=_or(row.batch_size, spec.batch_size),
-        augment=_or(row.augment, spec.augment),
-        labels=row.labels,
-        going_on=row.going_on,
-        students=spec.students,
+        evaluation=EvaluationSpec(
+            archs=tuple(dict.fromkeys(label(arch) for arch in archs)),
+            students=spec.students,
+            updates=_or(row.updates, spec.updates if row.extend is None else None),
+            batch_size=_or(row.batch_size, spec.batch_size),
+            protocol=protocol,
+            augment=_or(row.augment, spec.augment),
+            labels=row.labels,
+            extend=row.extend,
+            seed=distillation.seed,
+        ),
         points=_points(distillation, spec.points),
         made_by=slug,
     )
@@ -148,13 +152,8 @@ def _distillation(spec: CompareSpec, row: Row, seed: int) -> DistillSpec:
     """The row's own distillation; limits of the whole comparison are none of a coreset's."""
     method = _or(row.method, spec.method)
     steps = distill.find(method).steps > 0
-    return DistillSpec(
-        data=spec.data,
-        data_root=spec.data_root,
-        download=spec.download,
-        image_size=spec.image_size,
-        zca=spec.zca,
-        device=spec.device,
+    return replace(
+        settings.part(DistillSpec, settings.part(DataSpec, spec)),
         method=method,
         ipc=_or(row.ipc, spec.ipc),
         steps=_or(row.steps, spec.steps if steps else None),
@@ -171,14 +170,19 @@ def _points(spec: DistillSpec, n: int) -> tuple[float, ...]:
 
 def _check(row: Row, job: Job, dataset: Dataset) -> None:
     plan(job.spec, dataset)
-    evaluation.networks(job.archs, dataset, job.protocol)
-    if job.augment and len(dataset.shape) != 3:
-        raise SpecError(f"augment = {job.augment!r} is for images, but {dataset.name} is a table; leave it out")
+    evaluation.networks(job.archs, dataset, job.evaluation.protocol)
+    augment = job.evaluation.augment
+    if augment and len(dataset.shape) != 3:
+        raise SpecError(
+            f"augment = {augment!r} is for images, but {dataset.name} is a table; leave it out"
+        )
     for arch in row.paper if isinstance(row.paper, dict) else ():
         if label(arch) not in job.archs:
             close = difflib.get_close_matches(arch, job.archs, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(job.archs)}"
-            raise SpecError(f"paper has a figure for {arch!r}, which is no network of the row; {hint}")
+            raise SpecError(
+                f"paper has a figure for {arch!r}, which is no network of the row; {hint}"
+            )
 
 
 def _or(own: T | None, usual: T) -> T:

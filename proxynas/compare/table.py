@@ -13,17 +13,18 @@ from rich.table import Table as RichTable
 
 from .. import __version__
 from ..core import settings
+from ..specs import CompareSpec, Row
 from .jobs import Job, label
-from .spec import CompareSpec, Row
 from .worker import Result
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Accuracy in [0, 1] on the test split of one row and architecture, over ``n`` networks of all its sets.
+    """Accuracy in [0, 1] on the test split of one row and architecture, over ``n`` networks of all
+    its sets.
 
-    ``sd_sets`` is the deviation between the means of the sets, ``None`` where there is one set. ``paper`` is the
-    published figure as it was written, or empty.
+    ``sd_sets`` is the deviation between the means of the sets, ``None`` where there is one set.
+    ``paper`` is the published figure as it was written, or empty.
     """
 
     mean: float
@@ -35,7 +36,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table. Times and steps are means over the sets that were made, memory is the largest of them."""
+    """A row of the table. Times and steps are means over the sets that were made, memory is the
+    largest of them."""
 
     name: str
     method: str
@@ -52,7 +54,9 @@ class Line:
     steps: float | None
     peak_mib: float | None  # of the process or, on a GPU, of what was allocated
     memory_mib: float | None  # beyond what was in use before distilling began
-    curve: tuple[dict[str, float], ...]  # seconds, steps, validation accuracy at each point, and of how many sets
+    curve: tuple[
+        dict[str, float], ...
+    ]  # seconds, steps, validation accuracy at each point, and of how many sets
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ class Table:
 
     def markdown(self) -> str:
         """The table as GitHub shows it, and what it says under it."""
-        head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (self._head(), *self._body()))
+        head, *rows = (
+            [cell.replace("|", "\\|") for cell in row] for row in (self._head(), *self._body())
+        )
         ruler = ["---", *("---:" for _ in head[1:])]
         lines = [f"| {' | '.join(row)} |" for row in (head, ruler, *rows)]
         return "\n".join([*lines, "", *(f"{note}  " for note in self.notes())]) + "\n"
@@ -106,7 +112,9 @@ class Table:
         for line in self.lines:
             for kind in dict.fromkeys(line.failed):
                 reason = line.reasons[line.failed.index(kind)]  # the first stands for all
-                told.append(f"{line.name}: {line.failed.count(kind)} of {line.sets} {kind}: {reason}")
+                told.append(
+                    f"{line.name}: {line.failed.count(kind)} of {line.sets} {kind}: {reason}"
+                )
         return told
 
     @property
@@ -115,14 +123,21 @@ class Table:
         return "of all cores together" if self.spec.clock == "core" else "on the wall"
 
     def _head(self) -> list[str]:
-        archs = [name for arch in self.archs for name in ((arch, "paper") if self._published(arch) else (arch,))]
+        archs = [
+            name
+            for arch in self.archs
+            for name in ((arch, "paper") if self._published(arch) else (arch,))
+        ]
         return ["row", *archs, "steps", "seconds", "memory MiB"]
 
     def _body(self) -> Iterable[list[str]]:
         for line in self.lines:
             figures = []
             for arch in self.archs:
-                figures += [_figure(line, arch), *([line.paper.get(arch, "")] if self._published(arch) else ())]
+                figures += [
+                    _figure(line, arch),
+                    *([line.paper.get(arch, "")] if self._published(arch) else ()),
+                ]
             seconds = line.core_seconds if self.spec.clock == "core" else line.seconds
             cost = [_number(line.steps, 0), _number(seconds, 1), _number(line.memory_mib, 0)]
             yield [line.name, *figures, *cost]
@@ -131,8 +146,11 @@ class Table:
         return any(line.paper.get(arch) for line in self.lines)
 
 
-def tabulate(spec: CompareSpec, jobs: Sequence[Job], results: Sequence[Result], data: dict[str, Any]) -> Table:
-    """Put the results of all jobs, in their order, together; ``data`` has at least the ``name`` of the data."""
+def tabulate(
+    spec: CompareSpec, jobs: Sequence[Job], results: Sequence[Result], data: dict[str, Any]
+) -> Table:
+    """Put the results of all jobs, in their order, together; ``data`` has at least the ``name`` of
+    the data."""
     of_row: dict[str, list[tuple[Job, Result]]] = {}
     for job, result in zip(jobs, results, strict=True):
         of_row.setdefault(job.row, []).append((job, result))
@@ -143,7 +161,9 @@ def tabulate(spec: CompareSpec, jobs: Sequence[Job], results: Sequence[Result], 
 
 def _line(row: Row, jobs: Sequence[Job], results: Sequence[Result]) -> Line:
     job, made = jobs[0], [result for result in results if result.failed is None]
-    paper = row.paper if isinstance(row.paper, dict) else {job.archs[0]: row.paper} if row.paper else {}
+    paper = (
+        row.paper if isinstance(row.paper, dict) else {job.archs[0]: row.paper} if row.paper else {}
+    )
     paper = {label(arch): figure for arch, figure in paper.items()}
     return Line(
         name=row.name,
@@ -154,7 +174,10 @@ def _line(row: Row, jobs: Sequence[Job], results: Sequence[Result]) -> Line:
         sets=len(results),
         failed=tuple(result.failed for result in results if result.failed is not None),
         reasons=tuple(result.reason for result in results if result.failed is not None),
-        cells={arch: _cell([result.accuracies[arch] for result in made], paper.get(arch, "")) for arch in job.archs}
+        cells={
+            arch: _cell([result.accuracies[arch] for result in made], paper.get(arch, ""))
+            for arch in job.archs
+        }
         if made
         else {},
         paper=paper,
@@ -179,7 +202,9 @@ def _curve(job: Job, made: Sequence[Result]) -> tuple[dict[str, float], ...]:
     for part in job.points:
         there = [point for result in made for point in result.curve if point["part"] == part]
         if there:
-            means = {key: mean(point[key] for point in there) for key in ("seconds", "steps", "accuracy")}
+            means = {
+                key: mean(point[key] for point in there) for key in ("seconds", "steps", "accuracy")
+            }
             found.append({"part": part, **means, "sets": len(there)})
     return tuple(found)
 

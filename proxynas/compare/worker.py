@@ -4,29 +4,31 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any
 
-from .. import proxyset, training
+from .. import datasets, proxyset
 from ..core import hardware
 from ..core.errors import DataError, DivergedError, RunFolderError, SpaceError, SpecError
 from ..datasets import Dataset
 from ..distill import find
 from ..distill.loop import distill, fingerprint, plan
 from ..proxyset import ProxySet
+from ..specs import CompareSpec
 from . import evaluation
 from .jobs import Job
-from .spec import CompareSpec
 
 LOOKS = 2
-"""Networks that are trained at each point on the way, of the first architecture, and tested on the validation split."""
+"""Networks that are trained at each point on the way, of the first architecture, and tested on the
+validation split."""
 
 
 @dataclass(frozen=True)
 class Result:
     """What was measured of one set; or, where there is none, why.
 
-    ``accuracies`` are those of each network on the test split, in [0, 1], by architecture; a failed network counts 0.
-    ``curve`` has what was seen on the way: ``part`` of the seconds, ``seconds``, ``steps`` and the mean ``accuracy`` on
-    the validation split. ``base_mib`` is the process's memory before it began to distil, the data among it, and
-    ``peak_mib`` its highest until the last step, experts that were trained for it included.
+    ``accuracies`` are those of each network on the test split, in [0, 1], by architecture; a failed
+    network counts 0. ``curve`` has what was seen on the way: ``part`` of the seconds, ``seconds``,
+    ``steps`` and the mean ``accuracy`` on the validation split. ``base_mib`` is the process's
+    memory before it began to distil, the data among it, and ``peak_mib`` its highest until the last
+    step, experts that were trained for it included.
     """
 
     row: str
@@ -55,7 +57,7 @@ class Result:
 
 def prepare(spec: CompareSpec) -> Dataset:
     """The data, loaded in the process that uses them."""
-    return spec.dataset()
+    return datasets.load_for(spec)
 
 
 def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
@@ -64,9 +66,12 @@ def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
     A distillation that diverges or cannot be done is a result.
 
     Raises:
-        RunFolderError, ProxyFileError: the folder cannot be written, or what is in it is damaged or of other data.
+        RunFolderError, ProxyFileError: the folder cannot be written, or what is in it is damaged or
+            of other data.
     """
-    empty = Result(job.row, job.spec.seed, dataset.fingerprint, made_on=hardware.describe(job.spec.device))
+    empty = Result(
+        job.row, job.spec.seed, dataset.fingerprint, made_on=hardware.describe(job.spec.device)
+    )
     try:
         sets = distilled(dataset, job)
         accuracies, curve = evaluated(dataset, job, sets)
@@ -74,15 +79,19 @@ def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
         kind = "diverged" if isinstance(error, DivergedError) else "failed"
         return job, replace(empty, failed=kind, reason=str(error))
     told = sets[1.0].provenance
-    measured = {key: told[key] for key in ("seconds", "core_seconds", "peak_mib", "base_mib", "steps", "made_on")}
+    measured = {
+        key: told[key]
+        for key in ("seconds", "core_seconds", "peak_mib", "base_mib", "steps", "made_on")
+    }
     return job, replace(empty, accuracies=accuracies, curve=curve, **measured)
 
 
 def distilled(dataset: Dataset, job: Job) -> dict[float, ProxySet]:
-    """The job's set, and as it was on the way, by the part of the seconds; all are written the moment they are made.
+    """The job's set, and as it was on the way, by the part of the seconds; all are written the
+    moment they are made.
 
-    Nothing is evaluated here, so that neither time nor memory of that is in what is measured. A point that comes before
-    the shared experts are paid for is left out.
+    Nothing is evaluated here, so that neither time nor memory of that is in what is measured. A
+    point that comes before the shared experts are paid for is left out.
     """
     base = hardware.reset_peak(job.spec.device)
     shared = _shared_seconds(dataset, job)
@@ -96,7 +105,9 @@ def distilled(dataset: Dataset, job: Job) -> dict[float, ProxySet]:
             sets[point] = proxyset.read(path)
             proxyset.check(sets[point], dataset)
             if sets[point].provenance.get("spec") != fingerprint(job.spec, dataset):
-                raise RunFolderError(f"{path} was made by other settings; remove it, or give another --out")
+                raise RunFolderError(
+                    f"{path} was made by other settings; remove it, or give another --out"
+                )
             continue
         made = distill(replace(job.spec, seconds=seconds), dataset, checkpoint=job.checkpoint)
         sets[point] = replace(made, provenance={**made.provenance, "base_mib": round(base, 1)})
@@ -109,32 +120,31 @@ def evaluated(
 ) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
     """Accuracies on the test split by architecture, and the curve of validation accuracy."""
     device, accuracies, curve = dataset.train.x.device, {}, []
-    nets = list(zip(evaluation.networks(job.archs, dataset, job.protocol), job.archs, strict=True))
+    nets = list(
+        zip(
+            evaluation.networks(job.archs, dataset, job.evaluation.protocol), job.archs, strict=True
+        )
+    )
     for point, made in sets.items():
         end = point == 1
         looks: list[float] = []
-        used, how = _as_used(made, job)
+        used, how = evaluation.prepared(made, job.evaluation)
         for (space, arch), name in nets if end else nets[:1]:
             trained = [
-                evaluation.trained(used, space, arch, how, device, seed=job.spec.seed, number=number)
-                for number in range(job.students if end else LOOKS)
+                evaluation.trained(
+                    used, space, arch, how, device, seed=job.evaluation.seed, number=number
+                )
+                for number in range(job.evaluation.students if end else LOOKS)
             ]
             looks = looks or [evaluation.accuracy(net, dataset.val) for net in trained[:LOOKS]]
             if end:
                 accuracies[name] = [evaluation.accuracy(net, dataset.test) for net in trained]
         told = made.provenance
         at = told["core_seconds" if job.spec.core_clock else "seconds"]
-        curve.append({"part": point, "seconds": at, "steps": told["steps"], "accuracy": mean(looks)})
+        curve.append(
+            {"part": point, "seconds": at, "steps": told["steps"], "accuracy": mean(looks)}
+        )
     return accuracies, curve
-
-
-def _as_used(made: ProxySet, job: Job) -> tuple[ProxySet, training.Recipe]:
-    """The set with the labels that networks are trained on, and how they are."""
-    made, updates = evaluation.gone_on(made, job.going_on, job.updates)
-    how = evaluation.recipe(made, job.protocol, updates, job.augment, job.batch_size)
-    if job.labels == "own":
-        return made, how
-    return replace(made, y=made.hard_labels()), replace(how, loss="cross-entropy")
 
 
 def _shared_seconds(dataset: Dataset, job: Job) -> float:

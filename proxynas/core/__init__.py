@@ -1,1 +1,2 @@
-"""What every stage stands on and none owns: errors, seeds, files, settings, hardware, run directories, progress."""
+"""What every stage stands on and none owns: errors, seeds, files, settings, hardware, run
+directories, progress."""

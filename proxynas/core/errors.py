@@ -1,12 +1,13 @@
 """Every error that a user can cause.
 
-The command line prints one of these as a single line and exits with code 2; anything else that escapes is a bug and
-keeps its traceback. A message says what was expected, what came, and what to do.
+The command line prints one of these as a single line and exits with code 2; anything else that
+escapes is a bug and keeps its traceback. A message says what was expected, what came, and what to
+do.
 """
 
 
 class ProxynasError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and fix."""
 
 
 class SpecError(ProxynasError):

@@ -1,6 +1,7 @@
 """The machine: which device was asked for, what it is called, how much memory was used at most."""
 
 import platform
+import re
 import resource
 from contextlib import suppress
 from pathlib import Path
@@ -37,11 +38,20 @@ def describe(device: str) -> str:
     return f"{_processor()}, {torch.get_num_threads()} threads"
 
 
-def peak_mib(device: str) -> float:
-    """Peak memory so far in MiB: of the GPU, or of this process on a CPU, since its start or :func:`reset_peak`.
+def same_kind(a: str, b: str) -> bool:
+    """Whether two descriptions are of one processor or GPU; core seconds do not count threads."""
+    return _THREADS.sub("", a) == _THREADS.sub("", b)
 
-    Linux keeps a high-water mark for each process. ``ru_maxrss``, taken elsewhere, cannot be reset, and a process
-    inherits it from the one that started it.
+
+_THREADS = re.compile(r", \d+ threads?$")
+
+
+def peak_mib(device: str) -> float:
+    """Peak memory so far in MiB: of the GPU, or of this process on a CPU, since its start or
+    :func:`reset_peak`.
+
+    Linux keeps a high-water mark for each process. ``ru_maxrss``, taken elsewhere, cannot be reset,
+    and a process inherits it from the one that started it.
     """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -18,7 +18,8 @@ class Progress:
 
 
 class Watcher:
-    """Told how far the flow is. This one listens to nothing; the command line draws progress bars."""
+    """Told how far the flow is. This one listens to nothing; the command line draws progress
+    bars."""
 
     def say(self, text: str) -> None:
         """A stage begins or was found done."""
@@ -34,6 +35,9 @@ class Watcher:
 
     def searching(self, done: int, total: int, arch: str) -> None:
         """Training runs done, found ones included; ``arch`` is the last one's."""
+
+    def labelling(self, done: int, total: int, arch: str) -> None:
+        """Candidates trained on the whole data, found ones included; ``arch`` is the last one."""
 
     def comparing(self, done: int, total: int, name: str) -> None:
         """Sets distilled and evaluated, found ones included; ``name`` is the last one's."""

@@ -1,4 +1,5 @@
-"""Seeds: every random choice draws from a generator of its own, derived from the run's seed by name."""
+"""Seeds: every random choice draws from a generator of its own, derived from the run's seed by
+name."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ def generator(seed: int, *names: object) -> torch.Generator:
 def seeded(seed: int) -> Iterator[None]:
     """Seed PyTorch's global generators inside the block and put them back after it.
 
-    ``nn.Module`` initialisers draw from the global generator and take no other; this is the one place that sets it.
+    ``nn.Module`` initialisers draw from the global generator and take no other; this is the one
+    place that sets it.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):

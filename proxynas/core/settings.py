@@ -1,7 +1,8 @@
 """Settings: frozen dataclasses that are checked when made, and their way to TOML and back.
 
-Every stage declares its settings as a pydantic dataclass with :data:`CONFIG`. A flag and a TOML key of one name mean
-the same thing; :func:`load` merges them (flags win) and turns whatever is wrong into one
+Every stage declares its settings as a pydantic dataclass with :data:`CONFIG`. A flag and a TOML key
+of one name mean the same thing; :func:`load` merges them (flags win) and turns whatever is wrong
+into one
 :class:`~proxynas.core.errors.SpecError`.
 """
 
@@ -11,27 +12,28 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .errors import SpecError
 
 T = TypeVar("T")
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
-
-CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=False, validate_default=True, allow_inf_nan=False)
-"""Shared by every settings class: unknown keys and infinite numbers are errors; defaults are checked like the rest."""
+CONFIG = ConfigDict(
+    extra="forbid", arbitrary_types_allowed=False, validate_default=True, allow_inf_nan=False
+)
+"""Shared by every settings class: unknown keys and infinite numbers are errors; defaults are
+checked like the rest."""
 
 
 def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build settings ``cls`` from ``values``.
 
     Raises:
-        SpecError: an unknown key, a wrong type or a value out of range; the message names the key and ``where``.
+        SpecError: an unknown key, a wrong type or a value out of range; the message names the key
+            and ``where``.
     """
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]  # every settings class is a dataclass
     for key in values:
@@ -47,14 +49,35 @@ def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 
 def load(cls: type[T], file: Path | None, flags: Mapping[str, Any]) -> T:
-    """Settings from a TOML ``file`` (if any) with ``flags`` laid over it; a flag that is ``None`` was not given."""
-    values = read_toml(file) if file is not None else {}
-    for key, value in flags.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            values[key] = {**values[key], **value}
-        elif value is not None:
-            values[key] = value
+    """Settings from a TOML ``file`` (if any) with ``flags`` laid over it; a flag that is ``None``
+    was not given."""
+    values = merge(read_toml(file) if file is not None else {}, flags)
     return make(cls, values, where=str(file) if file is not None else "")
+
+
+def known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that are fields of ``cls``."""
+    names = {f.name for f in fields(cls)}
+    return {key: value for key, value in values.items() if key in names}
+
+
+def part(cls: type[T], spec: Any) -> T:
+    """Settings ``cls`` made of the fields that ``spec`` has by the same names; the others keep
+    their defaults."""
+    return cls(**{f.name: getattr(spec, f.name) for f in fields(cls) if hasattr(spec, f.name)})  # type: ignore[arg-type]
+
+
+def merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``over`` laid on top, tables key by key at every depth; ``None`` is not
+    given."""
+    merged = dict(values)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge(below, value)
+        elif value is not None:
+            merged[key] = value
+    return merged
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -66,9 +89,11 @@ def read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(f"cannot read {file}: {error.strerror}; give the path of a TOML file") from None
+        raise SpecError(
+            f"cannot read {file}: {error.strerror}; give the path of a TOML file"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{file} is not valid TOML: {error}; mend that line") from None
+        raise SpecError(f"{file} is not valid TOML: {error}; fix that line") from None
 
 
 def to_dict(spec: Any) -> dict[str, Any]:
@@ -85,7 +110,11 @@ def to_toml(spec: Any) -> str:
 def _without_none(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_none(item) for item in value]
-    return {k: _without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+    return (
+        {k: _without_none(v) for k, v in value.items() if v is not None}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def _at(where: str) -> str:

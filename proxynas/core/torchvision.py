@@ -5,7 +5,8 @@ Wheels of torchvision are built for CUDA. Beside a torch without CUDA the compil
 operators that are not there. Nothing here needs those operators, so the registration is skipped for each that is
 missing and `torch.library.register_fake` is put back at once. Where the operators exist, nothing is skipped.
 
-    from proxynas._torchvision import datasets, models, transforms, utils     # transforms is torchvision.transforms.v2
+    from proxynas.core.torchvision import datasets, models, transforms, utils # transforms:
+    torchvision.transforms.v2
 """
 
 import importlib
@@ -38,10 +39,14 @@ def _tolerant() -> Iterator[None]:
     """Let `torch.library.register_fake` pass over operators of torchvision that do not exist."""
     register_fake = torch.library.register_fake
 
-    def tolerant(operator: Any, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    def tolerant(
+        operator: Any, function: Callable[..., Any] | None = None, /, **options: Any
+    ) -> Any:
         if _missing(operator):
             return _leave_alone if function is None else function
-        options["_stacklevel"] = options.get("_stacklevel", 1) + 1  # the caller is one frame further away
+        options["_stacklevel"] = (
+            options.get("_stacklevel", 1) + 1
+        )  # the caller is one frame further away
         return register_fake(operator, function, **options)
 
     torch.library.register_fake = tolerant
@@ -54,7 +59,9 @@ def _tolerant() -> Iterator[None]:
 def _load() -> tuple[ModuleType, ModuleType]:
     with _tolerant(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Failed to load image Python extension")
-        return importlib.import_module("torchvision"), importlib.import_module("torchvision.transforms.v2")
+        return importlib.import_module("torchvision"), importlib.import_module(
+            "torchvision.transforms.v2"
+        )
 
 
 torchvision, transforms = _load()

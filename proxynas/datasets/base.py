@@ -1,7 +1,9 @@
-"""What every source of data is turned into: three splits, the normalisation that made them, and a fingerprint.
+"""What every source of data is turned into: three splits, the normalisation that made them, and a
+fingerprint.
 
-Sources hand over `Images`, whole numbers between 0 and `levels`, exactly as they were stored. Everything that follows
-(the split, the statistics, the fingerprint) is computed from those whole numbers, so it is the same on every machine.
+Sources hand over `Images`, whole numbers between 0 and `levels`, exactly as they were stored.
+Everything that follows (the split, the statistics, the fingerprint) is computed from those whole
+numbers, so it is the same on every machine.
 """
 
 import hashlib
@@ -31,10 +33,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Normalisation per channel: subtract `mean`, divide by `std`, both of the train split with pixels in [0, 1].
+    """Normalisation per channel: subtract `mean`, divide by `std`, both of the train split with
+    pixels in [0, 1].
 
-    The columns of a table are normalised alike, in their own units. Images may be whitened after that
-    (:mod:`proxynas.datasets.zca`).
+    The columns of a table are normalised alike, in their own units. Images may be whitened after
+    that (:mod:`proxynas.datasets.zca`).
     """
 
     mean: tuple[float, ...]
@@ -48,7 +51,8 @@ class Preprocessing:
         return x if self.zca is None else self.zca.apply(x)
 
     def invert(self, x: Tensor) -> Tensor:
-        """Turn normalised `x` back into pixels (N, C, H, W), not clamped to [0, 1], or into rows (N, D)."""
+        """Turn normalised `x` back into pixels (N, C, H, W), not clamped to [0, 1], or into rows
+        (N, D)."""
         mean, std = self._broadcast(x)
         x = x if self.zca is None else self.zca.invert(x)
         return x.mul(std).add_(mean)
@@ -56,17 +60,24 @@ class Preprocessing:
     def _broadcast(self, x: Tensor) -> tuple[Tensor, Tensor]:
         n = len(self.mean)
         if x.ndim not in (2, 4) or x.shape[1] != n:
-            raise DataError(f"expected images of shape (N, {n}, H, W) or rows (N, {n}), but got {tuple(x.shape)}")
-        mean, std = (torch.tensor(value, dtype=x.dtype, device=x.device) for value in (self.mean, self.std))
-        return (mean, std) if x.ndim == 2 else (mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1))  # (D,) or (1, C, 1, 1)
+            raise DataError(
+                f"expected images of shape (N, {n}, H, W) or rows (N, {n}), but got {tuple(x.shape)}"
+            )
+        mean, std = (
+            torch.tensor(value, dtype=x.dtype, device=x.device) for value in (self.mean, self.std)
+        )
+        return (
+            (mean, std) if x.ndim == 2 else (mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1))
+        )  # (D,) or (1, C, 1, 1)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Normalised images, or rows of a table, in three splits; nothing may select on `test`.
 
-    `fingerprint` is the first 16 hex digits of a sha256 over what was stored (pixels or columns, and labels) of the
-    three splits and their shapes: two datasets that share it hold the same in the same splits and order.
+    `fingerprint` is the first 16 hex digits of a sha256 over what was stored (pixels or columns,
+    and labels) of the three splits and their shapes: two datasets that share it hold the same in
+    the same splits and order.
     """
 
     name: str
@@ -93,13 +104,17 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Return the same dataset with its tensors on `device`."""
-        train, val, test = (Split(part.x.to(device), part.y.to(device)) for part in (self.train, self.val, self.test))
+        train, val, test = (
+            Split(part.x.to(device), part.y.to(device))
+            for part in (self.train, self.val, self.test)
+        )
         return replace(self, train=train, val=val, test=test)
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images as stored: `x` uint8 (N, C, H, W) between 0 and the source's levels, `y` int64 (N,)."""
+    """Images as stored: `x` uint8 (N, C, H, W) between 0 and the source's levels, `y` int64
+    (N,)."""
 
     x: Tensor
     y: Tensor
@@ -113,7 +128,8 @@ class Images:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a source hands over: three splits of stored images, their classes, and the value that is white."""
+    """What a source hands over: three splits of stored images, their classes, and the value that is
+    white."""
 
     name: str
     train: Images
@@ -134,9 +150,11 @@ def assemble(stored: Stored) -> Dataset:
 
 
 def _statistics(x: Tensor, levels: int) -> Preprocessing:
-    """Mean and standard deviation of each channel of `x` uint8 (N, C, H, W), from whole-number counts and so exact.
+    """Mean and standard deviation of each channel of `x` uint8 (N, C, H, W), from whole-number
+    counts and so exact.
 
-    A channel that never varies gets a standard deviation of 1, which leaves it at zero after normalisation.
+    A channel that never varies gets a standard deviation of 1, which leaves it at zero after
+    normalisation.
     """
     value = torch.arange(256, dtype=torch.float64) / levels
     means, stds = [], []

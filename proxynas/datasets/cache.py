@@ -1,6 +1,7 @@
 """Decoded images, kept so that a folder of 60,000 files is read one by one only once.
 
-A cache is a convenience: one that is absent, truncated, altered or unwritable costs time, never a result.
+A cache is a convenience: one that is absent, truncated, altered or unwritable costs time, never a
+result.
 """
 
 import hashlib
@@ -20,13 +21,15 @@ log = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
-    """Return the folder for everything that can be made again: $PROXYNAS_CACHE, or the user's cache folder."""
+    """Return the folder for everything that can be made again: $PROXYNAS_CACHE, or the user's cache
+    folder."""
     place = os.environ.get("PROXYNAS_CACHE")
     return Path(place).expanduser() if place else Path(platformdirs.user_cache_dir("proxynas"))
 
 
 class ImageCache:
-    """The decoded images of one source: `source` says whose they are, `contents` what exactly is in them.
+    """The decoded images of one source: `source` says whose they are, `contents` what exactly is in
+    them.
 
     There is one file for each source; saving it with new contents removes the old.
     """
@@ -45,7 +48,9 @@ class ImageCache:
                 x: Tensor = file.get_tensor("x")
                 expected = (file.metadata() or {}).get("crc32")
         except (OSError, SafetensorError) as error:
-            log.warning("cannot read the cache %s (%s): decoding the images again", self.path, error)
+            log.warning(
+                "cannot read the cache %s (%s): decoding the images again", self.path, error
+            )
             return None
         if x.dtype != torch.uint8 or x.ndim != 4 or str(_crc32(x)) != expected:
             log.warning("the cache %s is corrupt: decoding the images again", self.path)
@@ -66,7 +71,11 @@ class ImageCache:
                 if old != self.path:
                     old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
-            log.warning("cannot keep the decoded images in %s (%s): they will be decoded each time", self.path, error)
+            log.warning(
+                "cannot keep the decoded images in %s (%s): they will be decoded each time",
+                self.path,
+                error,
+            )
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)

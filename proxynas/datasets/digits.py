@@ -12,7 +12,8 @@ LEVELS = 16
 
 
 def read(val_fraction: float | None) -> Stored:
-    """Read the digits: (N, 1, 8, 8), 500 images to test, 297 (or `val_fraction` of the rest) to validate."""
+    """Read the digits: (N, 1, 8, 8), 500 images to test, 297 (or `val_fraction` of the rest) to
+    validate."""
     bunch = load_digits()
     x = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)  # (1797, 1, 8, 8)
     images = Images(x, torch.from_numpy(bunch.target).long())

@@ -1,4 +1,5 @@
-"""What replicas in training are shown: batches of one set of images, augmented for each replica by itself."""
+"""What replicas in training are shown: batches of one set of images, augmented for each replica by
+itself."""
 
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ from . import augment
 
 @dataclass(frozen=True)
 class Feed:
-    """Images (N, …), labels, and the augmentation with a generator for each replica, so that its company does not
-    change what it sees.
+    """Images (N, …), labels, and the augmentation with a generator for each replica, so that its
+    company does not change what it sees.
     """
 
     x: Tensor
@@ -20,7 +21,8 @@ class Feed:
     generators: tuple[torch.Generator, ...]
 
     def images(self, batch: Tensor, replica: int) -> Tensor:
-        """The next images (B, …) of a replica: those of the indices ``batch`` (B,), each augmented in its own way."""
+        """The next images (B, …) of a replica: those of the indices ``batch`` (B,), each augmented
+        in its own way."""
         x = self.x[batch]
         if not self.augment:
             return x

@@ -3,11 +3,12 @@
     train/<class>/*  test/<class>/*     the test split is the folder's own
     <class>/*                           everything is to train on
 
-A `val` folder (or `valid`, `validation`) beside `train` is taken as the validation split. A split that the folder does
-not bring is cut from what there is to train on, stratified by class and always the same: first a fifth of it to test,
-then `val_fraction` of the rest to validate. Class folders are searched in depth; hidden files and folders, and files
-without the extension of an image, are left out. Images come in a fixed shuffled order, so that the first n of a split
-are a fair sample. Orientation tags in photographs are not applied.
+A `val` folder (or `valid`, `validation`) beside `train` is taken as the validation split. A split
+that the folder does not bring is cut from what there is to train on, stratified by class and always
+the same: first a fifth of it to test, then `val_fraction` of the rest to validate. Class folders
+are searched in depth; hidden files and folders, and files without the extension of an image, are
+left out. Images come in a fixed shuffled order, so that the first n of a split are a fair sample.
+Orientation tags in photographs are not applied.
 """
 
 import os
@@ -54,17 +55,24 @@ class Listing:
     def contents(self) -> str:
         """Return one line for each file, which differs if any of them is another."""
         entries = (entry for part in self.parts.values() for entry in part)
-        return "\n".join(f"{e.path.relative_to(self.folder)}\t{e.size}\t{e.mtime_ns}" for e in entries)
+        return "\n".join(
+            f"{e.path.relative_to(self.folder)}\t{e.size}\t{e.mtime_ns}" for e in entries
+        )
 
 
-def read(folder: Path, val_fraction: float | None, image_size: int | None, progress: Progress | None) -> Stored:
+def read(
+    folder: Path, val_fraction: float | None, image_size: int | None, progress: Progress | None
+) -> Stored:
     """Read a folder of images, from the cache if it has not changed since.
 
-    Raises DataError if it is missing, unreadable, laid out in another way, or has too few classes or images.
+    Raises DataError if it is missing, unreadable, laid out in another way, or has too few classes
+    or images.
     """
     listing = scan(folder)
     if val_fraction is not None and "val" in listing.parts:
-        raise DataError(f"{folder} brings its own validation split: leave out the validation fraction ({val_fraction})")
+        raise DataError(
+            f"{folder} brings its own validation split: leave out the validation fraction ({val_fraction})"
+        )
     _check_counts(listing)
     x = _pixels(listing, image_size, progress)  # (N, C, H, W)
     splits, start = {}, 0
@@ -76,12 +84,17 @@ def read(folder: Path, val_fraction: float | None, image_size: int | None, progr
     if "test" not in splits:
         splits["train"], splits["test"] = _cut(splits["train"], TEST_FRACTION)
     if "val" not in splits:
-        splits["train"], splits["val"] = _cut(splits["train"], VAL_FRACTION if val_fraction is None else val_fraction)
-    return Stored(_name(folder), splits["train"], splits["val"], splits["test"], listing.class_names)
+        splits["train"], splits["val"] = _cut(
+            splits["train"], VAL_FRACTION if val_fraction is None else val_fraction
+        )
+    return Stored(
+        _name(folder), splits["train"], splits["val"], splits["test"], listing.class_names
+    )
 
 
 def _name(folder: Path) -> str:
-    """Return the folder's own name, told apart from the dataset that it may be an altered copy of."""
+    """Return the folder's own name, told apart from the dataset that it may be an altered copy
+    of."""
     name = folder.resolve().name
     return f"{name}-folder" if name in ("digits", "moons", *SOURCES) else name
 
@@ -121,16 +134,27 @@ def _cut(images: Images, fraction: float) -> tuple[Images, Images]:
 def _part_folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split that is there; classes at the top are all to train on."""
     if not os.path.exists(folder):  # unlike Path.exists it never raises
-        raise DataError(f"expected a folder of images, but {folder} does not exist or cannot be reached")
+        raise DataError(
+            f"expected a folder of images, but {folder} does not exist or cannot be reached"
+        )
     if not folder.is_dir():
         raise DataError(f"expected a folder of images, but {folder} is a file")
     inside = {path.name: path for path in _subfolders(folder)}
-    found = {part: inside[name] for part, names in PARTS.items() for name in names[::-1] if name in inside}
-    found = {part: path for part, path in found.items() if _subfolders(path)}  # a class may be called "train" too
+    found = {
+        part: inside[name]
+        for part, names in PARTS.items()
+        for name in names[::-1]
+        if name in inside
+    }
+    found = {
+        part: path for part, path in found.items() if _subfolders(path)
+    }  # a class may be called "train" too
     if "train" in found:
         return found
     if found:
-        raise DataError(f"expected {folder / 'train'}/<class>/* beside {next(iter(found.values()))}, but there is none")
+        raise DataError(
+            f"expected {folder / 'train'}/<class>/* beside {next(iter(found.values()))}, but there is none"
+        )
     return {"train": folder}
 
 
@@ -144,7 +168,9 @@ def _listdir(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
-        raise DataError(f"expected a readable folder, but {folder} cannot be listed ({error.strerror})") from error
+        raise DataError(
+            f"expected a readable folder, but {folder} cannot be listed ({error.strerror})"
+        ) from error
 
 
 def _entries(class_folders: list[Path]) -> Iterator[Entry]:
@@ -153,12 +179,16 @@ def _entries(class_folders: list[Path]) -> Iterator[Entry]:
         images = [file for file in files if file.name.lower().endswith(EXTENSIONS)]
         if not images:
             others = f"only {len(files)} files of other kinds" if files else "no files at all"
-            raise DataError(f"expected images ({', '.join(EXTENSIONS)}) in {folder}, but it holds {others}")
+            raise DataError(
+                f"expected images ({', '.join(EXTENSIONS)}) in {folder}, but it holds {others}"
+            )
         for file in images:
             try:
                 status = file.stat()
             except OSError as error:
-                raise DataError(f"expected an image, but {file.path} cannot be read ({error.strerror})") from error
+                raise DataError(
+                    f"expected an image, but {file.path} cannot be read ({error.strerror})"
+                ) from error
             yield Entry(Path(file), label, status.st_size, status.st_mtime_ns)
 
 
@@ -184,17 +214,23 @@ def _no_classes(folder: Path, names: tuple[str, ...]) -> str:
         return f"expected at least 2 classes in {folder}, but it has only one, {names[0]!r}"
     files = [entry for entry in _listdir(folder) if entry.name.lower().endswith(EXTENSIONS)]
     came = f"its {len(files)} images lie side by side" if files else "it has none"
-    return (
-        f"expected a subfolder for each class in {folder}, but {came}: lay images out as train/<class>/* or <class>/*"
-    )
+    return f"expected a subfolder for each class in {folder}, but {came}: lay images out as train/<class>/* or <class>/*"
 
 
-def _check_same_classes(train: Path, expected: tuple[str, ...], other: Path, names: tuple[str, ...]) -> None:
+def _check_same_classes(
+    train: Path, expected: tuple[str, ...], other: Path, names: tuple[str, ...]
+) -> None:
     if names == expected:
         return
     missing, extra = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
-    differences = [f"{word} {', '.join(some[:5])}" for word, some in (("lacks", missing), ("adds", extra)) if some]
-    raise DataError(f"expected the classes of {train} in {other}, but it {' and '.join(differences)}")
+    differences = [
+        f"{word} {', '.join(some[:5])}"
+        for word, some in (("lacks", missing), ("adds", extra))
+        if some
+    ]
+    raise DataError(
+        f"expected the classes of {train} in {other}, but it {' and '.join(differences)}"
+    )
 
 
 def _check_counts(listing: Listing) -> None:

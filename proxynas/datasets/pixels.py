@@ -25,10 +25,12 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (H, W) grey or (H, W, 3) RGB
 
 
 def decode_all(paths: Sequence[Path], image_size: int | None, progress: Progress | None) -> Tensor:
-    """Decode every file, with threads, into one uint8 (N, C, H, W): C is 1 if all of them are grey, else 3.
+    """Decode every file, with threads, into one uint8 (N, C, H, W): C is 1 if all of them are grey,
+    else 3.
 
-    With `image_size` each is cropped about its centre to a square and resized. Raises DataError for a file that is
-    corrupt, for images that differ in size, and where the images would not fit in memory.
+    With `image_size` each is cropped about its centre to a square and resized. Raises DataError for
+    a file that is corrupt, for images that differ in size, and where the images would not fit in
+    memory.
     """
     out: Pixels | None = None  # (N, C, H, W)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -48,23 +50,38 @@ def decode_all(paths: Sequence[Path], image_size: int | None, progress: Progress
 def decode(path: Path, image_size: int | None = None) -> Pixels:
     """Decode one file to uint8, (H, W) if it is grey and (H, W, 3) if not.
 
-    Transparency is dropped, 16 bits become 8, a palette counts as colour, and of an animation the first frame is taken.
+    Transparency is dropped, 16 bits become 8, a palette counts as colour, and of an animation the
+    first frame is taken.
     """
     try:
         with Image.open(path) as file:
             image = _eight_bits(file)
             return np.asarray(image if image_size is None else _square(image, image_size))
     except PermissionError as error:
-        raise DataError(f"expected an image, but {path} may not be read: change its permissions") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"expected an image, but {path} may not be read: change its permissions"
+        ) from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"expected an image, but {path} cannot be decoded ({reason}): mend or remove it") from error
+        raise DataError(
+            f"expected an image, but {path} cannot be decoded ({reason}): fix or remove it"
+        ) from error
 
 
 def resize(x: Tensor, image_size: int) -> Tensor:
-    """Crop uint8 (N, C, H, W) about its centre to squares and resize them: (N, C, image_size, image_size)."""
+    """Crop uint8 (N, C, H, W) about its centre to squares and resize them: (N, C, image_size,
+    image_size)."""
     planes = x.flatten(0, 1).numpy()  # (N·C, H, W)
-    resized = np.stack([np.asarray(_square(Image.fromarray(plane), image_size)) for plane in planes])
+    resized = np.stack(
+        [np.asarray(_square(Image.fromarray(plane), image_size)) for plane in planes]
+    )
     return torch.from_numpy(resized).reshape(*x.shape[:2], image_size, image_size)
 
 
@@ -78,7 +95,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels are of mode {image.mode}, expected 8 or 16 bits")
     if image.mode == "P":
-        return image.convert("RGBA").convert("RGB")  # a palette may hold transparency in a form that RGB cannot take
+        return image.convert("RGBA").convert(
+            "RGB"
+        )  # a palette may hold transparency in a form that RGB cannot take
     return image.convert("RGB")
 
 
@@ -111,5 +130,7 @@ def _put(out: Pixels, i: int, image: Pixels) -> Pixels:
     """Write `image` at `i`; if it is the first in colour, everything before it becomes RGB."""
     if image.ndim == 3 and out.shape[1] == 1:
         out = np.repeat(out, 3, axis=1)
-    out[i] = image.transpose(2, 0, 1) if image.ndim == 3 else image  # grey broadcasts over the channels
+    out[i] = (
+        image.transpose(2, 0, 1) if image.ndim == 3 else image
+    )  # grey broadcasts over the channels
     return out

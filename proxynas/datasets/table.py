@@ -1,10 +1,11 @@
 """Tables: rows of numbers and a class each, from a CSV file.
 
-The columns are separated by commas; the last one is the target, as text or numbers, and all others are numbers. A first
-line without any number in front of its target is taken for a header, and blank lines are left out. The rows come in a
-fixed shuffled order, so that the first n of a split are a fair sample. A fifth of each class tests, then `val_fraction`
-of the rest validates, always the same rows. Every column is normalised to mean 0 and standard deviation 1 by the train
-split; one that never varies there only loses its mean.
+The columns are separated by commas; the last one is the target, as text or numbers, and all others
+are numbers. A first line without any number in front of its target is taken for a header, and blank
+lines are left out. The rows come in a fixed shuffled order, so that the first n of a split are a
+fair sample. A fifth of each class tests, then `val_fraction` of the rest validates, always the same
+rows. Every column is normalised to mean 0 and standard deviation 1 by the train split; one that
+never varies there only loses its mean.
 """
 
 import csv
@@ -45,14 +46,17 @@ class Rows:
 def read(path: Path, name: str, val_fraction: float | None) -> Dataset:
     """Read a CSV file as the dataset `name`: float32 (N, D).
 
-    Raises DataError, with the line, if it is missing, unreadable or empty, if its lines differ in length, if a cell is
-    missing or not a number, or if it has fewer than two classes or three rows of a class.
+    Raises DataError, with the line, if it is missing, unreadable or empty, if its lines differ in
+    length, if a cell is missing or not a number, or if it has fewer than two classes or three rows
+    of a class.
     """
     x, labels = _parse(path)
     class_names = _classes(path, labels)
     number = {label: i for i, label in enumerate(class_names)}
     rows = shuffled(Rows(x, torch.tensor([number[label] for label in labels])))
-    return split(name, rows, class_names, round(TEST_FRACTION * len(rows)), val_fraction or VAL_FRACTION)
+    return split(
+        name, rows, class_names, round(TEST_FRACTION * len(rows)), val_fraction or VAL_FRACTION
+    )
 
 
 def shuffled(rows: Rows) -> Rows:
@@ -61,7 +65,8 @@ def shuffled(rows: Rows) -> Rows:
 
 
 def split(name: str, rows: Rows, class_names: tuple[str, ...], test: int, val: float) -> Dataset:
-    """Cut `test` rows to test, then the share `val` of the rest to validate, normalise by what is left and fingerprint.
+    """Cut `test` rows to test, then the share `val` of the rest to validate, normalise by what is
+    left and fingerprint.
 
     Raises DataError if a column is too large to be normalised.
     """
@@ -70,7 +75,9 @@ def split(name: str, rows: Rows, class_names: tuple[str, ...], test: int, val: f
     kept, drawn = stratified(trainable.y, round(val * len(trainable)))
     parts = {"train": trainable[kept], "val": trainable[drawn], "test": rows[tested]}
     pre = _statistics(parts["train"].x)
-    train, val_split, test_split = (Split(pre.apply(part.x).float(), part.y) for part in parts.values())
+    train, val_split, test_split = (
+        Split(pre.apply(part.x).float(), part.y) for part in parts.values()
+    )
     return Dataset(name, train, val_split, test_split, pre, class_names, _fingerprint(parts))
 
 
@@ -88,10 +95,16 @@ def _parse(path: Path) -> tuple[Tensor, list[str]]:
                 _check_header(path, cells)
                 continue
         if len(cells) != width:
-            raise DataError(f"{path}, line {line}: expected {width} columns like the first line, but got {len(cells)}")
-        values.extend(_number(path, line, column, cell) for column, cell in enumerate(cells[:-1], start=1))
+            raise DataError(
+                f"{path}, line {line}: expected {width} columns like the first line, but got {len(cells)}"
+            )
+        values.extend(
+            _number(path, line, column, cell) for column, cell in enumerate(cells[:-1], start=1)
+        )
         if cells[-1].lower() in MISSING:
-            raise DataError(f"{path}, line {line}: expected a target in the last column, but it is missing")
+            raise DataError(
+                f"{path}, line {line}: expected a target in the last column, but it is missing"
+            )
         labels.append(cells[-1])
     if not labels:
         raise DataError(f"expected a table, but {path} holds no rows")
@@ -109,9 +122,13 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     except FileNotFoundError as error:
         raise DataError(f"expected a table, but there is no file {path}") from error
     except OSError as error:
-        raise DataError(f"expected a table, but {path} cannot be read ({error.strerror})") from error
+        raise DataError(
+            f"expected a table, but {path} cannot be read ({error.strerror})"
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"expected a table, but {path} is not a CSV file in UTF-8 ({error})") from error
+        raise DataError(
+            f"expected a table, but {path} is not a CSV file in UTF-8 ({error})"
+        ) from error
 
 
 def _check_header(path: Path, cells: list[str]) -> None:
@@ -132,7 +149,9 @@ def _is_number(cell: str) -> bool:
 
 def _number(path: Path, line: int, column: int, cell: str) -> float:
     if cell.lower() in MISSING:
-        raise DataError(f"{path}, line {line}: the value of column {column} is missing; fill it in or remove the line")
+        raise DataError(
+            f"{path}, line {line}: the value of column {column} is missing; fill it in or remove the line"
+        )
     if not _is_number(cell) or not math.isfinite(float(cell)):
         raise DataError(
             f"{path}, line {line}: expected a finite number in column {column}, but got {cell!r}; write categories as "
@@ -145,7 +164,9 @@ def _classes(path: Path, labels: list[str]) -> tuple[str, ...]:
     """Return the classes, numbers by their value and others by name."""
     found = set(labels)
     if len(found) < 2:
-        raise DataError(f"expected at least 2 classes in the last column of {path}, but it has only {labels[0]!r}")
+        raise DataError(
+            f"expected at least 2 classes in the last column of {path}, but it has only {labels[0]!r}"
+        )
     numeric = all(_is_number(label) for label in found)
     names = sorted(found, key=lambda label: (float(label) if numeric else 0.0, label))
     counts = dict.fromkeys(names, 0)
@@ -164,9 +185,13 @@ def _statistics(x: Tensor) -> Preprocessing:
     """Mean and standard deviation of each column of `x` float64 (N, D)."""
     mean, std = x.mean(0), x.std(0, correction=0)
     if not (torch.isfinite(mean) & torch.isfinite(std)).all():
-        raise DataError(f"column {int(std.isfinite().int().argmin()) + 1} has values too large to be normalised")
+        raise DataError(
+            f"column {int(std.isfinite().int().argmin()) + 1} has values too large to be normalised"
+        )
     constant = x.amax(0) == x.amin(0)
-    return Preprocessing(tuple(mean.tolist()), tuple(std.where(~constant & (std > 0), 1.0).tolist()))
+    return Preprocessing(
+        tuple(mean.tolist()), tuple(std.where(~constant & (std > 0), 1.0).tolist())
+    )
 
 
 def _fingerprint(parts: dict[str, Rows]) -> str:

@@ -1,4 +1,5 @@
-"""MNIST, Fashion-MNIST, SVHN and CIFAR, read by torchvision; the official test split stays the test split.
+"""MNIST, Fashion-MNIST, SVHN and CIFAR, read by torchvision; the official test split stays the test
+split.
 
 torchvision is imported when one of them is read, not before: it takes a second or two.
 """
@@ -24,7 +25,9 @@ from .split import stratified
 
 VAL_FRACTION = 0.1
 DIGITS = tuple("0123456789")
-IDX_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+IDX_FILES = tuple(
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+)
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the IDX files, packed with gzip."""
 
@@ -32,12 +35,14 @@ DAMAGED = (
     *(RuntimeError, OSError, ValueError, TypeError, LookupError, EOFError, AssertionError),
     *(pickle.PickleError, zlib.error, HTTPException),
 )
-"""What torchvision raises for files that are missing, truncated, not what they should be, or out of reach."""
+"""What torchvision raises for files that are missing, truncated, not what they should be, or out of
+reach."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that torchvision reads: its class there, and the files that tell that it is on disk."""
+    """A dataset that torchvision reads: its class there, and the files that tell that it is on
+    disk."""
 
     title: str
     factory: str
@@ -84,13 +89,17 @@ def default_root() -> Path:
 def available(name: str, root: Path | None) -> bool:
     """Whether the files of `name` are on disk."""
     folder = default_root() if root is None else root
-    return all((folder / file).is_file() for file in SOURCES[name].files) or _from_system(name, root)
+    return all((folder / file).is_file() for file in SOURCES[name].files) or _from_system(
+        name, root
+    )
 
 
 def read(name: str, root: Path | None, download: bool, val_fraction: float | None) -> Stored:
-    """Read one of `SOURCES` from `root`; a stratified tenth (or `val_fraction`) of its train split validates.
+    """Read one of `SOURCES` from `root`; a stratified tenth (or `val_fraction`) of its train split
+    validates.
 
-    Raises DataError if its files are not there and `download` is false, cannot be fetched, or are damaged.
+    Raises DataError if its files are not there and `download` is false, cannot be fetched, or are
+    damaged.
     """
     folder = default_root() if root is None else root
     if _from_system(name, root):
@@ -117,7 +126,9 @@ def _read_both(name: str, folder: Path, download: bool) -> tuple[Images, Images,
         parts = [{"train": True}, {"train": False}]
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")  # CIFAR's old pickles
+            warnings.filterwarnings(
+                "ignore", message=r"dtype\(\): align should be passed"
+            )  # CIFAR's old pickles
             train, test = (factory(str(folder), download=download, **part) for part in parts)
             names = source.class_names or tuple(train.classes)
             return _images(train, len(names)), _images(test, len(names)), names
@@ -126,13 +137,16 @@ def _read_both(name: str, folder: Path, download: bool) -> tuple[Images, Images,
 
 
 def _images(dataset: Any, num_classes: int) -> Images:
-    """Turn one of torchvision's datasets, (N, H, W), (N, H, W, 3) or SVHN's (N, 3, H, W), into stored images."""
+    """Turn one of torchvision's datasets, (N, H, W), (N, H, W, 3) or SVHN's (N, 3, H, W), into
+    stored images."""
     x = torch.as_tensor(np.ascontiguousarray(dataset.data))
     if x.ndim == 3:
         x = x.unsqueeze(1)
     elif x.shape[-1] == 3:
         x = x.permute(0, 3, 1, 2).contiguous()
-    y = torch.as_tensor(dataset.labels if dataset.__class__.__name__ == "SVHN" else dataset.targets).long()
+    y = torch.as_tensor(
+        dataset.labels if dataset.__class__.__name__ == "SVHN" else dataset.targets
+    ).long()
     if len(x) != len(y) or int(y.max()) >= num_classes:
         raise ValueError(f"{len(x)} images have {len(y)} labels up to {int(y.max())}")
     return Images(x, y)
@@ -144,15 +158,21 @@ def _from_system(name: str, root: Path | None) -> bool:
 
 
 def _unpack_system(folder: Path) -> None:
-    """Unpack the system's files to where torchvision looks for them; its reader does not take packed ones."""
+    """Unpack the system's files to where torchvision looks for them; its reader does not take
+    packed ones."""
     raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for name in IDX_FILES:
         try:
-            with gzip.open(SYSTEM_FASHION_MNIST / f"{name}.gz") as packed, open(raw / name, "wb") as file:
+            with (
+                gzip.open(SYSTEM_FASHION_MNIST / f"{name}.gz") as packed,
+                open(raw / name, "wb") as file,
+            ):
                 shutil.copyfileobj(packed, file)
         except (OSError, EOFError) as error:
-            raise DataError(f"expected a gzip file, but {SYSTEM_FASHION_MNIST / name}.gz cannot be read") from error
+            raise DataError(
+                f"expected a gzip file, but {SYSTEM_FASHION_MNIST / name}.gz cannot be read"
+            ) from error
 
 
 def _not_there(name: str, folder: Path) -> str:

@@ -1,13 +1,15 @@
-"""Experts: networks trained on the real data, once, and shared by every distillation that asks for the same ones.
+"""Experts: networks trained on the real data, once, and shared by all distillations that want them.
 
-A pool is a folder ``experts/<key>`` in the cache (:func:`proxynas.datasets.cache.cache_dir`); the key is made of the
-data and of how an expert is trained, so that another number of experts is the same pool, longer or shorter. Expert i is
-one ``.safetensors`` file with its weights, how well it validates and what it cost. It depends on nothing but the key
-and i, and is written whole the moment it is trained: whoever is interrupted loses the expert in training, and the next
-to ask goes on to the very same pool. A damaged file is trained again.
+A pool is a folder ``experts/<key>`` in the cache (:func:`proxynas.datasets.cache.cache_dir`); the
+key is made of the data and of how an expert is trained, so that another number of experts is the
+same pool, longer or shorter. Expert i is one ``.safetensors`` file with its weights, how well it
+validates and what it cost. It depends on nothing but the key and i, and is written whole the moment
+it is trained: whoever is interrupted loses the expert in training, and the next to ask goes on to
+the very same pool. A damaged file is trained again.
 
-Each expert keeps the weights that validate best of those it had at ``validations`` moments of its training, evenly
-spaced. The test split is not read.
+Each expert keeps the weights that validate best of those it had at ``validations`` moments of its
+training, evenly spaced (θ_T = the best θ_t by accuracy, then loss, on the validation split). The
+test split is not read.
 """
 
 import hashlib
@@ -37,9 +39,13 @@ log = logging.getLogger(__name__)
 FORMAT = "proxynas-expert-1"
 
 
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
 @dataclass(frozen=True)
 class Training:
-    """How an expert is trained: ``epochs`` of SGD on the train split, a tenth of the rate from half-way on."""
+    """How an expert is trained: ``epochs`` of SGD, a tenth of the rate from half of them on."""
 
     arch: str  # see spaces.resolve
     epochs: int = 100
@@ -66,7 +72,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Expert:
-    """What is known of an expert without its weights; ``update`` is the one after which it validated best."""
+    """What is known of an expert without its weights; it validated best after ``update``."""
 
     val_accuracy: float
     val_loss: float
@@ -79,7 +85,7 @@ class Expert:
 
 @dataclass(frozen=True)
 class Pool:
-    """Experts number 0 to ``size`` - 1 of a dataset, on disk; those that are not there are trained when asked for."""
+    """Experts 0 to ``size`` - 1 of a dataset, on disk; missing ones are trained when asked for."""
 
     dataset: Dataset
     training: Training
@@ -87,38 +93,41 @@ class Pool:
 
     @cached_property
     def key(self) -> str:
-        """Names the pool, whatever its size: the data as the experts see them, and how they are trained.
+        """Names the pool, whatever its size: the data that experts see, and how they are trained.
 
-        A fingerprint tells what is stored; the first images, as they are after preprocessing, tell the rest.
+        A fingerprint tells what is stored; the first images, as they are after preprocessing, tell
+        the rest.
         """
-        data, start = self.dataset, self.dataset.train.x[:16]
-        told = {
+        data = self.dataset
+        images = data.train.x[:16]
+        weights = self._new(0).state_dict()
+        identity = {
             "format": FORMAT,
             "training": asdict(self.training),
             "fingerprint": data.fingerprint,
             "classes": data.num_classes,
-            "dtype": str(start.dtype),
-            "weights": [f"{name} {tuple(value.shape)}" for name, value in self._new(0).state_dict().items()],
-            "images": hashlib.sha256(start.cpu().contiguous().numpy().data).hexdigest(),
+            "dtype": str(images.dtype),
+            "weights": [f"{name} {tuple(value.shape)}" for name, value in weights.items()],
+            "images": hashlib.sha256(images.cpu().contiguous().numpy().data).hexdigest(),
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
     def path(self, i: int) -> Path:
         """The file of expert ``i``."""
         return cache_dir() / "experts" / self.key / f"{i:03}.safetensors"
 
-    def complete(self, on_done: Callable[[int, int], None] = lambda done, total: None) -> list[Expert]:
-        """All experts; those that are missing are trained, each one saved before the next. Told (done, total).
+    def complete(self, on_done: Callable[[int, int], None] = _silent) -> list[Expert]:
+        """All experts; missing ones are trained, each one saved before the next, ``on_done`` told.
 
         Raises:
             DivergedError: the training of one stopped being finite.
             RunFolderError: the cache cannot be written.
         """
-        found = []
+        experts = []
         for i in range(self.size):
-            found.append(self._get(i)[0])
+            experts.append(self._get(i)[0])
             on_done(i + 1, self.size)
-        return found
+        return experts
 
     def network(self, i: int) -> nn.Module:
         """Expert ``i`` in evaluation mode, its weights fixed. Raises as :meth:`complete`."""
@@ -127,9 +136,10 @@ class Pool:
         return net.eval().requires_grad_(False)
 
     def best(self) -> int:
-        """The expert with the highest validation accuracy; ties: the lowest loss, then the first."""
-        told = self.complete()
-        return max(range(self.size), key=lambda i: (told[i].val_accuracy, -told[i].val_loss, -i))
+        """The expert with the highest validation accuracy; ties: lowest loss, then the first."""
+        experts = self.complete()
+        quality = [(expert.val_accuracy, -expert.val_loss) for expert in experts]
+        return quality.index(max(quality))
 
     def _new(self, i: int) -> nn.Module:
         space, name = spaces.resolve(self.training.arch)
@@ -141,20 +151,12 @@ class Pool:
         return _read(self.path(i)) or self._train(i)
 
     def _train(self, i: int) -> tuple[Expert, dict[str, Tensor]]:
-        started, started_core = time.perf_counter(), time.process_time()
-        data, net = self.dataset, self._new(i)
+        started = time.perf_counter()
+        started_core = time.process_time()
+        data = self.dataset
+        net = self._new(i)
         recipe = self.training.recipe(len(data.train))
-        points = _points(recipe.updates, self.training.validations)
-        scores: dict[int, tuple[float, float]] = {}  # by update: accuracy, loss with its sign turned
-        kept: dict[str, Tensor] = {}
-
-        def look(place: int, watched: nn.Module) -> None:
-            update = points[len(scores)]
-            accuracy, loss = training.evaluate(watched, data.val.x, data.val.y)
-            if not scores or (accuracy, -loss) >= max(scores.values()):
-                kept.update({name: value.detach().cpu().clone() for name, value in watched.state_dict().items()})
-            scores[update] = (accuracy, -loss)
-
+        best = _BestSoFar(data, _points(recipe.updates, self.training.validations))
         trained = training.fit(
             [net],
             data.train.x,
@@ -162,35 +164,61 @@ class Pool:
             recipe,
             seed=seeds.derive(self.training.seed, "expert", "order", i),
             fused=False,
-            watch=look,
-            watch_at=points,
+            watch=best.look,
+            watch_at=best.points,
         )
         if trained.failed[0] is not None:
-            raise DivergedError(f"expert {i}: {trained.failed[0]}; lower its learning rate (expert_lr)")
-        update = max(scores, key=lambda u: (scores[u], u))
+            reason = trained.failed[0]
+            raise DivergedError(f"expert {i}: {reason}; lower its learning rate (expert_lr)")
         device = str(data.train.x.device)
-        told = Expert(
-            scores[update][0],
-            -scores[update][1],
-            update,
+        expert = Expert(
+            best.accuracy,
+            best.loss,
+            best.update,
             time.perf_counter() - started,
             time.process_time() - started_core,
             hardware.peak_mib(device),
             hardware.describe(device),
         )
-        _write(self.path(i), told, kept)
-        return told, kept
+        _write(self.path(i), expert, best.weights)
+        return expert, best.weights
+
+
+class _BestSoFar:
+    """The weights that validate best at the updates ``points``; the later of equally good ones."""
+
+    def __init__(self, data: Dataset, points: list[int]) -> None:
+        self.data = data
+        self.points = points
+        self.looks = 0
+        self.accuracy = -math.inf
+        self.loss = math.inf
+        self.update = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def look(self, place: int, net: nn.Module) -> None:
+        """Validate ``net`` at the next point, and keep its weights if none were better."""
+        update = self.points[self.looks]
+        self.looks += 1
+        accuracy, loss = training.evaluate(net, self.data.val.x, self.data.val.y)
+        if self.looks == 1 or (accuracy, -loss) >= (self.accuracy, -self.loss):
+            self.accuracy = accuracy
+            self.loss = loss
+            self.update = update
+            weights = net.state_dict()
+            self.weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
 
 
 def _points(updates: int, n: int) -> list[int]:
-    """``n`` moments of a training, evenly spaced, the last one its end; fewer where there are fewer updates."""
+    """``n`` evenly spaced updates of a training, the last one its end; fewer if it has fewer."""
     return sorted({math.ceil(updates * (i + 1) / n) for i in range(n)})
 
 
-def _write(path: Path, told: Expert, weights: Mapping[str, Tensor]) -> None:
-    about = {"format": FORMAT, "expert": asdict(told)}
-    text = json.dumps({"about": about, "checksum": _checksum(about, weights)}, sort_keys=True)
-    files.write_bytes(path, save({name: value.contiguous() for name, value in weights.items()}, {"proxynas": text}))
+def _write(path: Path, expert: Expert, weights: Mapping[str, Tensor]) -> None:
+    about = {"format": FORMAT, "expert": asdict(expert)}
+    described = json.dumps({"about": about, "checksum": _checksum(about, weights)}, sort_keys=True)
+    tensors = {name: value.contiguous() for name, value in weights.items()}
+    files.write_bytes(path, save(tensors, {"proxynas": described}))
 
 
 def _read(path: Path) -> tuple[Expert, dict[str, Tensor]] | None:
@@ -199,11 +227,12 @@ def _read(path: Path) -> tuple[Expert, dict[str, Tensor]] | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {})["proxynas"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        if told["checksum"] != _checksum(told["about"], weights):
+            described = json.loads((file.metadata() or {})["proxynas"])
+            names = list(file.keys())
+            weights = {name: file.get_tensor(name) for name in names}
+        if described["checksum"] != _checksum(described["about"], weights):
             raise ValueError("its checksum differs")
-        return Expert(**told["about"]["expert"]), weights
+        return Expert(**described["about"]["expert"]), weights
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         log.warning("the expert %s is damaged (%s): it is trained again", path, error)
         return None
@@ -212,6 +241,7 @@ def _read(path: Path) -> tuple[Expert, dict[str, Tensor]] | None:
 def _checksum(about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(weights):
-        digest.update(f"{name} {weights[name].dtype} {tuple(weights[name].shape)}".encode())
-        digest.update(weights[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+        value = weights[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,4 +1,5 @@
-"""The distillation loop: budget, progress, checkpoint and resume, metering. A method sees none of it."""
+"""The distillation loop: budget, progress, checkpoint and resume, metering. A method sees none of
+it."""
 
 import hashlib
 import json
@@ -20,9 +21,9 @@ from ..core.errors import DivergedError, ProxynasError, RunFolderError, SpecErro
 from ..core.progress import Progress
 from ..datasets import Dataset
 from ..proxyset import ProxySet
+from ..specs import DistillSpec
 from . import find
 from .method import Method, Shared, State, Task
-from .spec import DistillSpec
 
 CHECKPOINT_SECONDS = 10.0
 
@@ -38,21 +39,24 @@ def distill(
 ) -> ProxySet:
     """Make a proxy set.
 
-    With ``checkpoint`` (a file) the state is saved every ten seconds and when the loop is left, but for an error that
-    the same settings would end in again; the same call goes on from there, and with a budget in steps ends at the very
-    same set. The file is the caller's to remove: a finished one makes the call return at once. What distillations share
-    (experts) is made first, or found; its seconds count either way. ``on_shared(done, total)`` is told how far that is.
+    With ``checkpoint`` (a file) the state is saved every ten seconds and when the loop is left, but
+    for an error that the same settings would end in again; the same call goes on from there, and
+    with a budget in steps ends at the very same set. The file is the caller's to remove: a finished
+    one makes the call return at once. What distillations share (experts) is made first, or found;
+    its seconds count either way. ``on_shared(done, total)`` is told how far that is.
 
     Raises:
-        SpecError: unknown method or setting, an ipc that the smallest class cannot hold, steps for a coreset, fewer
-            seconds than what is shared has cost.
+        SpecError: unknown method or setting, an ipc that the smallest class cannot hold, steps for
+            a coreset, fewer seconds than what is shared has cost.
         RunFolderError: the checkpoint is of another distillation.
         DivergedError: the loss stopped being finite.
     """
     chosen = find(spec.method)
     task, steps = plan(spec, dataset)
     key = fingerprint(spec, dataset)
-    restored = _restore(checkpoint, key, dataset.train.x.device)  # first: what is shared may take hours
+    restored = _restore(
+        checkpoint, key, dataset.train.x.device
+    )  # first: what is shared may take hours
     shared = _shared(chosen, task, spec, on_shared)
     started, started_core = time.perf_counter(), time.process_time()
     state, progress = restored or (chosen.init(task), _begun(shared))
@@ -67,7 +71,9 @@ def distill(
     saved = time.perf_counter()
     try:
         meter()
-        while progress.step < steps and (spec.seconds is None or _spent(progress, spec) < spec.seconds):
+        while progress.step < steps and (
+            spec.seconds is None or _spent(progress, spec) < spec.seconds
+        ):
             state, loss = _step(chosen, task, state, progress.step)
             progress.losses.append(loss)
             progress.step, progress.loss = progress.step + 1, loss
@@ -84,7 +90,9 @@ def distill(
     _keep(checkpoint, key, state, progress, meter)
     x, y = chosen.finish(task, state)
     if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
-        raise DivergedError(f"{chosen.name} made a set with infinite values; lower its learning rate (--set lr=…)")
+        raise DivergedError(
+            f"{chosen.name} made a set with infinite values; lower its learning rate (--set lr=…)"
+        )
     extras = chosen.extras(task, state)
     return ProxySet(
         x,
@@ -99,7 +107,8 @@ def distill(
 
 
 def plan(spec: DistillSpec, dataset: Dataset) -> tuple[Task, int]:
-    """Check a distillation's settings against the data; the task, and how many steps it takes at most.
+    """Check a distillation's settings against the data; the task, and how many steps it takes at
+    most.
 
     Raises:
         SpecError: see :func:`distill`.
@@ -108,10 +117,14 @@ def plan(spec: DistillSpec, dataset: Dataset) -> tuple[Task, int]:
     smallest = min(dataset.class_counts())
     if spec.ipc > smallest:
         name = dataset.class_names[dataset.class_counts().index(smallest)]
-        raise SpecError(f"ipc must be at most {smallest}, the images that class {name!r} has, but got {spec.ipc}")
+        raise SpecError(
+            f"ipc must be at most {smallest}, the images that class {name!r} has, but got {spec.ipc}"
+        )
     steps = chosen.steps if spec.steps is None else spec.steps
     if chosen.steps == 0 and steps > 0:
-        raise SpecError(f"{spec.method} selects images and takes no steps, but steps is {steps}; leave it out")
+        raise SpecError(
+            f"{spec.method} selects images and takes no steps, but steps is {steps}; leave it out"
+        )
     if spec.seconds is not None and spec.steps is None and chosen.steps > 0:
         steps = 10**9  # the seconds alone decide
     own: object = settings.make(chosen.settings, spec.settings, where=f"settings of {spec.method}")
@@ -121,7 +134,8 @@ def plan(spec: DistillSpec, dataset: Dataset) -> tuple[Task, int]:
 
 
 def fingerprint(spec: DistillSpec, dataset: Dataset) -> str:
-    """Names one distillation: the same for the same settings and data, whatever the budget in seconds."""
+    """Names one distillation: the same for the same settings and data, whatever the budget in
+    seconds."""
     described = settings.to_dict(spec)
     for key in ("seconds", "clock", "data", "data_root", "download"):
         described.pop(key, None)
@@ -129,7 +143,9 @@ def fingerprint(spec: DistillSpec, dataset: Dataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _shared(chosen: Method, task: Task, spec: DistillSpec, on_done: Callable[[int, int], None]) -> Shared | None:
+def _shared(
+    chosen: Method, task: Task, spec: DistillSpec, on_done: Callable[[int, int], None]
+) -> Shared | None:
     if chosen.prepare is None:
         return None
     found = chosen.prepare(task, on_done)
@@ -150,7 +166,9 @@ def _begun(shared: Shared | None) -> Progress:
     """A new distillation: it has cost what it shares with others."""
     if shared is None:
         return Progress()
-    return Progress(seconds=shared.seconds, core_seconds=shared.core_seconds, peak_mib=shared.peak_mib)
+    return Progress(
+        seconds=shared.seconds, core_seconds=shared.core_seconds, peak_mib=shared.peak_mib
+    )
 
 
 def _step(chosen: Method, task: Task, state: State, k: int) -> tuple[State, float]:
@@ -162,7 +180,9 @@ def _step(chosen: Method, task: Task, state: State, k: int) -> tuple[State, floa
     return state, loss
 
 
-def _keep(path: Path | None, key: str, state: State, progress: Progress, meter: Callable[[], None]) -> None:
+def _keep(
+    path: Path | None, key: str, state: State, progress: Progress, meter: Callable[[], None]
+) -> None:
     if path is not None:
         meter()
         _save(path, key, state, progress)
@@ -180,13 +200,19 @@ def _restore(path: Path | None, key: str, device: torch.device) -> tuple[State, 
     with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
         told = file.metadata() or {}
         if told.get("key") != key:
-            raise RunFolderError(f"{path} is the checkpoint of another distillation; give another --out, or remove it")
+            raise RunFolderError(
+                f"{path} is the checkpoint of another distillation; give another --out, or remove it"
+            )
         state = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  # not a dict
         return state, Progress(**json.loads(told["progress"]))
-    raise RunFolderError(f"{path} is not a readable checkpoint; remove it to start this distillation anew")
+    raise RunFolderError(
+        f"{path} is not a readable checkpoint; remove it to start this distillation anew"
+    )
 
 
-def _provenance(spec: DistillSpec, task: Task, progress: Progress, shared: Shared | None) -> dict[str, Any]:
+def _provenance(
+    spec: DistillSpec, task: Task, progress: Progress, shared: Shared | None
+) -> dict[str, Any]:
     every = max(1, len(progress.losses) // 100)
     told = {
         "method": spec.method,

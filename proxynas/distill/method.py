@@ -1,8 +1,9 @@
 """What a distillation method is: a frozen dataclass of settings, ``init``, ``step`` and ``finish``.
 
-State is a flat dict of tensors that passes through ``step``; the loop (:mod:`proxynas.distill.loop`) saves it, so a
-method resumes bit for bit as long as everything it remembers is in there. Random choices of step ``k`` draw from
-``seeds.generator(seed, …, k)`` and need no state.
+State is a flat dict of tensors that passes through ``step``; the loop
+(:mod:`proxynas.distill.loop`) saves it, so a method resumes bit for bit as long as everything it
+remembers is in there. Random choices of step ``k`` draw from ``seeds.generator(seed, …, k)`` and
+need no state.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,9 +36,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Shared:
-    """What distillations share and what it cost when it was made, which every one of them counts as its own.
+    """What distillations share and what it cost when it was made, which every one of them counts as
+    its own.
 
-    ``key`` names it: sets that are merged count it once. ``about`` is further told in the provenance.
+    ``key`` names it: sets that are merged count it once. ``about`` is further told in the
+    provenance.
     """
 
     what: str
@@ -52,7 +55,8 @@ class Shared:
 class Extras:
     """What a proxy set has beside images and labels, where a method makes it.
 
-    ``recipe`` has the settings of :class:`proxynas.training.Recipe` that the curriculum's learning rates need.
+    ``recipe`` has the settings of :class:`proxynas.training.Recipe` that the curriculum's learning
+    rates need.
     """
 
     curriculum: Curriculum | None = None
@@ -61,7 +65,8 @@ class Extras:
 
 
 def no_check(task: Task) -> None:
-    """Settings of single values are checked when they are made; this is for what those cannot see."""
+    """Settings of single values are checked when they are made; this is for what those cannot
+    see."""
 
 
 def no_extras(task: Task, state: State) -> Extras:
@@ -73,12 +78,13 @@ def no_extras(task: Task, state: State) -> Extras:
 class Method:
     """A way to make a proxy set.
 
-    ``init(task) -> state``; ``step(task, state, k) -> (state, loss)`` is step number ``k`` and does not change its
-    argument; ``finish(task, state) -> (x, y)`` gives images (C·ipc, …), class by class, and labels. A method without
-    steps (a coreset) does all its work in ``init``. ``check(task)`` raises a ``SpecError`` before anything is written
-    where settings do not fit each other or the data; ``extras(task, state)`` is what the set has beside images.
-    ``prepare(task, on_done)`` makes, or finds, what distillations share, tells ``on_done(done, total)`` on the way, and
-    says what it cost, which is counted even where it was found.
+    ``init(task) -> state``; ``step(task, state, k) -> (state, loss)`` is step number ``k`` and does
+    not change its argument; ``finish(task, state) -> (x, y)`` gives images (C·ipc, …), class by
+    class, and labels. A method without steps (a coreset) does all its work in ``init``.
+    ``check(task)`` raises a ``SpecError`` before anything is written where settings do not fit each
+    other or the data; ``extras(task, state)`` is what the set has beside images. ``prepare(task,
+    on_done)`` makes, or finds, what distillations share, tells ``on_done(done, total)`` on the way,
+    and says what it cost, which is counted even where it was found.
     """
 
     name: str
@@ -116,15 +122,23 @@ def unpack(optimizer: torch.optim.Optimizer, state: State, prefix: str) -> None:
 
 def real_images(dataset: Dataset, ipc: int, generator: torch.Generator) -> Tensor:
     """``ipc`` images of each class drawn at random without replacement, (C, ipc, …)."""
-    return torch.stack([dataset.train.x[pick] for pick in draw(dataset.train.y, dataset.num_classes, ipc, generator)])
+    return torch.stack(
+        [
+            dataset.train.x[pick]
+            for pick in draw(dataset.train.y, dataset.num_classes, ipc, generator)
+        ]
+    )
 
 
 def draw(y: Tensor, classes: int, n: int, generator: torch.Generator) -> list[Tensor]:
-    """For every class ``n`` indices of its images (all of them when it has fewer), at random without replacement."""
+    """For every class ``n`` indices of its images (all of them when it has fewer), at random
+    without replacement."""
     picks = []
     for c in range(classes):
         members = (y == c).nonzero()[:, 0]
-        picks.append(members[torch.randperm(len(members), generator=generator)[:n].to(members.device)])
+        picks.append(
+            members[torch.randperm(len(members), generator=generator)[:n].to(members.device)]
+        )
     return picks
 
 

@@ -1,8 +1,13 @@
-"""A pool of students of different ages (Zhou 2022, FRePo; Loo 2023, Algorithm 1): each step takes one at random.
+"""A pool of students of different ages (Zhou 2022, FRePo; Loo 2023, Algorithm 1).
 
-Afterwards it is trained on the synthetic set as an ordinary network, a step or a few, and when it has had its life it
-is drawn anew. A student that was never trained follows from the seed, so the state holds only those that were: their
-parameters ``student.<i>.<name>``, what Adam remembers of them, and the ``pool.age`` and ``pool.birth`` of all.
+    i ~ U{1 … m}                                        each step works with one student
+    θ_i ← θ_i − Adam(∂/∂θ_i ½ mean ‖f(X; θ_i) − Y‖²)    and then trains it, some steps, on the set
+    θ_i ← a fresh student,  once trained for K steps
+
+The student is trained as an ordinary network (standard dynamics). One that was never trained
+follows from the seed, so the state holds only those that were: their parameters
+``student.<i>.<name>``, what Adam remembers of them, and ``pool.age`` (steps of training) and
+``pool.birth`` (how often it was replaced) of all.
 """
 
 from dataclasses import dataclass, replace
@@ -24,52 +29,74 @@ class Member:
     student: Student
 
 
-def start(size: int) -> State:
+def fresh_pool(size: int) -> State:
     """A pool of ``size`` students that nobody has trained."""
-    return {"pool.age": torch.zeros(size, dtype=torch.int64), "pool.birth": torch.zeros(size, dtype=torch.int64)}
+    counts = torch.zeros(size, dtype=torch.int64)
+    return {"pool.age": counts, "pool.birth": counts.clone()}
 
 
-def take(task: Task, arch: str, state: State, k: int) -> Member:
+def draw_member(task: Task, arch: str, state: State, k: int) -> Member:
     """The student of step ``k``, drawn at random from the pool."""
     generator = seeds.generator(task.seed, "rcig", "pool", k)
-    return member(task, arch, state, int(torch.randint(len(state["pool.age"]), (), generator=generator)))
+    index = torch.randint(len(state["pool.age"]), (), generator=generator)
+    return member(task, arch, state, int(index))
 
 
 def member(task: Task, arch: str, state: State, index: int) -> Member:
     """Student number ``index`` as it is now."""
-    net = students.student(task, arch, "rcig", "student", index, state["pool.birth"][index].item())
+    birth = state["pool.birth"][index].item()
+    net = students.student(task, arch, "rcig", "student", index, birth)
     student = cut(net, task.dataset.num_classes)
     if state["pool.age"][index] == 0:
         return Member(index, student)
-    own = {name: state[f"student.{index}.{name}"] for name in student.parameters}
-    return Member(index, replace(student, parameters=own, last=state[f"student.{index}.{LAST}"]))
+    parameters = {name: state[f"student.{index}.{name}"] for name in student.parameters}
+    last = state[f"student.{index}.{LAST}"]
+    return Member(index, replace(student, parameters=parameters, last=last))
 
 
-def train(state: State, taken: Member, x: Tensor, y: Tensor, *, steps: int, lr: float, life: int) -> State:
-    """The pool's part of ``state`` when the student taken has had ``steps`` steps of Adam on half the squared error.
+def train_member(
+    state: State,
+    drawn: Member,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int,
+    lr: float,
+    life: int,
+) -> State:
+    """The pool's part of ``state`` once the student drawn has had ``steps`` steps of Adam.
 
-    ``x`` is (n, …) and ``y`` (n, K); a student that reaches ``life`` steps is replaced by a fresh one.
+    The loss is half the squared error on x (n, …), y (n, K), a mean over images. A student that
+    reaches ``life`` steps is replaced by a fresh one.
     """
-    own = (f"student.{taken.index}.", f"adam.{taken.index}.")
-    mine = ("pool.", "student.", "adam.")
-    others = {name: value for name, value in state.items() if name.startswith(mine) and not name.startswith(own)}
+    index = drawn.index
+    others = _without_member(state, index)
     age, birth = state["pool.age"].clone(), state["pool.birth"].clone()
-    age[taken.index] += steps
-    if age[taken.index] >= life:
-        age[taken.index] = 0
-        birth[taken.index] += 1
+    age[index] += steps
+    if age[index] >= life:
+        age[index] = 0
+        birth[index] += 1
         return {**others, "pool.age": age, "pool.birth": birth}
-    student = taken.student
-    leaves = {
-        name: value.clone().requires_grad_() for name, value in {**student.parameters, LAST: student.last}.items()
-    }
+    student = drawn.student
+    parameters = {**student.parameters, LAST: student.last}
+    leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
     optimizer = torch.optim.Adam(leaves.values(), lr=lr)
-    unpack(optimizer, state, f"adam.{taken.index}")
+    unpack(optimizer, state, f"adam.{index}")
     for _ in range(steps):
         features = student.body({name: leaves[name] for name in student.parameters}, x)
         loss = 0.5 * (features @ leaves[LAST].T - y).square().sum(1).mean()
-        for leaf, g in zip(leaves.values(), torch.autograd.grad(loss, list(leaves.values())), strict=True):
-            leaf.grad = g
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        for leaf, gradient in zip(leaves.values(), gradients, strict=True):
+            leaf.grad = gradient
         optimizer.step()
-    moved = {f"student.{taken.index}.{name}": leaf.detach() for name, leaf in leaves.items()}
-    return {**others, **moved, **pack(optimizer, f"adam.{taken.index}"), "pool.age": age, "pool.birth": birth}
+    trained = {f"student.{index}.{name}": leaf.detach() for name, leaf in leaves.items()}
+    memory = pack(optimizer, f"adam.{index}")
+    return {**others, **trained, **memory, "pool.age": age, "pool.birth": birth}
+
+
+def _without_member(state: State, index: int) -> State:
+    """The pool's part of ``state`` without what belongs to student ``index``."""
+    pool = ("pool.", "student.", "adam.")
+    dropped = (f"student.{index}.", f"adam.{index}.")
+    kept = (name for name in state if name.startswith(pool) and not name.startswith(dropped))
+    return {name: state[name] for name in kept}

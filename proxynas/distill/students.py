@@ -1,4 +1,5 @@
-"""Students: networks that are trained on a synthetic set while it is distilled, as functions of their parameters."""
+"""Students: networks that are trained on a synthetic set while it is distilled, as functions of
+their parameters."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,11 +25,13 @@ Forward = Callable[[Parameters, Tensor], Tensor]
 
 
 def default_student(shape: tuple[int, ...], width: int | None = None) -> str:
-    """The published student, three blocks of 128 filters, and for images under 16×16 two blocks of 32.
+    """The published student, three blocks of 128 filters, and for images under 16×16 two blocks of
+    32.
 
-    On 8×8 images three blocks do not condense: instance norm of 2×2 maps makes GM's distance so rough that it rises at
-    the published rate, while with two blocks it falls (``experiments/README.md``). Width matters little to the student
-    (Zhao 2021, Figure 12: 90.6 to 91.5 % with 32 filters). For rows of a table it is the published MLP.
+    On 8×8 images three blocks do not condense: instance norm of 2×2 maps makes GM's distance so
+    rough that it rises at the published rate, while with two blocks it falls
+    (``experiments/README.md``). Width matters little to the student (Zhao 2021, Figure 12: 90.6 to
+    91.5 % with 32 filters). For rows of a table it is the published MLP.
     """
     if len(shape) == 1:
         return "evaluation-nets:mlp"
@@ -59,11 +62,15 @@ def student(task: Task, arch: str, *stream: object) -> nn.Module:
     return net.to(task.dataset.train.x.device).train()
 
 
-def student_loss(nets: Sequence[nn.Module], forward: Forward | None = None) -> tuple[Parameters, Loss]:
-    """Parameters of students and their loss as a function: of one student, or, stacked, the sum over equal ones.
+def student_loss(
+    nets: Sequence[nn.Module], forward: Forward | None = None
+) -> tuple[Parameters, Loss]:
+    """Parameters of students and their loss as a function: of one student, or, stacked, the sum
+    over equal ones.
 
-    ``forward`` is what gives the logits of stacked students, :func:`recorded` or (``None``) the first's under ``vmap``.
-    Batch norms use the statistics of the batch; their running averages are left alone.
+    ``forward`` is what gives the logits of stacked students, :func:`recorded` or (``None``) the
+    first's under ``vmap``. Batch norms use the statistics of the batch; their running averages are
+    left alone.
     """
 
     def one(parameters: Parameters, buffers: Parameters, x: Tensor) -> Tensor:
@@ -87,15 +94,24 @@ def student_loss(nets: Sequence[nn.Module], forward: Forward | None = None) -> t
 
 
 def recorded(task: Task, arch: str, replicas: int, rows: int) -> Forward | None:
-    """What gives the logits (R, B, K) of stacked students from their parameters and ``rows`` images, as a record of its
-    operations, or ``None`` where it cannot be recorded: batch norms change their buffers in place."""
+    """What gives the logits (R, B, K) of stacked students from their parameters and ``rows``
+    images, as a record of its operations, or ``None`` where it cannot be recorded: batch norms
+    change their buffers in place."""
     like = task.dataset.train.x
-    return _recorded(arch, task.dataset.shape, task.dataset.num_classes, replicas, rows, like.dtype, like.device)
+    return _recorded(
+        arch, task.dataset.shape, task.dataset.num_classes, replicas, rows, like.dtype, like.device
+    )
 
 
 @lru_cache(maxsize=32)
 def _recorded(
-    arch: str, shape: tuple[int, ...], classes: int, replicas: int, rows: int, dtype: torch.dtype, device: torch.device
+    arch: str,
+    shape: tuple[int, ...],
+    classes: int,
+    replicas: int,
+    rows: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Forward | None:
     space, name = spaces.resolve(arch)
     with torch.random.fork_rng(devices=()):
@@ -121,6 +137,7 @@ def _recorded(
 
 
 def real_batch(dataset: Dataset, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """``n`` training images (n, …) and labels (n,) at random without replacement; all when there are fewer."""
+    """``n`` training images (n, …) and labels (n,) at random without replacement; all when there
+    are fewer."""
     pick = torch.randperm(len(dataset.train), generator=generator)[:n].to(dataset.train.x.device)
     return dataset.train.x[pick], dataset.train.y[pick]

@@ -1,11 +1,14 @@
-"""Synthetic sets: what distillation optimises, as a flat dict of tensors and a function that turns it into images.
+"""Synthetic sets: what distillation optimises, as a flat dict of tensors and a function that turns
+it into images.
 
-``pixels`` are the images themselves (Wang et al. 2018; "DD" in Medvedev & D'yakonov 2021). A generative teaching
-network (Such et al. 2019; "GTN") makes images out of noise and labels: with ``gtn-lrn`` the noise is fixed and learned
-along with the network, with ``gtn-rnd`` it is drawn anew whenever images are made. The network is
+``pixels`` are the images themselves (Wang et al. 2018; "DD" in Medvedev & D'yakonov 2021). A
+generative teaching network (Such et al. 2019; "GTN") makes images out of noise and labels: with
+``gtn-lrn`` the noise is fixed and learned along with the network, with ``gtn-rnd`` it is drawn anew
+whenever images are made. The network is
 :mod:`proxynas.nets.generator`, which says where implementations differ.
 
-A method differentiates in the images and calls :func:`pull_back`; it works the same on every synthetic set.
+A method differentiates in the images and calls :func:`pull_back`; it works the same on every
+synthetic set.
 """
 
 import math
@@ -20,8 +23,8 @@ from torch import Tensor, nn
 
 from ..core import seeds, settings
 from ..core.errors import DivergedError, SpecError
-from ..datasets.augment import Strategy
 from ..nets.generator import NOISE, Distilled, Generator, generate, noise
+from ..specs import Strategy
 from .method import State, Task, class_labels, pack, real_images, unpack
 from .students import Parameters
 
@@ -35,7 +38,8 @@ class SyntheticSet(Protocol):
         """Parameters to start from, for ``ipc`` images a class."""
 
     def images(self, parameters: Parameters, ipc: int, generator: torch.Generator) -> Tensor:
-        """Images (C, ipc, …), differentiable in ``parameters``; noise, where there is any, comes from ``generator``."""
+        """Images (C, ipc, …), differentiable in ``parameters``; noise, where there is any, comes
+        from ``generator``."""
 
     def part(self, parameters: Parameters, start: int, stop: int) -> Parameters:
         """The parameters of images ``start`` to ``stop`` of every class."""
@@ -63,7 +67,8 @@ class Pixels:
 
 @dataclass(frozen=True)
 class LearnedGenerator:
-    """GTN-lrn: a generator and its learned input ``z`` (C, ipc, 64); any image size and channel count."""
+    """GTN-lrn: a generator and its learned input ``z`` (C, ipc, 64); any image size and channel
+    count."""
 
     shape: tuple[int, ...]
     classes: int
@@ -129,7 +134,8 @@ class Rule:
 
 @checked(frozen=True, config=settings.CONFIG)
 class Learned:
-    """Settings of every method that learns a synthetic set. What is ``None`` is as published for that kind of set."""
+    """Settings of every method that learns a synthetic set. What is ``None`` is as published for
+    that kind of set."""
 
     synthetic: Kind = "pixels"
     k: Annotated[int, Field(ge=4)] = 64  # size of the generator
@@ -152,7 +158,9 @@ class Learned:
             raise SpecError(
                 f"optimizer = {optimizer!r} needs lr too: the default, {usual.lr:g}, is {usual.optimizer}'s"
             )
-        momentum = usual.momentum if optimizer == usual.optimizer else {"sgd": 0.0, "adam": 0.9}[optimizer]
+        momentum = (
+            usual.momentum if optimizer == usual.optimizer else {"sgd": 0.0, "adam": 0.9}[optimizer]
+        )
         return Rule(
             optimizer,
             usual.lr if self.lr is None else self.lr,
@@ -165,19 +173,26 @@ def check(task: Task, pixels: Rule, gtn: Rule) -> None:
     """Refuse settings that do not fit each other or the data.
 
     Raises:
-        SpecError: a generator or augmentation for tables, real images for a generator, an optimiser without its rate.
+        SpecError: a generator or augmentation for tables, real images for a generator, an optimiser
+            without its rate.
     """
     wanted: Learned = task.settings
     wanted.rule(pixels, gtn)
     tables = len(task.dataset.shape) != 3
     if tables and wanted.augment:
-        raise SpecError(f"augment = {wanted.augment!r} is for images, but the data are tables; leave it out")
+        raise SpecError(
+            f"augment = {wanted.augment!r} is for images, but the data are tables; leave it out"
+        )
     if wanted.synthetic == "pixels":
         return
     if tables:
-        raise SpecError(f"synthetic = {wanted.synthetic!r} makes images, but the data are tables; expected 'pixels'")
+        raise SpecError(
+            f"synthetic = {wanted.synthetic!r} makes images, but the data are tables; expected 'pixels'"
+        )
     if wanted.init == "real":
-        raise SpecError(f"init = 'real' is for pixels, but synthetic is {wanted.synthetic!r}; leave it out")
+        raise SpecError(
+            f"init = 'real' is for pixels, but synthetic is {wanted.synthetic!r}; leave it out"
+        )
 
 
 def make(task: Task) -> SyntheticSet:
@@ -185,7 +200,9 @@ def make(task: Task) -> SyntheticSet:
     shape, classes, wanted = task.dataset.shape, task.dataset.num_classes, task.settings
     if wanted.synthetic == "pixels":
         return Pixels(shape, classes)
-    return (LearnedGenerator if wanted.synthetic == "gtn-lrn" else RandomGenerator)(shape, classes, wanted.k)
+    return (LearnedGenerator if wanted.synthetic == "gtn-lrn" else RandomGenerator)(
+        shape, classes, wanted.k
+    )
 
 
 def start(task: Task, name: str) -> State:
@@ -199,9 +216,12 @@ def start(task: Task, name: str) -> State:
 
 
 def parameters_of(state: State, prefix: str = "synthetic") -> Parameters:
-    """The parameters that lie in a state under ``prefix``, in an order that does not change in a checkpoint."""
+    """The parameters that lie in a state under ``prefix``, in an order that does not change in a
+    checkpoint."""
     start = f"{prefix}."
-    return {name.removeprefix(start): state[name] for name in sorted(state) if name.startswith(start)}
+    return {
+        name.removeprefix(start): state[name] for name in sorted(state) if name.startswith(start)
+    }
 
 
 def finish(task: Task, parameters: Parameters, batches: int, name: str) -> tuple[Tensor, Tensor]:
@@ -210,7 +230,9 @@ def finish(task: Task, parameters: Parameters, batches: int, name: str) -> tuple
     with torch.no_grad():
         parts = [
             made.images(
-                made.part(parameters, b * size, (b + 1) * size), size, seeds.generator(task.seed, name, "set", b)
+                made.part(parameters, b * size, (b + 1) * size),
+                size,
+                seeds.generator(task.seed, name, "set", b),
             )
             for b in range(batches)
         ]
@@ -219,20 +241,26 @@ def finish(task: Task, parameters: Parameters, batches: int, name: str) -> tuple
 
 
 def generator_of(task: Task, parameters: Parameters, batches: int = 1) -> Distilled | None:
-    """The distilled generator, which made ``ipc / batches`` images a class at a time; nothing where it is pixels."""
+    """The distilled generator, which made ``ipc / batches`` images a class at a time; nothing where
+    it is pixels."""
     if task.settings.synthetic == "pixels":
         return None
     return Distilled(_network(parameters), task.settings.synthetic, task.ipc // batches)
 
 
-def pull_back(images: Callable[[Parameters], Tensor], parameters: Parameters, gradient: Tensor) -> Parameters:
-    """The gradient in ``parameters`` of a loss whose gradient in the images they make is ``gradient`` (C, n, …)."""
+def pull_back(
+    images: Callable[[Parameters], Tensor], parameters: Parameters, gradient: Tensor
+) -> Parameters:
+    """The gradient in ``parameters`` of a loss whose gradient in the images they make is
+    ``gradient`` (C, n, …)."""
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     found = torch.autograd.grad(images(leaves), list(leaves.values()), gradient)
     return dict(zip(leaves, found, strict=True))
 
 
-def update(state: State, gradients: Parameters, rule: Rule, rates: Mapping[str, float] | None = None) -> State:
+def update(
+    state: State, gradients: Parameters, rule: Rule, rates: Mapping[str, float] | None = None
+) -> State:
     """The state's synthetic set and optimiser after one step against ``gradients``.
 
     ``rates`` are learning rates of single parameters; the others have the rule's.
@@ -240,8 +268,12 @@ def update(state: State, gradients: Parameters, rule: Rule, rates: Mapping[str, 
     Raises:
         DivergedError: a gradient is not finite.
     """
-    parameters = {name: value.clone().requires_grad_() for name, value in parameters_of(state).items()}
-    groups = [{"params": [p], "lr": (rates or {}).get(name, rule.lr)} for name, p in parameters.items()]
+    parameters = {
+        name: value.clone().requires_grad_() for name, value in parameters_of(state).items()
+    }
+    groups = [
+        {"params": [p], "lr": (rates or {}).get(name, rule.lr)} for name, p in parameters.items()
+    ]
     for name, parameter in parameters.items():
         parameter.grad = gradients[name].detach().clone()
     norm = nn.utils.clip_grad_norm_(parameters.values(), rule.clip)

@@ -1,8 +1,10 @@
-"""A function as the list of tensor operations that it comes down to, without what it costs to find out which.
+"""A function as the list of tensor operations that it comes down to, without what it costs to find
+out which.
 
-Tiny networks spend their time in Python, and under ``torch.func.vmap`` most of it goes into translating each operation
-into its stacked form, again at every call. :func:`record` translates once. It is for functions whose operations do not
-depend on values, of inputs that keep their shapes, and that change nothing in place.
+Tiny networks spend their time in Python, and under ``torch.func.vmap`` most of it goes into
+translating each operation into its stacked form, again at every call. :func:`record` translates
+once. It is for functions whose operations do not depend on values, of inputs that keep their
+shapes, and that change nothing in place.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +20,8 @@ _SHAPES = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
 
 
 def record(function: Function, example: Sequence[Tensor]) -> Function:
-    """The operations of ``function`` on tensors of the shapes and types of ``example``, to be called with such."""
+    """The operations of ``function`` on tensors of the shapes and types of ``example``, to be
+    called with such."""
     recorded = make_fx(function)(*example)
     for node in list(recorded.graph.nodes):
         if _does_nothing(node):
@@ -36,4 +39,6 @@ def _does_nothing(node: Node) -> bool:
     before, after = node.args[0].meta["val"], node.meta["val"]
     if node.target in _SHAPES:
         return bool(before.shape == after.shape)
-    return bool(node.target is aten.mul.Scalar and node.args[1] == 1 and before.dtype == after.dtype)
+    return bool(
+        node.target is aten.mul.Scalar and node.args[1] == 1 and before.dtype == after.dtype
+    )

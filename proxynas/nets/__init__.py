@@ -1,1 +1,2 @@
-"""Networks, one file each. A factory is ``make(shape, classes, *, ...) -> nn.Module`` with ``shape`` as (C, H, W)."""
+"""Networks, one file each. A factory is ``make(shape, classes, *, ...) -> nn.Module`` with
+``shape`` as (C, H, W)."""

@@ -1,8 +1,9 @@
 """AlexNet as Zhao 2021 trains it on a set: Krizhevsky 2012 cut down to 32×32 images.
 
-Five convolutions (128 and 192 maps of 5×5, then 256, 192 and 192 of 3×3), ReLU after each, max pooling after the first,
-second and last, and one linear layer; no normalisation, no dropout. A 1-channel 28×28 image is padded by 4 in the
-first convolution, which makes it 32×32. Three poolings need images of at least 8×8.
+Five convolutions (128 and 192 maps of 5×5, then 256, 192 and 192 of 3×3), ReLU after each, max
+pooling after the first, second and last, and one linear layer; no normalisation, no dropout. A
+1-channel 28×28 image is padded by 4 in the first convolution, which makes it 32×32. Three poolings
+need images of at least 8×8.
 """
 
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ class AlexNet(nn.Module):
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < 8:
-            raise SpaceError(f"AlexNet needs images (C, H, W) of at least 8×8, but got shape {shape}")
+            raise SpaceError(
+                f"AlexNet needs images (C, H, W) of at least 8×8, but got shape {shape}"
+            )
         padding = 4 if shape == (1, 28, 28) else 2
         height, side = ((size + 2 * padding - 4) // 8 for size in shape[1:])
         self.features = nn.Sequential(

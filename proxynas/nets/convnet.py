@@ -1,11 +1,13 @@
 """ConvNet: the default student and the 720-network grid of Zhao 2021 (§3.1 and §3.2).
 
-A block is convolution 3×3, normalisation, activation, 2×2 pooling; ``depth`` blocks of ``width`` filters, then one
-linear layer. Where a map is smaller than 2×2 there is nothing left to pool and the block's pooling is skipped: on 8×8
-images the fourth block works on 1×1 maps. Instance norm of a 1×1 map is zero whatever comes in, so such networks stay
-at chance; they are kept, because a ranking has to find that out.
+A block is convolution 3×3, normalisation, activation, 2×2 pooling; ``depth`` blocks of ``width``
+filters, then one linear layer. Where a map is smaller than 2×2 there is nothing left to pool and
+the block's pooling is skipped: on 8×8 images the fourth block works on 1×1 maps. Instance norm of a
+1×1 map is zero whatever comes in, so such networks stay at chance; they are kept, because a ranking
+has to find that out.
 
-A 1-channel 28×28 image is padded by 3 in the first convolution, which makes it 32×32 (the authors' code does the same).
+A 1-channel 28×28 image is padded by 3 in the first convolution, which makes it 32×32 (the authors'
+code does the same).
 """
 
 from typing import Literal
@@ -21,9 +23,11 @@ Pooling = Literal["none", "maxpooling", "avgpooling"]
 
 
 class InstanceNorm(nn.Module):
-    """Group norm with a group a channel, scale and shift learned: "instance norm" in the authors' code.
+    """Group norm with a group a channel, scale and shift learned: "instance norm" in the authors'
+    code.
 
-    PyTorch's own modules refuse a single 1×1 map; this one gives its shift, as for a batch of such maps.
+    PyTorch's own modules refuse a single 1×1 map; this one gives its shift, as for a batch of such
+    maps.
     """
 
     def __init__(self, channels: int) -> None:
@@ -52,7 +56,9 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(shape) != 3:
-            raise SpaceError(f"ConvNet needs images (C, H, W), but got shape {shape}; 'mlp-grid' is for tables")
+            raise SpaceError(
+                f"ConvNet needs images (C, H, W), but got shape {shape}; 'mlp-grid' is for tables"
+            )
         channels, height, side = shape
         blocks: list[nn.Module] = []
         for index in range(depth):
@@ -87,7 +93,9 @@ def make(
     Raises:
         SpaceError: no images.
     """
-    return ConvNet(shape, classes, depth=depth, width=width, norm=norm, activation=activation, pooling=pooling)
+    return ConvNet(
+        shape, classes, depth=depth, width=width, norm=norm, activation=activation, pooling=pooling
+    )
 
 
 def _norm(kind: Norm, width: int, height: int, side: int) -> list[nn.Module]:

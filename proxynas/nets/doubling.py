@@ -1,10 +1,12 @@
-"""The ConvNet of FRePo (Zhou 2022) and RCIG (Loo 2023, Appendix C): every block has twice the filters of the last.
+"""The ConvNet of FRePo (Zhou 2022) and RCIG (Loo 2023, Appendix C): every block has twice the
+filters of the last.
 
-A block is convolution 3×3, normalisation (by default none), activation, 2×2 average pooling; ``width`` filters in the
-first of ``depth`` blocks, then one linear layer. RCIG distils with softplus (β = 60), a ReLU with its corner rounded
-off, and evaluates with ReLU. A 1-channel 28×28 image is padded by 3 in the first convolution, which makes it 32×32.
-Weights are drawn from N(0, 1/fan-in) and biases are zero, the default of Flax, the authors' library (which cuts the
-normal off at two deviations). A map smaller than 2×2 is not pooled.
+A block is convolution 3×3, normalisation (by default none), activation, 2×2 average pooling;
+``width`` filters in the first of ``depth`` blocks, then one linear layer. At depth 3 RCIG distils
+with softplus (β = 60), a ReLU with its corner rounded off, and evaluates with ReLU. A 1-channel
+28×28 image is padded by 3 in the first convolution, which makes it 32×32. Weights are drawn from
+N(0, 1/fan-in) and biases are zero, the default of Flax, the authors' library (which cuts the normal
+off at two deviations). A map smaller than 2×2 is not pooled.
 """
 
 from typing import Literal
@@ -25,11 +27,20 @@ class DoublingConvNet(nn.Module):
     """``depth`` blocks and a linear classifier: (B, C, H, W) to logits (B, classes)."""
 
     def __init__(
-        self, shape: tuple[int, ...], classes: int, *, depth: int, width: int, norm: Norm, activation: Activation
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        depth: int,
+        width: int,
+        norm: Norm,
+        activation: Activation,
     ) -> None:
         super().__init__()
         if len(shape) != 3:
-            raise SpaceError(f"the ConvNet needs images (C, H, W), but got shape {shape}; 'mlp-grid' is for tables")
+            raise SpaceError(
+                f"the ConvNet needs images (C, H, W), but got shape {shape}; 'mlp-grid' is for tables"
+            )
         channels, height, side = shape
         blocks: list[nn.Module] = []
         for index in range(depth):
@@ -38,7 +49,9 @@ class DoublingConvNet(nn.Module):
             height, side = height + 2 * padding - 2, side + 2 * padding - 2
             blocks.append(nn.Conv2d(channels, filters, 3, padding=padding))
             if norm != "none":
-                blocks.append(nn.BatchNorm2d(filters) if norm == "batchnorm" else InstanceNorm(filters))
+                blocks.append(
+                    nn.BatchNorm2d(filters) if norm == "batchnorm" else InstanceNorm(filters)
+                )
             blocks.append(nn.ReLU() if activation == "relu" else nn.Softplus(BETA))
             if min(height, side) >= 2:
                 blocks.append(nn.AvgPool2d(2))
@@ -66,9 +79,12 @@ def make(
     norm: Norm = "none",
     activation: Activation = "relu",
 ) -> nn.Module:
-    """A ConvNet whose width doubles, for images (C, H, W); the defaults are the published ones for 32×32.
+    """A ConvNet whose width doubles, for images (C, H, W); the defaults are the published ones for
+    32×32.
 
     Raises:
         SpaceError: no images.
     """
-    return DoublingConvNet(shape, classes, depth=depth, width=width, norm=norm, activation=activation)
+    return DoublingConvNet(
+        shape, classes, depth=depth, width=width, norm=norm, activation=activation
+    )

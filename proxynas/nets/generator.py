@@ -1,9 +1,10 @@
-"""The generator of Medvedev & D'yakonov 2021, Fig. 6: noise and labels to images; a generative teaching network
-(Such et al. 2019).
+"""The generator of Medvedev & D'yakonov 2021, Fig. 6: noise and labels to images; a generative
+teaching network (Such et al. 2019).
 
-Where implementations differ: the authors' code normalises with the statistics of the batch while it distils and with
-their running average where it trains on the result. Here every batch of images is made with its own statistics, so
-networks train on the very images that were optimised. A batch is always laid out class by class, an equal number each.
+Where implementations differ: the authors' code normalises with the statistics of the batch while it
+distils and with their running average where it trains on the result. Here every batch of images is
+made with its own statistics, so networks train on the very images that were optimised. A batch is
+always laid out class by class, an equal number each.
 """
 
 from collections.abc import Mapping
@@ -21,10 +22,11 @@ NOISE = 64
 
 
 class Generator(nn.Module):
-    """Noise and one-hot labels (B, 64 + C) to normalised images (B, channels, H, W) in (−1, 1), of any size.
+    """Noise and one-hot labels (B, 64 + C) to normalised images (B, channels, H, W) in (−1, 1), of
+    any size.
 
-    ``k`` is its size: (64 + C)·k + k/2·H·W·k weights in its linear layers. Batch norms take the statistics of the batch
-    and keep none.
+    ``k`` is its size: (64 + C)·k + k/2·H·W·k weights in its linear layers. Batch norms take the
+    statistics of the batch and keep none.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, k: int) -> None:
@@ -52,7 +54,8 @@ class Generator(nn.Module):
 
 
 def generate(network: Mapping[str, Tensor], shape: tuple[int, ...], z: Tensor) -> Tensor:
-    """Images (C, n, …) that the generator with parameters ``network`` makes of noise ``z`` (C, n, 64), in one batch."""
+    """Images (C, n, …) that the generator with parameters ``network`` makes of noise ``z`` (C, n,
+    64), in one batch."""
     classes, n, _ = z.shape
     labels = torch.eye(classes, dtype=z.dtype, device=z.device).repeat_interleave(n, 0)  # (C·n, C)
     with torch.device("meta"):  # the layers alone: their parameters are handed in
@@ -62,18 +65,21 @@ def generate(network: Mapping[str, Tensor], shape: tuple[int, ...], z: Tensor) -
     return images.view(classes, n, *shape)
 
 
-def noise(network: Mapping[str, Tensor], classes: int, n: int, generator: torch.Generator) -> Tensor:
+def noise(
+    network: Mapping[str, Tensor], classes: int, n: int, generator: torch.Generator
+) -> Tensor:
     """Fresh input (C, n, 64), uniform on [0, 1), of the network's dtype and device."""
     return torch.rand(classes, n, NOISE, generator=generator).to(network["fc1.weight"])
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """A generator that was distilled, by its tensors; ``batch`` is how many images a class it made at a time.
+    """A generator that was distilled, by its tensors; ``batch`` is how many images a class it made
+    at a time.
 
-    ``kind`` is ``gtn-lrn`` where its input was fixed and learned, ``gtn-rnd`` where it was fresh noise. A gtn-lrn has
-    never seen noise other than its own input: its further images are what it makes of noise like that which its input
-    started from.
+    ``kind`` is ``gtn-lrn`` where its input was fixed and learned, ``gtn-rnd`` where it was fresh
+    noise. A gtn-lrn has never seen noise other than its own input: its further images are what it
+    makes of noise like that which its input started from.
     """
 
     network: Mapping[str, Tensor]
@@ -81,8 +87,8 @@ class Distilled:
     batch: int
 
     def images(self, shape: tuple[int, ...], classes: int, ipc: int, seed: int) -> Tensor:
-        """``ipc`` new images a class from fresh noise, (C, ipc, …), made ``batch`` a class at a time: a batch norm
-        knows no other statistics.
+        """``ipc`` new images a class from fresh noise, (C, ipc, …), made ``batch`` a class at a
+        time: a batch norm knows no other statistics.
         """
         parts = []
         with torch.no_grad():

@@ -1,10 +1,10 @@
 """LeNet as Zhao 2021 trains it on a set: LeCun 1998 with ReLU and max pooling.
 
-Convolution 5×5 to 6 maps, pool, convolution 5×5 to 16 maps, pool, then linear layers of 120, 84 and the classes. A
-1-channel 28×28 image is padded by 2 in the first convolution, which makes it 32×32.
+Convolution 5×5 to 6 maps, pool, convolution 5×5 to 16 maps, pool, then linear layers of 120, 84 and
+the classes. A 1-channel 28×28 image is padded by 2 in the first convolution, which makes it 32×32.
 
-On 32×32 images this is the authors' network. Both convolutions eat four pixels, so images under 16×16 would leave
-nothing; there both are padded by 2 and keep the size.
+On 32×32 images this is the authors' network. Both convolutions eat four pixels, so images under
+16×16 would leave nothing; there both are padded by 2 and keep the size.
 """
 
 from torch import Tensor, nn
@@ -31,7 +31,11 @@ class LeNet(nn.Module):
             nn.MaxPool2d(2),
         )  # (B, 16, height, side)
         self.classifier = nn.Sequential(
-            nn.Linear(16 * height * side, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)
+            nn.Linear(16 * height * side, 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+            nn.Linear(84, classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:

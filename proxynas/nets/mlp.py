@@ -1,9 +1,9 @@
 """MLP: for images as in Zhao 2021 (two hidden layers of 128), for tables as in Medvedev 2020.
 
-``depth`` counts linear layers, so the tabular paper's 1-layer, 2-layer and 4-layer networks are ``depth`` 1, 2 and 4
-with ``width`` 10, ReLU in between. That paper draws the weights from Xavier's distribution (``init="xavier"``: normal,
-biases zero) and, its task being binary, has one output; ours has an output a class like any network here, which is the
-same family of functions.
+``depth`` counts linear layers, so the tabular paper's 1-layer, 2-layer and 4-layer networks are
+``depth`` 1, 2 and 4 with ``width`` 10, ReLU in between. That paper draws the weights from Xavier's
+distribution (``init="xavier"``: normal, biases zero) and, its task being binary, has one output;
+ours has an output a class like any network here, which is the same family of functions.
 """
 
 import math
@@ -22,12 +22,25 @@ class MLP(nn.Module):
     """``depth`` linear layers: (B, …) flattened, to logits (B, classes)."""
 
     def __init__(
-        self, shape: tuple[int, ...], classes: int, *, depth: int, width: int, activation: Activation, init: Init
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        depth: int,
+        width: int,
+        activation: Activation,
+        init: Init,
     ) -> None:
         super().__init__()
         sizes = [math.prod(shape)] + [width] * (depth - 1)
-        hidden = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), _activation(activation))]
-        self.features = nn.Sequential(nn.Flatten(), *hidden)  # (B, width); with depth 1 the inputs themselves
+        hidden = [
+            layer
+            for a, b in pairwise(sizes)
+            for layer in (nn.Linear(a, b), _activation(activation))
+        ]
+        self.features = nn.Sequential(
+            nn.Flatten(), *hidden
+        )  # (B, width); with depth 1 the inputs themselves
         self.classifier = nn.Linear(sizes[-1], classes)
         if init == "xavier":
             for layer in self.modules():
@@ -57,20 +70,29 @@ def make(
         SpaceError: depth or width is under 1.
     """
     if depth < 1 or width < 1:
-        raise SpaceError(f"an MLP needs depth and width of at least 1, but got depth {depth} and width {width}")
+        raise SpaceError(
+            f"an MLP needs depth and width of at least 1, but got depth {depth} and width {width}"
+        )
     return MLP(shape, classes, depth=depth, width=width, activation=activation, init=init)
 
 
-def grid(shape: tuple[int, ...], classes: int, *, layers: str, activation: Activation, init: Init) -> nn.Module:
-    """The networks of ``search_spaces/mlp-grid.toml``: ``layers`` is "1", or depth and width as in "4x10".
+def grid(
+    shape: tuple[int, ...], classes: int, *, layers: str, activation: Activation, init: Init
+) -> nn.Module:
+    """The networks of ``search_spaces/mlp-grid.toml``: ``layers`` is "1", or depth and width as in
+    "4x10".
 
     Raises:
         SpaceError: ``layers`` is written in another way.
     """
     depth, _, width = layers.partition("x")
     if not depth.isdigit() or not (width.isdigit() or layers == "1"):
-        raise SpaceError(f"layers must be '1', or depth and width such as '4x10', but got {layers!r}")
-    return make(shape, classes, depth=int(depth), width=int(width or 1), activation=activation, init=init)
+        raise SpaceError(
+            f"layers must be '1', or depth and width such as '4x10', but got {layers!r}"
+        )
+    return make(
+        shape, classes, depth=int(depth), width=int(width or 1), activation=activation, init=init
+    )
 
 
 def _activation(kind: Activation) -> nn.Module:

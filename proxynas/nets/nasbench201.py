@@ -1,13 +1,15 @@
-"""The cell network of NAS-Bench-201 (Dong & Yang 2020, §2): four nodes, six edges, five operations an edge.
+"""The cell network of NAS-Bench-201 (Dong & Yang 2020, §2): four nodes, six edges, five operations
+an edge.
 
-The skeleton is a 3×3 convolution to C channels, N cells, a residual block with stride 2 to 2C, N cells, another one to
-4C, N cells, then batch norm, ReLU, global average pooling and a linear layer; C = 16 and N = 5 in the benchmark. A node
-is the sum of its incoming edges; a node without any is zero. A convolution is ReLU, convolution, batch norm, and has no
-bias. Edges that lead nowhere are computed all the same, as they are in the benchmark: they count in its parameters and
-operations, and in an indicator that looks at every ReLU.
+The skeleton is a 3×3 convolution to C channels, N cells, a residual block with stride 2 to 2C, N
+cells, another one to 4C, N cells, then batch norm, ReLU, global average pooling and a linear layer;
+C = 16 and N = 5 in the benchmark. A node is the sum of its incoming edges; a node without any is
+zero. A convolution is ReLU, convolution, batch norm, and has no bias. Edges that lead nowhere are
+computed all the same, as they are in the benchmark: they count in its parameters and operations,
+and in an indicator that looks at every ReLU.
 
-An architecture is written as everyone writes it, ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``: for each of the nodes 1, 2
-and 3 the operation on the edge from every earlier node.
+An architecture is written as everyone writes it, ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``: for each
+of the nodes 1, 2 and 3 the operation on the edge from every earlier node.
 """
 
 import re
@@ -25,7 +27,9 @@ EDGES = ("e01", "e02", "e12", "e03", "e13", "e23")
 """In the order of the architecture string; ``eST`` leads from node S to node T."""
 
 _KERNEL: dict[Op, int] = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
-_ARCH = re.compile(r"\|{}~0\|\+\|{}~0\|{}~1\|\+\|{}~0\|{}~1\|{}~2\|".replace("{}", f"({'|'.join(OPS)})"))
+_ARCH = re.compile(
+    r"\|{}~0\|\+\|{}~0\|{}~1\|\+\|{}~0\|{}~1\|{}~2\|".replace("{}", f"({'|'.join(OPS)})")
+)
 _ZERO = "#"
 
 
@@ -34,7 +38,9 @@ class Cell(nn.Module):
 
     def __init__(self, ops: Mapping[str, Op], channels: int) -> None:
         super().__init__()
-        self.edges = nn.ModuleDict({e: _operation(ops[e], channels) for e in EDGES if ops[e] != "none"})
+        self.edges = nn.ModuleDict(
+            {e: _operation(ops[e], channels) for e in EDGES if ops[e] != "none"}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """The output node of images or maps (B, C, H, W)."""
@@ -56,9 +62,14 @@ class Reduction(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         wide = 2 * channels
-        self.body = nn.Sequential(_convolution(channels, wide, 3, stride=2), _convolution(wide, wide, 3))
-        # ceil_mode changes nothing on an even side; on an odd one it keeps the two branches the same size
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(channels, wide, 1, bias=False))
+        self.body = nn.Sequential(
+            _convolution(channels, wide, 3, stride=2), _convolution(wide, wide, 3)
+        )
+        # ceil_mode changes nothing on an even side; on an odd one it keeps the two branches the
+        # same size
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(channels, wide, 1, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Half the side, twice the channels."""
@@ -69,17 +80,26 @@ class Network(nn.Module):
     """The whole skeleton around one kind of cell: (B, channels in, H, W) to logits (B, classes)."""
 
     def __init__(
-        self, shape: tuple[int, int, int], classes: int, ops: Mapping[str, Op], channels: int, cells: int
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        ops: Mapping[str, Op],
+        channels: int,
+        cells: int,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(shape[0], channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.stem = nn.Sequential(
+            nn.Conv2d(shape[0], channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
         stages: list[nn.Module] = []
         for width in (channels, 2 * channels, 4 * channels):
             if width > channels:
                 stages.append(Reduction(width // 2))
             stages += [Cell(ops, width) for _ in range(cells)]
         self.stages = nn.Sequential(*stages)  # (B, 4 channels, ⌈H/4⌉, ⌈W/4⌉)
-        self.last = nn.Sequential(nn.BatchNorm2d(4 * channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.last = nn.Sequential(
+            nn.BatchNorm2d(4 * channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.classifier = nn.Linear(4 * channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,13 +146,19 @@ def operations(arch: str) -> dict[str, Op]:
 
 
 def cost(
-    arch: str, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10, *, channels: int = 16, cells: int = 5
+    arch: str,
+    shape: tuple[int, int, int] = (3, 32, 32),
+    classes: int = 10,
+    *,
+    channels: int = 16,
+    cells: int = 5,
 ) -> tuple[int, int]:
-    """Parameters, and floating-point operations of one image's forward pass, without building the network.
+    """Parameters, and floating-point operations of one image's forward pass, without building the
+    network.
 
-    The same numbers as :meth:`proxynas.spaces.SearchSpace.cost`, for all 15,625 in a second. A multiply-add is two
-    operations; the benchmark's own "FLOPs" count it as one, and like these they count convolutions and linear layers
-    only.
+    The same numbers as :meth:`proxynas.spaces.SearchSpace.cost`, for all 15,625 in a second. A
+    multiply-add is two operations; the benchmark's own "FLOPs" count it as one, and like these they
+    count convolutions and linear layers only.
 
     Raises:
         SpaceError: as :func:`operations`, or ``channels`` or ``cells`` is under 1.
@@ -157,13 +183,15 @@ def cost(
 
 
 def canonical(arch: str) -> str:
-    """What isomorphic cells have in common: the output node as an expression of the input ``0``; 6,466 in all.
+    """What isomorphic cells have in common: the output node as an expression of the input ``0``;
+    6,466 in all.
 
-    This is the rule behind the published number (Dong et al., "NATS-Bench", 2021, table 1): a skip is its source, an
-    edge that is none or leaves a zero node 1 is ``#``, and the terms of a node are sorted as text. It is sound but
-    incomplete, and the number depends on the spelling: a sum behind a skip is sorted as one term, so that other
-    brackets give 6,350 or 6,484, and ``#`` stays in a sum. Dropping zeros and opening sums leaves 4,930 different
-    functions. All this takes a convolution of zeros for zero; it is its batch norm's shift, which training moves.
+    This is the rule behind the published number (Dong et al., "NATS-Bench", 2021, table 1): a skip
+    is its source, an edge that is none or leaves a zero node 1 is ``#``, and the terms of a node
+    are sorted as text. It is sound but incomplete, and the number depends on the spelling: a sum
+    behind a skip is sorted as one term, so that other brackets give 6,350 or 6,484, and ``#`` stays
+    in a sum. Dropping zeros and opening sums leaves 4,930 different functions. All this takes a
+    convolution of zeros for zero; it is its batch norm's shift, which training moves.
 
     Raises:
         SpaceError: as :func:`operations`.

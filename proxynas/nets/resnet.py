@@ -1,15 +1,17 @@
 """ResNet18 as Zhao 2021 trains it on a set: He 2016 for small images.
 
-A convolution 3×3 to ``width`` maps without pooling, then four stages of two residual blocks with 1, 2, 4 and 8 times
-``width`` maps, the last three halving the map, mean of each map, one linear layer. Convolutions have no bias. Students
-that are trained on a few images have instance norm (Zhao 2021, appendix A); the authors' students with batch norm are
-``norm="batchnorm"``.
+A convolution 3×3 to ``width`` maps without pooling, then four stages of two residual blocks with 1,
+2, 4 and 8 times ``width`` maps, the last three halving the map, mean of each map, one linear layer.
+Convolutions have no bias. Students that are trained on a few images have instance norm (Zhao 2021,
+appendix A); the authors' students with batch norm are ``norm="batchnorm"``.
 
-``downsampling="avgpooling"`` is the variant that Zhao 2021 condenses with: instead of a stride a convolution at full
-size and 2×2 average pooling after its activation, and the linear layer sees the whole last map.
+``downsampling="avgpooling"`` is the variant that Zhao 2021 condenses with: instead of a stride a
+convolution at full size and 2×2 average pooling after its activation, and the linear layer sees the
+whole last map.
 
-On 32×32 images this is the authors' network, on 28×28 too (they take a 4×4 mean of a 4×4 map). On smaller ones a
-stage keeps the size where halving would leave one pixel, which instance norm turns into zero whatever comes in.
+On 32×32 images this is the authors' network, on 28×28 too (they take a 4×4 mean of a 4×4 map). On
+smaller ones a stage keeps the size where halving would leave one pixel, which instance norm turns
+into zero whatever comes in.
 """
 
 from typing import Literal
@@ -25,9 +27,12 @@ Downsampling = Literal["stride", "avgpooling"]
 
 
 class Block(nn.Module):
-    """Two convolutions 3×3 and a shortcut: (B, before, H, W) to (B, after, H', W'), halved or not."""
+    """Two convolutions 3×3 and a shortcut: (B, before, H, W) to (B, after, H', W'), halved or
+    not."""
 
-    def __init__(self, before: int, after: int, *, halve: bool, norm: Norm, downsampling: Downsampling) -> None:
+    def __init__(
+        self, before: int, after: int, *, halve: bool, norm: Norm, downsampling: Downsampling
+    ) -> None:
         super().__init__()
         stride = 2 if halve and downsampling == "stride" else 1
         self.pool = nn.AvgPool2d(2) if halve and downsampling == "avgpooling" else nn.Identity()
@@ -50,14 +55,29 @@ class ResNet18(nn.Module):
     """Eight residual blocks and a linear classifier: (B, C, H, W) to logits (B, classes)."""
 
     def __init__(
-        self, shape: tuple[int, ...], classes: int, *, width: int, norm: Norm, downsampling: Downsampling
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        width: int,
+        norm: Norm,
+        downsampling: Downsampling,
     ) -> None:
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < 2:
-            raise SpaceError(f"ResNet18 needs images (C, H, W) of at least 2×2, but got shape {shape}")
+            raise SpaceError(
+                f"ResNet18 needs images (C, H, W) of at least 2×2, but got shape {shape}"
+            )
         channels, height, side = shape
-        blocks: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False), _norm(norm, width), nn.ReLU()]
-        channels, up = width, 1 if downsampling == "stride" else 0  # a stride rounds a map's size up, pooling down
+        blocks: list[nn.Module] = [
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            _norm(norm, width),
+            nn.ReLU(),
+        ]
+        channels, up = (
+            width,
+            1 if downsampling == "stride" else 0,
+        )  # a stride rounds a map's size up, pooling down
         for stage, maps in enumerate((width, 2 * width, 4 * width, 8 * width)):
             halve = stage > 0 and (min(height, side) + up) // 2 >= 2
             if halve:
@@ -67,7 +87,9 @@ class ResNet18(nn.Module):
             channels = maps
         self.features = nn.Sequential(*blocks)  # (B, 8·width, height, side)
         self.pool = nn.AdaptiveAvgPool2d(1) if downsampling == "stride" else nn.Identity()
-        self.classifier = nn.Linear(channels * (1 if downsampling == "stride" else height * side), classes)
+        self.classifier = nn.Linear(
+            channels * (1 if downsampling == "stride" else height * side), classes
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, C, H, W)."""

@@ -1,13 +1,16 @@
-"""VGG11 as Zhao 2021 trains it on a set: Simonyan & Zisserman 2014 with normalisation and one linear layer.
+"""VGG11 as Zhao 2021 trains it on a set: Simonyan & Zisserman 2014 with normalisation and one
+linear layer.
 
-Eight convolutions 3×3 (1, 2, 4, 4, 8, 8, 8 and 8 times ``width`` maps), each with normalisation and ReLU; max pooling
-after the first, second, fourth, sixth and eighth. A 1-channel 28×28 image is padded by 3 in the first convolution,
-which makes it 32×32. Networks that are trained on a few images have instance norm, because statistics of so small
-batches are unreliable (Zhao 2021, appendix A); the authors' students with batch norm are ``norm="batchnorm"``.
+Eight convolutions 3×3 (1, 2, 4, 4, 8, 8, 8 and 8 times ``width`` maps), each with normalisation and
+ReLU; max pooling after the first, second, fourth, sixth and eighth. A 1-channel 28×28 image is
+padded by 3 in the first convolution, which makes it 32×32. Networks that are trained on a few
+images have instance norm, because statistics of so small batches are unreliable (Zhao 2021,
+appendix A); the authors' students with batch norm are ``norm="batchnorm"``.
 
-On 32×32 images this is the authors' network. On smaller ones a pooling is left out where it would leave the next
-normalisation a map under 4×4: five layers of normalised 2×2 maps do not train (instance norm turns even a map of one
-pixel into zero, whatever comes in). 8×8 images are pooled twice instead of five times.
+On 32×32 images this is the authors' network. On smaller ones a pooling is left out where it would
+leave the next normalisation a map under 4×4: five layers of normalised 2×2 maps do not train
+(instance norm turns even a map of one pixel into zero, whatever comes in). 8×8 images are pooled
+twice instead of five times.
 """
 
 from typing import Literal
@@ -25,13 +28,20 @@ class VGG11(nn.Module):
     """Eight convolutions and a linear classifier: (B, C, H, W) to logits (B, classes)."""
 
     def __init__(
-        self, shape: tuple[int, ...], classes: int, *, width: int, norm: Literal["instancenorm", "batchnorm"]
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        width: int,
+        norm: Literal["instancenorm", "batchnorm"],
     ) -> None:
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < 2:
             raise SpaceError(f"VGG11 needs images (C, H, W) of at least 2×2, but got shape {shape}")
         channels, height, side = shape
-        smallest = 4 if min(height, side) >= 32 or shape == (1, 28, 28) else 8  # map that is pooled, but for the last
+        smallest = (
+            4 if min(height, side) >= 32 or shape == (1, 28, 28) else 8
+        )  # map that is pooled, but for the last
         blocks: list[nn.Module] = []
         for index, group in enumerate(LAYERS):
             for maps in group:
@@ -39,7 +49,10 @@ class VGG11(nn.Module):
                 height, side = height + 2 * padding - 2, side + 2 * padding - 2
                 blocks.append(nn.Conv2d(channels, maps * width, 3, padding=padding))
                 channels = maps * width
-                blocks += [InstanceNorm(channels) if norm == "instancenorm" else nn.BatchNorm2d(channels), nn.ReLU()]
+                blocks += [
+                    InstanceNorm(channels) if norm == "instancenorm" else nn.BatchNorm2d(channels),
+                    nn.ReLU(),
+                ]
             if min(height, side) >= (2 if index == len(LAYERS) - 1 else smallest):
                 blocks.append(nn.MaxPool2d(2))
                 height, side = height // 2, side // 2

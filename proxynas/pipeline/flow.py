@@ -1,231 +1,146 @@
-"""The whole flow in one run folder: distil, search, rank, report. Every stage leaves its artefact and is never redone.
+"""The whole flow in one run directory: distil, search, decide, report. No stage is ever redone.
 
-spec.toml                what was asked for; a folder belongs to one spec
+spec.toml                what was asked for; a directory belongs to one spec
 proxy.safetensors        the proxy set
 random.safetensors       the random coreset of the same size
 also/                    further sets, compared in the same run
 distill.checkpoint       how far the distillation was
-run.sqlite               a row a (source, candidate, seed)
-report.html, report.json, scores.csv, indicators.csv, timings.csv, figures/
+run.sqlite               a row per (source, candidate, seed), labels and verification among them
+winner.safetensors, winner.py   the winner's weights, and code that loads them
+report.html, report.json, scores.csv, indicators.csv, values.csv.gz, timings.csv, figures/
 """
 
 import hashlib
 import json
-import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from .. import __version__, distill, proxyset, rank, report, spaces
-from ..core import hardware, seeds, settings
+from .. import proxyset, rank
+from ..core import settings
 from ..core.errors import RunFolderError
 from ..core.progress import Watcher
 from ..core.rundir import open_folder
-from ..datasets import Dataset
-from ..proxyset import ProxySet
-from ..search.pool import cores
 from ..search.run import ZERO_COST, pending, run, runs
-from ..search.store import Score, Store, ZeroCost
-from ..spaces import SearchSpace
-from ..truth import TruthTable
-from .selection import choose_indicator
+from ..search.strategies import ADAPTIVE
+from ..specs import SearchSpec
+from ..truth import WHOLE
+from . import winner
+from .decision import Decision, decide
+from .labelling import Charged, Labeller, Recorded, Trained
+from .reporting import Result, write_report
+from .rounds import Tally, add_costs, choose_in_rounds, first_candidates, make_strategy
+from .run import Run, prepare_run
 from .sources import PROXY, also_names, check_proxy, get_proxy, prepare, training_sources
-from .spec import SearchSpec
-from .truth_tables import check_covered, find_tables, find_truth
+from .truth_tables import check_covered
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a search gives back."""
-
-    report: Path
-    ranking: rank.Ranking
-    ledger: rank.Ledger
-    verdict: rank.Verdict
-    headline: tuple[str, str]
-
-
-def search(spec: SearchSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None) -> Result:
+def search(
+    spec: SearchSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None
+) -> Result:
     """Run, or finish, the search that ``spec`` describes in ``folder``.
 
     Raises:
-        ProxynasError: any of its kinds, see :mod:`proxynas.core.errors`; what was done before stays in the folder.
+        ProxynasError: any of its kinds, see :mod:`proxynas.core.errors`; what was done before stays
+            in the directory.
     """
-    watcher = watcher or Watcher()
-    spec = replace(spec, device=hardware.check(spec.device), steps=_steps(spec))
-    space = spaces.load(spec.space, spec.space_settings)
-    looked_at = spaces.load(spec.space, spec.zero_cost_settings) if spec.zero_cost_settings else space
-    seen = "" if looked_at is space else f", zero-cost {looked_at.fingerprint}"
-    choose_indicator(spec, space)
-    dataset = spec.dataset(watcher.loading)
-    watcher.ended()
-    table, tables = find_truth(spec, dataset, space), find_tables(spec, dataset, space)
-    check_proxy(spec, dataset)
-    archs = candidates(spec, space)
-    check_covered(tables, archs)
-    for seen_space in (space, looked_at):  # a space of images refuses tables here
-        seen_space.build(archs[0], dataset.shape, dataset.num_classes)
-    open_folder(spec, folder)
-    proxy = get_proxy(spec, dataset, folder, watcher)
-    store = Store(folder / "run.sqlite")
+    this = prepare_run(spec, folder, workers, watcher or Watcher())
+    check_proxy(this.spec, this.dataset)
+    strategy = make_strategy(this.spec, this.space, this.cost)
+    archs = first_candidates(this.spec, this.space, strategy)
+    check_covered(this.tables, archs)
+    for space in (this.space, this.zero_cost_space):  # a space of images refuses tables here
+        space.build(archs[0], this.dataset.shape, this.dataset.num_classes)
+    open_folder(this.spec, folder)
+    proxy = get_proxy(this.spec, this.dataset, folder, this.watcher)
     try:
-        store.claim(f"data {dataset.fingerprint}, space {space.fingerprint}{seen}")
-        score_all(spec, space, dataset, archs, store, folder, workers, watcher)
-        return write_report(spec, dataset, proxy, store, table, tables, folder)
+        this.store.claim(this.identity)
+        if this.spec.strategy in ADAPTIVE:
+            archs = choose_in_rounds(this, strategy, archs)
+        score_all(this, archs)
+        decision = decide_by(this, labeller_for(this))
+        if decision is not None and trains_winner(this, decision):
+            with this.stage("winner"):
+                winner.train(this.spec, str(decision.winner), this.store, folder, this.watcher)
+        return write_report(this, proxy, decision)
     finally:
-        store.close()
-
-
-SEARCH_STEPS = 400
-"""Distillation steps of a search that does not say how many: fewer than published, so that a first look is quick."""
-
-
-def _steps(spec: SearchSpec) -> int | None:
-    usual = distill.find(spec.method).steps
-    return spec.steps if spec.steps is not None or spec.proxy is not None or not usual else min(usual, SEARCH_STEPS)
+        this.store.close()
 
 
 def default_folder(spec: SearchSpec) -> Path:
     """``runs/<data>-<space>-<proxy>-<6 digits that change with any setting>``."""
     proxy = Path(spec.proxy).stem if spec.proxy is not None else f"{spec.method}-ipc{spec.ipc}"
-    digest = hashlib.sha256(json.dumps(settings.to_dict(spec), sort_keys=True).encode()).hexdigest()[:6]
+    text = json.dumps(settings.to_dict(spec), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
     return Path("runs") / "-".join([Path(spec.data).name, Path(spec.space).stem, proxy, digest])
 
 
-def candidates(spec: SearchSpec, space: SearchSpace) -> list[str]:
-    """The sample of the space that is searched."""
-    return space.sample(spec.candidates, np.random.default_rng(seeds.derive(spec.seed, "candidates")), spec.distinct)
-
-
-def score_all(
-    spec: SearchSpec,
-    space: SearchSpace,
-    dataset: Dataset,
-    archs: list[str],
-    store: Store,
-    folder: Path,
-    workers: int | None,
-    watcher: Watcher,
-) -> None:
+def score_all(this: Run, archs: list[str]) -> None:
     """Train every candidate on every source; what the store has is kept."""
-    with _stage(store, "costs", spec.device):
-        known = set(store.candidates().index)
-        for arch in archs:
-            if arch not in known:
-                store.add_candidates({arch: space.cost(arch, dataset.shape, dataset.num_classes)})
-    workers = 1 if spec.device != "cpu" else workers or cores()
+    spec, store = this.spec, this.store
+    with this.stage("costs"):
+        add_costs(store, archs, this.cost)
     trained = training_sources(spec)
     sources = [*trained, *([ZERO_COST] if ZERO_COST in spec.baselines else [])]
     total = len(archs) * (len(trained) * spec.seeds + len(sources) - len(trained))
     done = total - runs(pending(store, archs, sources, range(spec.seeds)))
-    watcher.say(
-        f"searching: {len(archs)} of {len(space):,} candidates × {len(trained)} sources × {spec.seeds} seeds, "
-        f"{workers} worker(s)" + (f"; {done} of {total} results found in the run folder" if done else "")
+    this.watcher.say(
+        f"searching: {len(archs)} of {this.space.size:,} candidates × {len(trained)} sources × "
+        f"{spec.seeds} seeds, {this.workers} worker(s)"
+        + (f"; {done} of {total} results found in the run directory" if done else "")
     )
-
-    def on_done(score: Score | ZeroCost) -> None:
-        nonlocal done
-        done += 1
-        watcher.searching(done, total, score.arch)
-
     if done < total:
-        with _stage(store, "search", spec.device):
-            run(store, archs, sources, range(spec.seeds), prepare, (spec, folder), workers=workers, on_done=on_done)
-    watcher.ended()
+        tally = Tally(this.watcher, done, total)
+        with this.stage("search"):
+            run(
+                store, archs, sources, range(spec.seeds), prepare, (spec, this.folder),
+                workers=this.workers, on_done=tally,
+            )  # fmt: skip
+    this.watcher.ended()
 
 
-def write_report(
-    spec: SearchSpec,
-    dataset: Dataset,
-    proxy: ProxySet,
-    store: Store,
-    table: TruthTable | None,
-    tables: Mapping[str, TruthTable],
-    folder: Path,
-) -> Result:
-    """Rank, add up, judge, and write the report."""
-    scores, costs, zero_cost = store.scores(), store.candidates(), store.zero_cost()
-    space = spaces.load(spec.space, spec.space_settings)
-    headline, reason = choose_indicator(spec, space)
-    names = (headline[1], *rank.indicators.counterparts(headline[1]))  # so that the verdict can say what training adds
-    combine = dict.fromkeys((*spec.combine, *(name for name in names if "+" in name)))
-    kinds = None if space.kind is None else {arch: space.kind(arch) for arch in costs.index}
-    ranking = rank.rank(
-        scores,
-        costs,
-        table,
-        zero_cost=zero_cost,
-        combine=list(combine),
-        tables=tables,
-        kinds=kinds,
-        seed=spec.seed,
+def labeller_for(this: Run) -> Labeller:
+    """Where accuracies on the whole data come from: the truth table that knows all candidates, else
+    training."""
+    table = this.truth
+    known = set() if table is None else set(table.rows["arch"])
+    if (
+        table is not None
+        and this.spec.oracle == "auto"
+        and known.issuperset(this.store.candidates().index)
+    ):
+        return Charged(this.store, table)
+    return Trained(this.spec, this.store, this.workers, this.watcher)
+
+
+def decide_by(this: Run, labeller: Labeller) -> Decision | None:
+    """Label, verify and pick; ``None`` where the spec asks for neither."""
+    spec, store = this.spec, this.store
+    if not spec.label and not spec.verify:
+        return None
+    combine = [this.headline[1]] if "+" in this.headline[1] else []
+    values = rank.indicators.columns(
+        store.scores(), store.zero_cost(), store.candidates(), None, combine
     )
-    paid = {**proxy.provenance, "reused": spec.proxy is not None}
-    ledger = rank.ledger(
-        scores,
-        store.stages(),
-        table,
-        distill=paid,
-        device=hardware.describe(spec.device),
-        proxy_bytes=proxy.nbytes,
-        real_bytes=dataset.train.x.nbytes + dataset.train.y.nbytes,
-        zero_cost=zero_cost,
-    )
-    inputs = report.ReportInputs(
-        title=f"{len(costs)} networks of {spec.space} on {dataset.name}",
-        spec=settings.to_dict(spec),
-        dataset=_described(dataset),
-        images=proxy.images() if proxy.x.ndim == 4 else None,
-        labels=proxy.hard_labels(),
-        class_names=proxy.class_names,
-        ranking=ranking,
-        ledger=ledger,
-        scores=scores,
-        costs=costs,
-        headline=headline,
-        headline_reason=reason,
-        provenance=_provenance(spec, proxy, table),
-    )
-    path = report.write(folder, inputs)
-    return Result(path, ranking, ledger, rank.verdict(ranking, ledger, headline, reason), headline)
+    if not labeller.charged:
+        this.watcher.say(
+            f"training on the whole data, {spec.epochs} epochs each: {min(spec.label, len(values))} "
+            f"labels, then the {spec.verify} best (--label 0 --verify 0 leaves this out)"
+        )
+    with this.stage("labels"):
+        decision = decide(spec, labeller, values, this.headline)
+    this.watcher.ended()
+    return decision
 
 
-@contextmanager
-def _stage(store: Store, name: str, device: str) -> Iterator[None]:
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        store.add_stage_seconds(name, time.perf_counter() - started, hardware.peak_mib(device))
-
-
-def _described(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "name": dataset.name,
-        "shape": list(dataset.shape),
-        "classes": dataset.num_classes,
-        "train": len(dataset.train),
-        "val": len(dataset.val),
-        "test": len(dataset.test),
-        "fingerprint": dataset.fingerprint,
-    }
-
-
-def _provenance(spec: SearchSpec, proxy: ProxySet, table: TruthTable | None) -> dict[str, Any]:
-    return {
-        "proxynas": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": hardware.describe(spec.device),
-        "proxy": {key: value for key, value in proxy.provenance.items() if key != "losses"},
-        "truth": None if table is None else {k: v for k, v in table.made.items() if k != "command"},
-    }
+def trains_winner(this: Run, decision: Decision) -> bool:
+    """Whether the winner is trained afresh: where asked, else unless accuracies come from others'
+    table."""
+    if decision.winner is None or this.spec.train_winner == "never":
+        return False
+    table = this.truth
+    others = decision.charged and table is not None and table.made.get("made_on") is None
+    return this.spec.train_winner == "always" or not others
 
 
 def rewrite(
@@ -236,26 +151,33 @@ def rewrite(
     combine: Sequence[str] = (),
     tables: Mapping[str, str] | None = None,
 ) -> Result:
-    """The report of a finished (or unfinished) run, written anew; ``combine`` and ``tables`` are added to the run's.
+    """The report of a run, written anew; ``combine`` and ``tables`` are added to the run's own.
 
     Raises:
-        RunFolderError: it is not a run folder, or nothing in it is scored yet.
+        RunFolderError: it is not a run directory, or nothing in it is scored yet.
     """
-    if not (folder / "spec.toml").is_file() or not (folder / "run.sqlite").is_file():
+    path = folder / "spec.toml"
+    if not path.is_file() or not (folder / "run.sqlite").is_file():
         raise RunFolderError(f"{folder} is not a run folder; give the --out of a 'proxynas search'")
-    spec = settings.make(SearchSpec, settings.read_toml(folder / "spec.toml"), where=str(folder / "spec.toml"))
-    spec = replace(spec, truth=truth_table or spec.truth, indicator=indicator or spec.indicator)
-    spec = replace(spec, combine=(*spec.combine, *combine), tables={**spec.tables, **(tables or {})})
+    spec = settings.make(SearchSpec, settings.read_toml(path), where=str(path))
+    spec = replace(
+        spec,
+        truth=truth_table or spec.truth,
+        indicator=indicator or spec.indicator,
+        combine=(*spec.combine, *combine),
+        tables={**spec.tables, **(tables or {})},
+    )
     also_names(spec)  # a table must not take the place of a source
-    dataset, store = spec.dataset(), Store(folder / "run.sqlite")
+    this = prepare_run(spec, folder, 1, Watcher())
     try:
-        if store.scores().empty:
+        scores = this.store.scores()
+        if scores.empty:
             raise RunFolderError(f"{folder} has no scores yet; start its search again")
-        space = spaces.load(spec.space, spec.space_settings)
-        table, others = find_truth(spec, dataset, space), find_tables(spec, dataset, space)
-        check_covered(others, list(store.candidates().index))
+        check_covered(this.tables, list(this.store.candidates().index))
         proxy = proxyset.read(folder / f"{PROXY}.safetensors")
-        proxyset.check(proxy, dataset)
-        return write_report(spec, dataset, proxy, store, table, others, folder)
+        proxyset.check(proxy, this.dataset)
+        labelled = (scores["source"] == WHOLE).any()
+        decision = decide_by(this, Recorded(this.store)) if labelled else None
+        return write_report(this, proxy, decision)
     finally:
-        store.close()
+        this.store.close()

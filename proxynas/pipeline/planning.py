@@ -1,8 +1,10 @@
-"""``--budget``: one dial. What the user left out is chosen so that the run fits, and every choice gets its reason.
+"""``--budget``: one dial. What the user left out is chosen so that the run fits, and every choice
+gets its reason.
 
-Costs are predicted from counted operations and two short measurements on this machine: a few updates of a middling
-candidate, and one distillation step. The plan is printed and written into the run folder, so a run that is started
-again keeps the plan it began with, whatever the machine does then.
+Costs are predicted from counted operations and two short measurements on this machine: a few
+updates of a middling candidate, and one distillation step. The plan is printed and written into the
+run folder, so a run that is started again keeps the plan it began with, whatever the machine does
+then.
 """
 
 import re
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .. import distill, spaces, training
+from .. import datasets, distill, proxyset, spaces, training
 from ..core import hardware, seeds, settings
 from ..core.errors import SpecError
 from ..core.progress import Watcher
@@ -24,8 +26,10 @@ from ..distill.loop import plan as plan_distillation
 from ..nets.flops import forward_flops
 from ..search.pool import cores
 from ..spaces import SearchSpace
-from . import flow, sources
-from .spec import SearchSpec
+from ..specs import SearchSpec
+from . import sources
+from .rounds import make_strategy
+from .run import costs
 
 SEARCH_SHARE = 0.55
 DISTILL_SHARE = 0.3  # the rest: start-up, ranking, report, and what the predictions miss
@@ -71,16 +75,16 @@ def plan(
         SpecError: the budget is malformed, or too short for anything.
     """
     seconds, watcher = parse(budget), watcher or Watcher()
-    given = {key: value for key, value in flags.items() if value is not None}
-    if config is not None:
-        given = {**settings.read_toml(config), **given}
-    first = settings.make(SearchSpec, given)
-    folder = out or Path("runs") / "-".join([Path(first.data).name, Path(first.space).stem, f"budget-{budget}"])
+    given = settings.merge(settings.read_toml(config) if config is not None else {}, flags)
+    first = settings.make(SearchSpec, given, where=str(config) if config is not None else "")
+    folder = out or Path("runs") / "-".join(
+        [Path(first.data).name, Path(first.space).stem, f"budget-{budget}"]
+    )
     kept = _kept(folder, given)
     if kept is not None:
         return Plan(kept, folder, (f"the plan of {folder} is kept, since its run has begun",))
     first = replace(first, device=hardware.check(first.device))
-    dataset = first.dataset(watcher.loading)
+    dataset = datasets.load_for(first, watcher.loading)
     watcher.ended()
     watcher.say(f"planning for {budget}:")
     spec, reasons = _search_part(first, given, dataset, SEARCH_SHARE * seconds, workers)
@@ -99,33 +103,50 @@ def parse(budget: str) -> float:
         raise SpecError(f"--budget must be a time such as 90s, 10m or 1h, but got {budget!r}")
     seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
     if seconds < 30:
-        raise SpecError(f"--budget must be at least 30s, but got {budget!r}; starting up alone takes some seconds")
+        raise SpecError(
+            f"--budget must be at least 30s, but got {budget!r}; starting up alone takes some seconds"
+        )
     return seconds
 
 
 def _kept(folder: Path, given: Mapping[str, Any]) -> SearchSpec | None:
-    """The spec of a run that was begun, if what is given now agrees with it; the flow says where it does not."""
+    """The spec of a run that was begun, if what is given now agrees with it; the flow says where it
+    does not."""
     path = folder / "spec.toml"
     if not path.is_file():
         return None
-    return settings.make(SearchSpec, {**settings.read_toml(path), **given}, where=str(path))
+    return settings.make(
+        SearchSpec, settings.merge(settings.read_toml(path), given), where=str(path)
+    )
 
 
 def _search_part(
-    spec: SearchSpec, given: Mapping[str, Any], dataset: Dataset, seconds: float, workers: int | None
+    spec: SearchSpec,
+    given: Mapping[str, Any],
+    dataset: Dataset,
+    seconds: float,
+    workers: int | None,
 ) -> tuple[SearchSpec, list[str]]:
-    space = spaces.load(spec.space, spec.space_settings)
+    space = spaces.load(spec.space, spec.space_options)
     workers = 1 if spec.device != "cpu" else workers or cores()
-    wanted = min(int(given.get("candidates", FEWEST)), len(space))
-    sample = flow.candidates(replace(spec, candidates=min(24, len(space))), space)
-    flops = [space.cost(arch, dataset.shape, dataset.num_classes)[1] for arch in sample]
+    wanted = min(int(given.get("candidates", FEWEST)), space.size)
+    if spec.strategy == "all":
+        raise SpecError(
+            "--budget plans the number of candidates, and the strategy all takes every one; leave one out"
+        )
+    cost = costs(space, dataset)
+    sample = make_strategy(replace(spec, strategy="random", candidates=24), space, cost).ask(24)
+    flops = [cost(arch)[1] for arch in sample]
     speed = _speed(spec, space, sample[_middle(flops)], dataset)
+    images = _images(spec)
     for ipc, updates, runs, val_size in LADDER:
-        tried = _with(spec, given, ipc=ipc, updates=updates, seeds=runs, val_size=val_size)
+        chosen = {"updates": updates, "seeds": runs, "val_size": val_size}
+        tried = _with(spec, given, **chosen, **({"ipc": ipc} if images is None else {}))
         if "ipc" not in given and tried.ipc > min(dataset.class_counts()) // 10:
             continue
         runs = len(sources.training_sources(tried)) * tried.seeds
-        each = runs * _run_seconds(tried, dataset, sum(flops) / len(flops), speed)
+        size = tried.ipc * dataset.num_classes if images is None else images
+        each = runs * _run_seconds(tried, dataset, size, sum(flops) / len(flops), speed)
         affordable = int(seconds * workers / each)
         if affordable >= wanted:
             break
@@ -134,10 +155,11 @@ def _search_part(
             f"--budget is too short: about {each / workers:.0f} s a candidate on this machine; allow at least "
             f"{10 * each / workers / SEARCH_SHARE:.0f}s"
         )
-    n = min(given.get("candidates", min(affordable, MOST)), len(space))
+    n = min(given.get("candidates", min(affordable, MOST)), space.size)
     reasons = [
         f"this machine does {speed / 1e6:,.0f} MFLOP/s a core on a middling candidate of {space.name}",
-        f"ipc {tried.ipc}, {tried.updates} updates, {tried.seeds} seed(s): "
+        ("" if images is not None else f"ipc {tried.ipc}, ")
+        + f"{tried.updates} updates, {tried.seeds} seed(s): "
         + (
             f"the most with room for {wanted} candidates"
             if affordable >= wanted
@@ -157,8 +179,17 @@ def _distill_part(
         return spec, [f"the proxy set {spec.proxy} is there: nothing to distil"]
     reasons = []
     images = len(dataset.shape) == 3
-    if images and spec.method == "gm" and not {"student", "real_batch"} & set(spec.settings) and spec.device == "cpu":
-        own = {"student": students.default_student(dataset.shape, 32), "real_batch": 64, **spec.settings}
+    if (
+        images
+        and spec.method == "gm"
+        and not {"student", "real_batch"} & set(spec.settings)
+        and spec.device == "cpu"
+    ):
+        own = {
+            "student": students.default_student(dataset.shape, 32),
+            "real_batch": 64,
+            **spec.settings,
+        }
         spec = replace(spec, settings=own)
         reasons.append(
             "GM with a student of 32 filters and 64 real images a class: widths do as well (Zhao 2021, Fig. 12)"
@@ -196,7 +227,7 @@ def _middle(values: list[int]) -> int:
 
 def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) -> float:
     """Operations a second of training ``arch`` on one core (or the GPU), from a few updates."""
-    recipe = replace(spec.recipe(), updates=4)
+    recipe = replace(spec.candidate_recipe(), updates=4)
     x, y = dataset.train.x[:20], dataset.train.y[:20]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -210,11 +241,24 @@ def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) ->
         torch.set_num_threads(threads)
 
 
-def _run_seconds(spec: SearchSpec, dataset: Dataset, flops: float, speed: float) -> float:
-    """One training run: forward and backward are three forward passes, validation is one, calls cost something too."""
-    recipe = spec.recipe()
-    batch = min(recipe.batch_size, spec.ipc * dataset.num_classes)
-    passes = 3 * recipe.updates * batch + spec.val_points * (min(spec.val_size, len(dataset.val)) + spec.calibrate)
+def _images(spec: SearchSpec) -> int | None:
+    """How many images (or rows) the proxy set that was given has; ``None`` where one is still to be
+    made."""
+    return None if spec.proxy is None else len(proxyset.read(proxyset.locate(spec.proxy)))
+
+
+def _run_seconds(
+    spec: SearchSpec, dataset: Dataset, size: int, flops: float, speed: float
+) -> float:
+    """One training run on a proxy set of ``size`` images.
+
+    Forward and backward are three forward passes, validation is one, and calls cost something too.
+    """
+    recipe = spec.candidate_recipe()
+    batch = min(recipe.batch_size, size)
+    passes = 3 * recipe.updates * batch + spec.val_points * (
+        min(spec.val_size, len(dataset.val)) + spec.calibrate
+    )
     return passes * flops / speed + recipe.updates * CALL_SECONDS
 
 

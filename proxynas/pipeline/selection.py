@@ -4,7 +4,7 @@ from ..core.errors import SpecError
 from ..rank import Key, indicators
 from ..search.run import ZERO_COST
 from ..spaces import Headline, SearchSpace
-from .spec import SearchSpec
+from ..specs import SearchSpec
 
 UNKNOWN = Headline(
     "sotl+val_loss+vote",
@@ -14,7 +14,8 @@ UNKNOWN = Headline(
 
 
 def choose_indicator(spec: SearchSpec, space: SearchSpace) -> tuple[Key, str]:
-    """The (source, indicator) that picks the best network, and why: the user's, or what the space's file names.
+    """The (source, indicator) that picks the best network, and why: the user's, or what the space's
+    file names.
 
     Raises:
         SpecError: an unknown indicator.
@@ -37,7 +38,9 @@ def _named_by(space: SearchSpace) -> Headline:
         try:
             indicators.resolve(getattr(found, key))
         except SpecError as error:
-            raise SpecError(f"[headline] of the search space {space.name}, {key}: {error}") from None
+            raise SpecError(
+                f"[headline] of the search space {space.name}, {key}: {error}"
+            ) from None
     return found
 
 
@@ -45,7 +48,11 @@ def _check_indicator(spec: SearchSpec, name: str) -> Key:
     key = indicators.resolve(name)
     terms = key[1].split("+")
     if "val_auc" in terms and spec.val_points < 2:
-        raise SpecError(f"the indicator val_auc takes val_points of 2 or more, but got {spec.val_points}")
-    if ZERO_COST not in spec.baselines and any(indicators.resolve(term)[0] == ZERO_COST for term in terms):
+        raise SpecError(
+            f"the indicator val_auc takes val_points of 2 or more, but got {spec.val_points}"
+        )
+    if ZERO_COST not in spec.baselines and any(
+        indicators.resolve(term)[0] == ZERO_COST for term in terms
+    ):
         raise SpecError(f"the indicator {name} takes {ZERO_COST!r} among the baselines; add it")
     return key

@@ -1,11 +1,12 @@
-"""What candidates are trained on: the proxy set, its baselines, and further sets; all of them lie in the run folder."""
+"""What candidates are trained on: the proxy set, its baselines, and further sets; all of them lie
+in the run folder."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from .. import proxyset, spaces, truth
+from .. import datasets, proxyset, spaces, truth
 from ..core.errors import SpecError
 from ..core.progress import Watcher
 from ..datasets import Dataset, Split
@@ -14,15 +15,17 @@ from ..proxyset import ProxySet
 from ..rank import indicators
 from ..search.run import ZERO_COST, Work
 from ..search.score import Source
-from .spec import SearchSpec
+from ..specs import SearchSpec
 
 PROXY, RANDOM, EARLY = "proxy", "random", "early-stopping"
 SOURCES = (PROXY, RANDOM, EARLY)
-"""What candidates are trained on unless ``baselines`` says otherwise; ``also`` adds sets, called as their files."""
+"""What candidates are trained on unless ``baselines`` says otherwise; ``also`` adds sets, called as
+their files."""
 
 
 def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher) -> ProxySet:
-    """The run's proxy set (made, copied or found in the folder) and beside it the random coreset of its size."""
+    """The run's proxy set (made, copied or found in the folder) and beside it the random coreset of
+    its size."""
     path = folder / "proxy.safetensors"
     if path.exists():
         watcher.say("proxy set: found in the run folder")
@@ -38,7 +41,7 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         proxy = distill(
             spec.distillation(),
             dataset,
-            spec.recipe(),
+            spec.candidate_recipe(),
             checkpoint=checkpoint,
             on_step=watcher.distilling,
             on_shared=watcher.preparing,
@@ -47,16 +50,20 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         watcher.ended()
     if not (folder / "random.safetensors").exists():
         drawn = replace(
-            spec.distillation(), method="random", ipc=len(proxy) // dataset.num_classes, steps=0, settings={}
+            spec.distillation(),
+            method="random",
+            ipc=len(proxy) // dataset.num_classes,
+            steps=0,
+            settings={},
         )
-        distill(drawn, dataset, spec.recipe()).save(folder / "random.safetensors")
+        distill(drawn, dataset, spec.candidate_recipe()).save(folder / "random.safetensors")
     for given, name in zip(spec.also, also_names(spec), strict=True):
         if not (folder / "also" / f"{name}.safetensors").exists():
             proxyset.read(proxyset.locate(given)).save(folder / "also" / f"{name}.safetensors")
     return proxy
 
 
-RESERVED = (*SOURCES, ZERO_COST, *indicators.COSTS, truth.WHOLE)
+RESERVED = (*SOURCES, ZERO_COST, *indicators.COSTS, truth.WHOLE, truth.WINNER)
 
 
 def also_names(spec: SearchSpec) -> list[str]:
@@ -73,7 +80,9 @@ def also_names(spec: SearchSpec) -> list[str]:
         found.append(name)
     for name in spec.tables:
         if name in (*found, *RESERVED) or not name.strip():
-            raise SpecError(f"there is a source called {name!r} already; give that table another name")
+            raise SpecError(
+                f"there is a source called {name!r} already; give that table another name"
+            )
     return found
 
 
@@ -93,28 +102,33 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
         proxyset.check(proxyset.read(proxyset.locate(spec.proxy)), dataset)
     else:
         plan(spec.distillation(), dataset)
-    recipe = spec.recipe()
+    recipe = spec.candidate_recipe()
     if recipe.augment and len(dataset.shape) != 3:
         raise SpecError(f"augment is for images, but {dataset.name} is a table; leave it out")
     if spec.val_points > recipe.updates:
-        raise SpecError(f"val_points must be at most the {recipe.updates} updates, but got {spec.val_points}")
+        raise SpecError(
+            f"val_points must be at most the {recipe.updates} updates, but got {spec.val_points}"
+        )
     also_names(spec)
     for given in spec.also:
         proxyset.check(proxyset.read(proxyset.locate(given)), dataset)
 
 
 def prepare(spec: SearchSpec, folder: Path) -> Work:
-    """What a worker needs: the space, the data with a part of its validation split, and the sources."""
+    """What a worker needs: the space, the data with a part of its validation split, and the
+    sources."""
     torch.set_flush_denormal(True)
-    dataset = spec.dataset()
+    dataset = datasets.load_for(spec)
     dataset = replace(dataset, val=_part(dataset.val, spec.val_size))
     calibration = dataset.train.x[: spec.calibrate] if spec.calibrate else None
     sets = {PROXY: folder / f"{PROXY}.safetensors", RANDOM: folder / f"{RANDOM}.safetensors"}
     sets |= {name: folder / "also" / f"{name}.safetensors" for name in also_names(spec)}
-    whole = spec.recipe()
+    whole = spec.candidate_recipe()
     size, sources = len(proxyset.read(sets[PROXY])), {}
     for name in training_sources(spec):
-        recipe = replace(whole, batch_size=min(whole.batch_size, size))  # the same number of images an update
+        recipe = replace(
+            whole, batch_size=min(whole.batch_size, size)
+        )  # the same number of images an update
         curriculum = None
         if name == EARLY:
             x, y = dataset.train.x, dataset.train.y
@@ -125,15 +139,21 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
             recipe = replace(recipe, loss=soft, batch_size=min(whole.batch_size, len(made)))
             recipe, curriculum = proxyset.recipe_for(made, recipe), made.curriculum
         sources[name] = Source(
-            name, x, y, recipe, calibration=calibration, val_points=spec.val_points, curriculum=curriculum
+            name,
+            x,
+            y,
+            recipe,
+            calibration=calibration,
+            val_points=spec.val_points,
+            curriculum=curriculum,
         )
     return Work(
-        spaces.load(spec.space, spec.space_settings),
+        spaces.load(spec.space, spec.space_options),
         dataset,
         sources,
         spec.seed,
         spec.device,
-        spaces.load(spec.space, spec.zero_cost_settings) if spec.zero_cost_settings else None,
+        spaces.load(spec.space, spec.zero_cost_options) if spec.zero_cost_options else None,
     )
 
 

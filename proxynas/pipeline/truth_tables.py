@@ -7,8 +7,8 @@ from .. import truth
 from ..core.errors import TruthError
 from ..datasets import Dataset
 from ..spaces import SearchSpace
+from ..specs import SearchSpec
 from ..truth import TruthTable, importing
-from .spec import SearchSpec
 
 
 def find_truth(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> TruthTable | None:
@@ -39,11 +39,15 @@ def find_tables(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> dict[
         TruthError: there is no such table, or it is of other data.
     """
     data = spec.truth_data or dataset.name
-    return {name: _of_space(truth.read(Path(p)), dataset, space, data, p) for name, p in spec.tables.items()}
+    return {
+        name: _of_space(truth.read(Path(p)), dataset, space, data, p)
+        for name, p in spec.tables.items()
+    }
 
 
 def check_covered(tables: Mapping[str, TruthTable], archs: Sequence[str]) -> None:
-    """Refuse a table that has few of the candidates: all rows are compared on those that every row has.
+    """Refuse a table that has few of the candidates: all rows are compared on those that every row
+    has.
 
     Raises:
         TruthError: it has fewer than three of them, and fewer than all.
@@ -57,7 +61,9 @@ def check_covered(tables: Mapping[str, TruthTable], archs: Sequence[str]) -> Non
             )
 
 
-def _of_space(table: TruthTable, dataset: Dataset, space: SearchSpace, data: str, name: str) -> TruthTable:
+def _of_space(
+    table: TruthTable, dataset: Dataset, space: SearchSpace, data: str, name: str
+) -> TruthTable:
     table.check(dataset, space.name, data)
     classes = importing.CLASSES.get(data)
     if classes is not None and classes != dataset.num_classes:
@@ -66,5 +72,7 @@ def _of_space(table: TruthTable, dataset: Dataset, space: SearchSpace, data: str
             f"{dataset.num_classes}; give --truth-data the name of the data that these are, or --truth none"
         )
     if not any(arch in space for arch in table.rows["arch"]):
-        raise TruthError(f"the truth table {name} has no architecture of the space {space.name!r}; give its own")
+        raise TruthError(
+            f"the truth table {name} has no architecture of the space {space.name!r}; give its own"
+        )
     return table

@@ -1,4 +1,5 @@
-"""Proxy sets: tensors, the recipe and the preprocessing they were made for, and where they come from, in one file."""
+"""Proxy sets: tensors, the recipe and the preprocessing they were made for, and where they come
+from, in one file."""
 
 from .file import ProxySet, check, locate, merge, names, read, recipe_for
 

@@ -1,4 +1,5 @@
-"""What proxy sets that are merged into one have in common, and what the merged one is said to have cost."""
+"""What proxy sets that are merged into one have in common, and what the merged one is said to have
+cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,13 +29,19 @@ def agree(names: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> None:
 
 
 def provenance(parts: Sequence[Mapping[str, Any]], ipc: int) -> dict[str, Any]:
-    """The provenance of a merged set of ``ipc`` images a class. Its ``merged`` has that of every part, in order.
+    """The provenance of a merged set of ``ipc`` images a class. Its ``merged`` has that of every
+    part, in order.
 
-    Seconds are added up, as if one machine had made all; what parts shared (experts) is counted once. Memory is the
-    most that any part took. What is the same in all parts stays; where methods differ they are joined by ``+``.
+    Seconds are added up, as if one machine had made all; what parts shared (experts) is counted
+    once. Memory is the most that any part took. What is the same in all parts stays; where methods
+    differ they are joined by ``+``.
     """
     leaves = [dict(leaf) for part in parts for leaf in part.get("merged", [part])]
-    told = {key: value for key, value in leaves[0].items() if all(leaf.get(key) == value for leaf in leaves)}
+    told = {
+        key: value
+        for key, value in leaves[0].items()
+        if all(leaf.get(key) == value for leaf in leaves)
+    }
     for key in ("losses", "spec", "ipc"):
         told.pop(key, None)
     methods = dict.fromkeys(str(leaf.get("method")) for leaf in leaves)
@@ -55,7 +62,8 @@ def curriculum(parts: Sequence[Curriculum | None], sizes: Sequence[int]) -> Curr
     """The steps of every part after those of the one before, over the merged images.
 
     Raises:
-        ProxyFileError: some have steps and some have none, or their batches differ in size, or only some have rates.
+        ProxyFileError: some have steps and some have none, or their batches differ in size, or only
+            some have rates.
     """
     steps = [part for part in parts if part is not None]
     kinds = {None if part is None else (part.order.shape[1], part.rates is None) for part in parts}
@@ -73,7 +81,8 @@ def curriculum(parts: Sequence[Curriculum | None], sizes: Sequence[int]) -> Curr
 
 
 def _spent(leaves: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Seconds of all parts, where experts of one pool count once: the most that a part used of it."""
+    """Seconds of all parts, where experts of one pool count once: the most that a part used of
+    it."""
     total, pools = 0.0, dict[str, float]()
     for leaf in leaves:
         shared = leaf.get("shared", {})

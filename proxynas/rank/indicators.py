@@ -1,7 +1,9 @@
-"""The indicators: what they are called, which way they point, and how a run's rows become one column of each.
+"""The indicators: what they are called, which way they point, and how a run's rows become one
+column of each.
 
-A name is that of a number read off a training run (:data:`TRAINING`), of a zero-cost indicator or their ``vote``, or
-of a cost. Several joined by ``+`` mean their mean rank; with a training indicator among them every source has its own.
+A name is that of a number read off a training run (:data:`TRAINING`), of a zero-cost indicator or
+their ``vote``, or of a cost. Several joined by ``+`` mean their mean rank; with a training
+indicator among them every source has its own.
 """
 
 import difflib
@@ -14,7 +16,7 @@ import pandas as pd
 from ..core.errors import SpecError
 from ..search import zerocost
 from ..search.run import ZERO_COST
-from ..truth import WHOLE, TruthTable
+from ..truth import WHOLE, WINNER, TruthTable
 
 Key = tuple[str, str]
 """A row of the ranking: (source, indicator)."""
@@ -25,11 +27,15 @@ TRAINING = ("val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late")
 LOWER_IS_BETTER = frozenset({"val_loss", "sotl", "sotl_late"})
 COSTS = ("parameters", "flops")
 VOTE = "vote"
+PREDICTED = "predicted"
+"""What a performance predictor says that was fitted on labels (:mod:`proxynas.predict`)."""
+
 VOTERS = ("synflow", "jacob_cov", "snip")
 """Who votes, as in Abdelfattah et al. 2021, §4.2."""
 
 FIRST = ("proxy", "random", "early-stopping")
-"""Sources that tables show first, in this order; then other sets, zero-cost indicators, costs, and the whole data."""
+"""Sources that tables show first, in this order; then other sets, zero-cost indicators, costs, and
+the whole data."""
 
 
 def table_order(source: str) -> tuple[int, str]:
@@ -40,7 +46,8 @@ def table_order(source: str) -> tuple[int, str]:
 
 
 def resolve(name: str, source: str = "proxy") -> Key:
-    """The row of the ranking that an indicator's name means; ``source`` where it is read off a training run.
+    """The row of the ranking that an indicator's name means; ``source`` where it is read off a
+    training run.
 
     Raises:
         SpecError: an unknown name.
@@ -50,7 +57,11 @@ def resolve(name: str, source: str = "proxy") -> Key:
     for term in terms:
         if term not in known:
             close = difflib.get_close_matches(term, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}, or several joined by +"
+            hint = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"known: {', '.join(known)}, or several joined by +"
+            )
             raise SpecError(f"there is no indicator {term!r}; {hint}")
     if any(term in TRAINING for term in terms):
         return source, "+".join(terms)
@@ -60,14 +71,16 @@ def resolve(name: str, source: str = "proxy") -> Key:
 
 
 def untrained(name: str) -> str | None:
-    """What is left of an indicator without what is read off training; ``None`` where nothing is, or where all is."""
+    """What is left of an indicator without what is read off training; ``None`` where nothing is, or
+    where all is."""
     terms = name.split("+")
     left = [term for term in terms if term not in TRAINING]
     return "+".join(left) if 0 < len(left) < len(terms) else None
 
 
 def counterparts(name: str) -> list[str]:
-    """What an indicator is compared with to see what training adds: itself without it, or with it."""
+    """What an indicator is compared with to see what training adds: itself without it, or with
+    it."""
     left = untrained(name)
     if left is not None:
         return [left]
@@ -81,25 +94,38 @@ def columns(
     truth: TruthTable | None,
     combine: Sequence[str],
     tables: Mapping[str, TruthTable] | None = None,
+    predictions: Mapping[Key, pd.Series] | None = None,
 ) -> pd.DataFrame:
     """One column a (source, indicator), one row a candidate in order of name; higher is better.
 
+    ``predictions`` are further columns, of performance predictors (:data:`PREDICTED`).
     -inf: every seed failed, or the indicator cannot be had; NaN: not run.
     """
     archs = pd.Index(sorted(costs.index), name="arch")
     found: dict[Key, pd.Series] = {}
-    sources = sorted((str(name) for name in dict.fromkeys(scores["source"]) if name != WHOLE), key=table_order)
+    there = dict.fromkeys(str(name) for name in scores["source"])
+    sources = sorted((name for name in there if name not in (WHOLE, WINNER)), key=table_order)
     for source in sources:
         found |= _trained(source, scores[scores["source"] == source], archs)
     if zero_cost is not None and len(zero_cost):
         found |= _zero_cost(zero_cost, archs)
-    found |= {(name, name): costs[name].reindex(archs).astype("float64") for name in COSTS if name in costs}
-    found |= {(name, table.measure): table.accuracy().reindex(archs) for name, table in (tables or {}).items()}
+    found |= {
+        (name, name): costs[name].reindex(archs).astype("float64")
+        for name in COSTS
+        if name in costs
+    }
+    found |= {
+        (name, table.measure): table.accuracy().reindex(archs)
+        for name, table in (tables or {}).items()
+    }
     for name in combine:
         found |= _combined(name, sources, found)
+    found |= {key: column.reindex(archs) for key, column in (predictions or {}).items()}
     found = dict(sorted(found.items(), key=lambda item: _place(item[0], sources)))
     if truth is not None:
-        good = truth.rows[truth.rows["failed"].isna()]  # a table of one's own may lack an indicator here and there
+        good = truth.rows[
+            truth.rows["failed"].isna()
+        ]  # a table of one's own may lack an indicator here and there
         whole = _trained(WHOLE, truth.rows, archs)
         complete = [key for key in whole if good[key[1]].notna().all() and key[1] != truth.measure]
         found |= {key: whole[key] for key in complete}
@@ -109,7 +135,8 @@ def columns(
 
 
 def _place(key: Key, sources: Sequence[str]) -> int:
-    """Sources first, each with all of its indicators, then zero-cost, then costs; sorting by it keeps their order."""
+    """Sources first, each with all of its indicators, then zero-cost, then costs; sorting by it
+    keeps their order."""
     order = [*sources, ZERO_COST, *COSTS]
     return order.index(key[0]) if key[0] in order else len(order)
 
@@ -121,7 +148,9 @@ def _trained(source: str, rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.S
         if name not in rows:
             continue
         numbers = good[name].astype("float64").replace([np.inf, -np.inf], np.nan)
-        if numbers.isna().all() and (len(good) or name == "val_auc"):  # not measured; runs that failed rank last
+        if numbers.isna().all() and (
+            len(good) or name == "val_auc"
+        ):  # not measured; runs that failed rank last
             continue
         mean = numbers.groupby(good["arch"]).mean().reindex(archs)
         column = -mean if name in LOWER_IS_BETTER else mean
@@ -132,9 +161,14 @@ def _trained(source: str, rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.S
 def _zero_cost(rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.Series]:
     measured = archs.isin(rows["arch"])
     wide = rows.pivot(index="arch", columns="indicator", values="value").reindex(archs)
-    found = {(ZERO_COST, name): wide[name].mask(wide[name].isna() & measured, -math.inf) for name in _known(wide)}
+    found = {
+        (ZERO_COST, name): wide[name].mask(wide[name].isna() & measured, -math.inf)
+        for name in _known(wide)
+    }
     if set(VOTERS) <= set(wide):
-        vote = zerocost.vote(pd.DataFrame({name: found[ZERO_COST, name][measured] for name in VOTERS}))
+        vote = zerocost.vote(
+            pd.DataFrame({name: found[ZERO_COST, name][measured] for name in VOTERS})
+        )
         found[ZERO_COST, VOTE] = vote.reindex(archs)
     return found
 
@@ -143,10 +177,13 @@ def _known(wide: pd.DataFrame) -> list[str]:
     return [name for name in zerocost.INDICATORS if name in wide]
 
 
-def _combined(name: str, sources: Sequence[str], found: dict[Key, pd.Series]) -> dict[Key, pd.Series]:
-    """The mean ranks of ``name``'s terms: a column for every source where one of them is read off training."""
+def _combined(
+    name: str, sources: Sequence[str], found: dict[Key, pd.Series]
+) -> dict[Key, pd.Series]:
+    """The mean ranks of ``name``'s terms: a column for every source where one of them is read off
+    training."""
     result = {}
-    for source in sources:
+    for source in sources or FIRST[:1]:  # what takes no training is there without a source
         key = resolve(name, source)
         terms = [resolve(term, source) for term in key[1].split("+")]
         if len(terms) > 1 and all(term in found for term in terms):

@@ -1,233 +1,287 @@
 """What the figures say, in sentences: for the report and the terminal."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+import pandas as pd
 
 from ..truth import WHOLE
 from . import words
-from .indicators import VOTE, Key, resolve, untrained
+from .indicators import PREDICTED, VOTE, Key, resolve, untrained
 from .ledger import EARLY, PROXY, ZERO_COST, Ledger
-from .ranking import Difference, Ranking, paired_difference
+from .ranking import PARAMETERS, Difference, Ranking, paired_difference
 
-WORTH, NOT_WORTH, UNDECIDED, UNVERIFIED, NO_PROXY = (
-    "worth distilling",
-    "not worth distilling",
-    "undecided",
-    "unverified",
-    "",
-)
+WORTH = "worth distilling"
+NOT_WORTH = "not worth distilling"
+NOT_SHOWN = "not shown to be worth distilling"
+UNDECIDED = "undecided"
+NO_TRUTH = "no ground truth"
+NO_VERDICT = ""
 
-
-DECISIVE = frozenset({"random", EARLY, "parameters", ZERO_COST})
-NAMES = {
+RANDOM = "random"
+FLOPS = ("flops", "flops")
+RIVALS = {
+    RANDOM: "a random coreset of the same size",
+    EARLY: "early stopping after as many updates",
     "parameters": "counting parameters",
     "flops": "counting FLOPs",
-    "random": "the random coreset",
-    ZERO_COST: "the vote of zero-cost indicators",
 }
-RIVALS = {
-    "random": "a random coreset of the same size, which costs nothing to make",
-    EARLY: "early stopping, the same number of updates on the real data",
-    "parameters": "counting parameters, which takes no training",
-    ZERO_COST: "the vote of zero-cost indicators, which takes no training",
+SENTENCES = {
+    # the first of the summary: what is ranked first, and what it reaches
+    "nothing first": "No candidate could be ranked by {by}.",
+    "first": "Ranked first is {arch}{tied}; {reached}.",
+    "tied": " (tied with {others})",
+    "not reached": "what it reaches on the whole data is not known",
+    "reached": "trained on the whole data it reaches {truth} {measure}, and {regret}",
+    "no regret": "no candidate with known truth reaches more",
+    "regret": "the best candidate with known truth reaches {points} points more",
+    # the second: how well the ranking agrees with truth, and what that says of the proxy set
+    "no truth": (
+        "There is no ground truth for these candidates, so how well this ranking agrees with "
+        "training on the whole data is not known; “proxynas truth” measures it."
+    ),
+    "no rho": "Its ρ with truth is not defined, for want of candidates or of differences{worth}.",
+    "rho": "Over {n} candidates the ranking has ρ = {rho} with truth (95 % interval {interval}){worth}.",
+    WORTH: "; this proxy set was worth distilling",
+    NOT_WORTH: "; this proxy set was not worth distilling{behind}",
+    NOT_SHOWN: "; this proxy set is not shown to be worth distilling{level}",
+    UNDECIDED: "; whether this proxy set was worth distilling is not known",
+    NO_VERDICT: "",
+    "behind": ", as it ranks worse than {names}",
+    "not ahead": ", as it does not rank significantly better than {names}",
+    # the details
+    "by": "Candidates are ranked by {by}{reason}.",
+    "tie": "Ties go to the candidate with the fewest parameters, then to the first by name.",
+    "distinct": "Over the {n} candidates that are not isomorphic to one another, ρ is {rho}.",
+    "best": "Among the truly best {percent} % ({n} candidates) ρ is {rho} {interval}.",
+    "ceiling": "One training run of the truth ranks another with ρ = {rho}{best}.",
+    "ceiling, best": ", and {rho} among the best {percent} %",
+    "better": "Significantly better than {rival} ({figures}).",
+    "worse": "Significantly worse than {rival} ({figures}).",
+    "level": "No significant difference from {rival} ({figures}).",
+    "not comparable": "Not comparable with {rival}: one of the two correlations is not defined.",
+    "figures": "ρ = {rho}; difference {difference}",
+    "missing": "Not compared with {names}.",
+    "no proxy": "This ranking takes no proxy set; with hindsight the best that does is {by} ({figures}).",
+    "hindsight": "With hindsight, {by} ranks best of all but the whole data (ρ = {rho}).",
+    "no hindsight": "Nothing else but the whole data ranks with a higher ρ.",
+    "cost": "It took {total}: {made} to {make} the proxy set{earlier}, and {search} to search.",
+    "pays": "In core time this set pays for itself against {other} from {n} on.",
+    "never pays": "In core time this set never pays for itself against {other}: it saves no time.",
 }
+"""Every sentence of a verdict, and its parts."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One word for whether distilling paid, and the sentences that say why."""
+    """One word for whether this proxy set was worth distilling, and the sentences that say why."""
 
     worth: str
-    summary: tuple[str, ...]  # the best network, how well the headline ranks, whether distilling paid
-    comparisons: tuple[str, ...]  # the headline against each rival
-    costs: tuple[str, ...]  # time, and from how many candidates on distilling pays
+    summary: tuple[str, str]  # what is ranked first; how far to trust that
+    details: tuple[str, ...]  # by what and how, the rivals one by one, time
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """All of them, in reading order."""
-        return self.summary + self.comparisons + self.costs
+        return (*self.summary, *self.details)
 
 
 def verdict(ranking: Ranking, ledger: Ledger, headline: Key, reason: str) -> Verdict:
-    """Judge the ``headline`` (source, indicator), which was chosen for ``reason``, against its rivals.
+    """Judge the ``headline`` (source, indicator), which was chosen for ``reason``, against its
+    rivals.
 
-    The rivals are a random coreset, early stopping on the real data (each with the same indicator), parameters, FLOPs,
-    the vote of zero-cost indicators and, where the headline is a mean rank, what is left of it without training. It
-    beats a rival when the whole 95 % interval of the difference in ρ is above zero. The proxy was worth distilling only
-    if it beats all of them but FLOPs; without a random coreset and early stopping among them that is not known.
+    The rivals are a random coreset, early stopping on the real data (each with the same indicator),
+    parameters, FLOPs, the vote of zero-cost indicators and, where the headline is a mean rank, what
+    is left of it without training. It ranks better than one where the whole 95 % interval of the
+    difference in ρ is above zero, and worse where it is below.
+
+    A set was worth distilling only if it ranks better than all of them but FLOPs, a random coreset
+    and early stopping among them. It was not worth it where it ranks worse than any; otherwise it
+    is not shown to be. Of a coreset, which is not distilled, nothing of the kind is said.
 
     Raises:
         KeyError: the ranking has no such row.
     """
-    best = _best(ranking, headline, reason)
+    first, chosen = _first(ranking, headline), list(_chosen(ranking, headline, reason))
     if ranking.truth is None or ranking.truth.empty:
-        nothing = (
-            "Nothing was verified: there is no ground truth for these candidates, so how well this ranking agrees with "
-            "training on the whole data is not known. Measure some of them with “proxynas truth” to find out."
-        )
-        return Verdict(UNVERIFIED, (best, nothing), (), _cost(ledger))
-    differences = {key: paired_difference(ranking, headline, key) for key in _rivals(ranking, headline)}
-    compared = [_compared(ranking, headline, key, d) for key, d in differences.items()]
-    if headline[0] == PROXY:
-        worth = _worth(differences)
-        conclusion = _conclusion(worth, differences)
+        details = (*chosen, *_costs(ledger))
+        return Verdict(NO_TRUTH, (first, SENTENCES["no truth"]), details)
+    differences = {
+        key: paired_difference(ranking, headline, key) for key in _rivals(ranking, headline)
+    }
+    compared = [_compared(ranking, key, d) for key, d in differences.items()]
+    if not ledger.distilled:
+        worth, clause, why = NO_VERDICT, "", []
+    elif headline[0] == PROXY:
+        worth, clause, why = _worth(differences), _clause(differences), _missing(differences)
     else:
-        worth, conclusion = _needless(ranking, headline)
-    return Verdict(
-        worth,
-        (best, _trust(ranking, headline), *conclusion),
-        (*compared, *_hindsight(ranking, headline)),
-        _cost(ledger),
+        worth, why = _needless(ranking, headline)
+        clause = SENTENCES[worth].format(behind="", level="")
+    details = (
+        *chosen,
+        *_agreement(ranking, headline),
+        *compared,
+        *why,
+        *_hindsight(ranking, headline),
+        *_costs(ledger),
     )
+    return Verdict(worth, (first, _trust(ranking, headline, clause)), details)
 
 
-def _best(ranking: Ranking, headline: Key, reason: str) -> str:
+def _first(ranking: Ranking, headline: Key) -> str:
     row = ranking.row(headline)
-    chosen = f"by {words.phrase(headline)}" + (f" ({reason.rstrip('.')})" if reason else "")
     if not isinstance(row["winner"], str):
-        return f"No candidate could be ranked {chosen}."
-    text = f"The best network {chosen} is {row['winner']}"
-    if not math.isfinite(row["winner_truth"]):
-        return text + "; what it reaches on the whole data was not measured."
-    reached = f"{words.percent(row['winner_truth'])} {words.indicator(ranking.measure)}"
-    text += f", which reaches {reached} when trained on the whole data"
-    if row["regret"] <= 0:
-        return text + "; no verified candidate reaches more."
-    return text + f"; the best verified candidate reaches {words.number(100 * row['regret'], 1)} points more."
+        return SENTENCES["nothing first"].format(by=words.phrase(headline))
+    others = "1 other" if row["tied"] == 1 else f"{row['tied']:,} others"
+    tied = SENTENCES["tied"].format(others=others) if row["tied"] else ""
+    reached = SENTENCES["not reached"]
+    if math.isfinite(row["winner_truth"]):
+        points = words.number(100 * row["regret"], 1)
+        regret = SENTENCES["regret" if row["regret"] > 0 else "no regret"].format(points=points)
+        truth, measure = words.percent(row["winner_truth"]), words.indicator(ranking.measure)
+        reached = SENTENCES["reached"].format(truth=truth, measure=measure, regret=regret)
+    return SENTENCES["first"].format(arch=row["winner"], tied=tied, reached=reached)
 
 
-def _trust(ranking: Ranking, headline: Key) -> str:
+def _trust(ranking: Ranking, headline: Key, worth: str) -> str:
     row = ranking.row(headline)
-    over = f"Over {row['n']} candidates with known truth,"
-    if not math.isfinite(row["rho"]):
-        why = "it takes three candidates, and values that differ"
-        return f"{over} the rank correlation of {words.phrase(headline)} is not defined: {why}."
+    form = SENTENCES["rho" if math.isfinite(row["rho"]) else "no rho"]
     interval = words.span(row["rho_low"], row["rho_high"])
-    text = f"{over} {words.phrase(headline)} ranks them with ρ = {words.number(row['rho'])} (95 % interval {interval})."
+    rho = words.number(row["rho"])
+    return form.format(n=f"{row['n']:,}", rho=rho, interval=interval, worth=worth)
+
+
+def _chosen(ranking: Ranking, headline: Key, reason: str) -> Iterator[str]:
+    because = f" ({reason.rstrip('.')})" if reason else ""
+    yield SENTENCES["by"].format(by=words.phrase(headline), reason=because)
+    if ranking.row(headline)["tied"]:
+        yield SENTENCES["tie"]
+
+
+def _agreement(ranking: Ranking, headline: Key) -> Iterator[str]:
+    """ρ over distinct candidates and among the best, and how well truth agrees with itself."""
+    row = ranking.row(headline)
     if row["n_distinct"] < row["n"]:
         rho = words.number(row["rho_distinct"])
-        text += f" Over the {row['n_distinct']:.0f} that are not isomorphic to one another it is {rho}."
-    return text
+        yield SENTENCES["distinct"].format(n=f"{row['n_distinct']:,.0f}", rho=rho)
+    percent = ranking.cut
+    if percent is not None:
+        name = f"rho_best{percent}"
+        yield SENTENCES["best"].format(
+            percent=percent,
+            n=f"{ranking.cuts[percent]:,}",
+            rho=words.number(row[name]),
+            interval=words.span(row[f"{name}_low"], row[f"{name}_high"]),
+        )
+    if ranking.ceiling is not None:
+        found = ranking.ceiling.rho_best.get(percent or 0, math.nan)
+        best = SENTENCES["ceiling, best"].format(rho=words.number(found), percent=percent)
+        yield SENTENCES["ceiling"].format(
+            rho=words.number(ranking.ceiling.rho), best=best if math.isfinite(found) else ""
+        )
 
 
 def _rivals(ranking: Ranking, headline: Key) -> list[Key]:
     left = untrained(headline[1])
-    wanted = [("random", headline[1]), (EARLY, headline[1]), ("parameters", "parameters"), ("flops", "flops")]
-    wanted += [(ZERO_COST, VOTE), *([resolve(left)] if left is not None else [])]
-    return [key for key in dict.fromkeys(wanted) if key in ranking.keys() and key != headline]  # noqa: SIM118  # keys() is a method here
+    wanted = [(RANDOM, headline[1]), (EARLY, headline[1]), PARAMETERS, FLOPS, (ZERO_COST, VOTE)]
+    wanted += [resolve(left)] if left is not None else []
+    wanted += [(ZERO_COST, PREDICTED)] if headline[1] == PREDICTED else []
+    there = set(ranking.keys())
+    return [key for key in dict.fromkeys(wanted) if key in there and key != headline]
 
 
-def _compared(ranking: Ranking, headline: Key, rival: Key, d: Difference) -> str:
-    figures = f"ρ = {words.number(ranking.row(rival)['rho'])}; difference {words.difference(d)}"
-    name = _name(rival)
-    if not math.isfinite(d.value):
-        return f"It cannot be compared with {name}: one of the two correlations is not defined."
-    if d.better:
-        return f"It beats {name} ({figures})."
-    if d.worse:
-        return f"It is worse than {name} ({figures})."
-    return f"It cannot be told from {name} ({figures}; the interval of the difference includes zero)."
+def _compared(ranking: Ranking, rival: Key, d: Difference) -> str:
+    outcome = "better" if d.better else "worse" if d.worse else "level"
+    form = SENTENCES[outcome if math.isfinite(d.value) else "not comparable"]
+    name = RIVALS.get(rival[0], words.phrase(rival))
+    return form.format(rival=name, figures=_figures(ranking, rival, d))
 
 
-def _hindsight(ranking: Ranking, headline: Key) -> list[str]:
-    """The row that would have ranked best, the whole data aside; picked with truth in hand, so no rule to follow."""
-    cheap = ranking.rows[~ranking.rows["source"].isin((WHOLE, *ranking.tables))].dropna(subset=["rho"])
-    if cheap.empty:
-        return []
-    first = cheap.iloc[int(cheap["rho"].to_numpy().argmax())]
-    key = (str(first["source"]), str(first["indicator"]))
-    if key == headline:
-        return ["No other row but the whole data ranks with a higher ρ."]
-    rho = words.number(first["rho"])
-    return [f"With hindsight, {words.phrase(key)} ranks best of all rows but the whole data (ρ = {rho})."]
-
-
-def _needless(ranking: Ranking, headline: Key) -> tuple[str, list[str]]:
-    """The verdict on a proxy set that the headline does without: even its best row, by hindsight, has to beat it."""
-    trained = ranking.rows[ranking.rows["source"] == PROXY].dropna(subset=["rho"])
-    if trained.empty or not math.isfinite(ranking.row(headline)["rho"]):
-        return NO_PROXY, []
-    first = trained.iloc[int(trained["rho"].to_numpy().argmax())]
-    key = (PROXY, str(first["indicator"]))
-    d = paired_difference(ranking, key, headline)
-    figures = f"(ρ = {words.number(first['rho'])}; difference {words.difference(d)})"
-    row = f"the best row that takes the proxy set, with hindsight, is {words.phrase(key)} {figures}"
-    if d.better:
-        return UNDECIDED, [f"This ranking takes no proxy set; {row}, which ranks better on these candidates."]
-    return NOT_WORTH, [f"This ranking takes no proxy set, and distilling one was not worth it: {row}."]
+def _figures(ranking: Ranking, key: Key, d: Difference) -> str:
+    rho = words.number(ranking.row(key)["rho"])
+    return SENTENCES["figures"].format(rho=rho, difference=words.difference(d))
 
 
 def _worth(differences: dict[Key, Difference]) -> str:
-    decisive = [d for key, d in differences.items() if key[0] in DECISIVE]
+    decisive = [d for key, d in differences.items() if key != FLOPS]
+    if any(d.worse for d in decisive):
+        return NOT_WORTH
     if not decisive or not all(math.isfinite(d.value) for d in decisive):
         return UNDECIDED
     if not all(d.better for d in decisive):
-        return NOT_WORTH
+        return NOT_SHOWN
     return UNDECIDED if _missing(differences) else WORTH
 
 
-def _missing(differences: dict[Key, Difference]) -> list[str]:
-    """What distilling has to beat and was not compared with."""
+def _clause(differences: dict[Key, Difference]) -> str:
+    """The verdict as it ends the summary, with what the set would have to rank better than."""
+    decisive = {key: d for key, d in differences.items() if key != FLOPS}
+    behind = _named("behind", [key for key, d in decisive.items() if d.worse])
+    level = _named("not ahead", [key for key, d in decisive.items() if not d.better])
+    return SENTENCES[_worth(differences)].format(behind=behind, level=level)
+
+
+def _named(sentence: str, rivals: list[Key]) -> str:
+    names = [RIVALS.get(key[0], words.phrase(key)) for key in rivals]
+    return SENTENCES[sentence].format(names=" or ".join(names)) if names else ""
+
+
+def _missing(differences: Iterable[Key]) -> list[str]:
+    """That a set was not compared with what distilling has to rank better than."""
     there = {key[0] for key in differences}
-    return [NAMES.get(name, words.source(name)) for name in ("random", EARLY) if name not in there]
+    names = [RIVALS[source] for source in (RANDOM, EARLY) if source not in there]
+    return [SENTENCES["missing"].format(names=" or ".join(names))] if names else []
 
 
-def _name(rival: Key) -> str:
-    return (
-        words.phrase(rival)
-        if rival[1] != VOTE and rival[0] == ZERO_COST
-        else NAMES.get(rival[0], words.source(rival[0]))
-    )
+def _needless(ranking: Ranking, headline: Key) -> tuple[str, list[str]]:
+    """On a proxy set that the headline does without: its best row, by hindsight, against it."""
+    found = _highest(ranking, ranking.rows["source"] == PROXY)
+    if found is None or not math.isfinite(ranking.row(headline)["rho"]):
+        return NO_VERDICT, []
+    d = paired_difference(ranking, found, headline)
+    worth = UNDECIDED if d.better else NOT_WORTH if d.worse else NOT_SHOWN
+    figures = _figures(ranking, found, d)
+    return worth, [SENTENCES["no proxy"].format(by=words.phrase(found), figures=figures)]
 
 
-def _rival(key: Key) -> str:
-    if key[0] == ZERO_COST and key[1] != VOTE:
-        return f"{words.indicator(key[1])}, which takes no training"
-    return RIVALS[key[0]]
-
-
-def _conclusion(worth: str, differences: dict[Key, Difference]) -> list[str]:
-    if worth == WORTH:
-        return [
-            "On this evidence the proxy set was worth distilling: it ranks better than every cheaper way compared here."
-        ]
-    if worth == NOT_WORTH:
-        behind = [_rival(key) for key, d in differences.items() if d.worse and key[0] in DECISIVE]
-        level = [_rival(key) for key, d in differences.items() if not d.better | d.worse and key[0] in DECISIVE]
-        why = [f"it ranks worse than {_list(behind, 'and')}"] if behind else []
-        why += [f"it is not shown to beat {_list(level, 'or')}"] if level else []
-        return [f"On this evidence the proxy set was not worth distilling: {'; and '.join(why)}."]
-    if worth == UNDECIDED:
-        missing = _missing(differences)
-        reason = f": it was not compared with {_list(missing, 'or')}" if missing else " from these candidates"
-        return [f"Whether the proxy set was worth distilling is not known{reason}."]
-    return []
-
-
-def _list(names: list[str], word: str) -> str:
-    return names[0] if len(names) == 1 else f"{'; '.join(names[:-1])}; {word} {names[-1]}"
-
-
-def _cost(ledger: Ledger) -> tuple[str, ...]:
-    before = " in an earlier run, counted here all the same" if ledger.reused else ""
-    text = (
-        f"It took {words.seconds(ledger.total_s)} in all: {words.seconds(ledger.distill_s)} to distil{before}, "
-        f"{words.seconds(ledger.search_s)} to search."
-    )
-    if PROXY not in ledger.sources or ledger.distill_core_s == 0:
-        return (text,)
-    whole = _against(ledger.truth_core_s_per_candidate, ledger.break_even, "training on the whole data")
-    early = _against(_per_candidate(ledger, EARLY), ledger.break_even_early_stopping, "early stopping")
-    return (text, *whole, *early)
-
-
-def _per_candidate(ledger: Ledger, source: str) -> float | None:
-    return ledger.sources[source].core_s_per_candidate if source in ledger.sources else None
-
-
-def _against(other: float | None, break_even: float | None, name: str) -> list[str]:
-    if other is None:
+def _hindsight(ranking: Ranking, headline: Key) -> list[str]:
+    """What would have ranked best, the whole data aside: no rule to follow, as truth picked it."""
+    found = _highest(ranking, ~ranking.rows["source"].isin((WHOLE, *ranking.tables)))
+    if found is None:
         return []
+    if found == headline:
+        return [SENTENCES["no hindsight"]]
+    rho = words.number(ranking.row(found)["rho"])
+    return [SENTENCES["hindsight"].format(by=words.phrase(found), rho=rho)]
+
+
+def _highest(ranking: Ranking, among: pd.Series) -> Key | None:
+    rows = ranking.rows[among].dropna(subset=["rho"])
+    if rows.empty:
+        return None
+    first = rows.iloc[int(rows["rho"].to_numpy().argmax())]
+    return str(first["source"]), str(first["indicator"])
+
+
+def _costs(ledger: Ledger) -> Iterator[str]:
+    yield SENTENCES["cost"].format(
+        total=words.seconds(ledger.total_s),
+        made=words.seconds(ledger.distill_s),
+        make="distil" if ledger.distilled else "select",
+        earlier=" (in an earlier run, counted all the same)" if ledger.reused else "",
+        search=words.seconds(ledger.search_s),
+    )
+    if not ledger.distilled or PROXY not in ledger.sources or ledger.distill_core_s == 0:
+        return
+    if ledger.truth_core_s_per_candidate is not None:
+        yield _pays("training on the whole data", ledger.break_even)
+    if EARLY in ledger.sources:
+        yield _pays("early stopping", ledger.break_even_early_stopping)
+
+
+def _pays(other: str, break_even: float | None) -> str:
     if break_even is None:
-        return [f"In time alone distilling never pays against {name}: a candidate costs no less on the proxy set."]
-    return [f"In time alone distilling pays against {name} from {words.candidates(break_even)} candidates on."]
+        return SENTENCES["never pays"].format(other=other)
+    n = words.candidates(break_even)
+    return SENTENCES["pays"].format(other=other, n=f"{n} candidate{'' if n == '1' else 's'}")

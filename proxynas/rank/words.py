@@ -10,10 +10,11 @@ INDICATORS = {
     "test_accuracy": "test accuracy",
     "val_loss": "validation loss",
     "val_auc": "area under the validation curve",
-    "sotl": "sum of training losses",
-    "sotl_late": "sum of training losses, second half",
+    "sotl": "training loss sum (SoTL)",
+    "sotl_late": "training loss sum of the second half (late SoTL)",
     "naswot": "NASWOT",
     "vote": "zero-cost vote",
+    "predicted": "performance predictor",
     "parameters": "parameters",
     "flops": "FLOPs",
 }
@@ -24,6 +25,7 @@ SHORT = {
     "sotl": "SoTL",
     "sotl_late": "late SoTL",
     "vote": "vote",
+    "predicted": "predictor",
 }
 SOURCES = {
     "proxy": "proxy set",
@@ -50,7 +52,8 @@ def indicator(name: str) -> str:
 
 
 def column(name: str) -> str:
-    """An indicator where a column or an axis has little room: in full where it is one, in few letters where several."""
+    """An indicator where a column or an axis has little room: in full where it is one, in few
+    letters where several."""
     return f"mean rank: {short(name)}" if "+" in name else indicator(name)
 
 
@@ -75,7 +78,9 @@ def phrase(name: Key) -> str:
         return f"counting {indicator(name[1])}"
     if name[0] == "zero-cost":
         return f"{'the ' if name[1] == 'vote' else ''}{indicator(name[1])}, before any training"
-    after = {"early-stopping": "on the real data, stopped early"}.get(name[0], f"on the {source(name[0])}")
+    after = {"early-stopping": "on the real data, stopped early"}.get(
+        name[0], f"on the {source(name[0])}"
+    )
     return f"{indicator(name[1])} {'' if name[1].startswith('sotl') else 'after training '}{after}"
 
 
@@ -93,9 +98,14 @@ def span(low: float, high: float) -> str:
 
 
 def difference(d: Difference) -> str:
-    """A difference with its sign and its interval."""
+    """A difference with its sign and its 95 % interval."""
     sign = "+" if d.value > 0 else ""
-    return f"{sign}{number(d.value)}, 95 % interval {span(d.low, d.high)}"
+    return f"{sign}{number(d.value)} {span(d.low, d.high)}"
+
+
+def making(distilled: bool) -> str:
+    """What a proxy set cost: it was distilled, or is a coreset."""
+    return "distillation" if distilled else "selecting the coreset"
 
 
 def percent(value: float) -> str:

@@ -1,51 +1,53 @@
-"""The report of a run: one self-contained page, the same figures as JSON, CSV and PNG, and tables for the terminal."""
+"""The report of a run: one self-contained page, the same as JSON, CSV and PNG, terminal tables."""
 
+import gzip
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from torch import Tensor
 
 from ..core import files
-from ..rank import Key, Ledger, Ranking, Verdict, verdict
-from . import figures, images, page
+from ..rank import Ranking, Verdict, verdict
+from . import drawings, figures, images, page, pareto
+from .firstscreen import next_step, summary
+from .inputs import Pareto, RegretCurve, ReportInputs, Trust, Winner
+
+__all__ = [
+    "Pareto",
+    "RegretCurve",
+    "ReportInputs",
+    "Trust",
+    "Winner",
+    "as_json",
+    "indicators_csv",
+    "next_step",
+    "plain",
+    "scores_csv",
+    "summary",
+    "values_csv_gz",
+    "write",
+]
 
 SCORES = (
     *("source", "arch", "seed", "val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late"),
     *("parameters", "flops", "failed"),
 )
-"""Columns of ``scores.csv``: what does not depend on the clock, so that one run store always gives the same bytes."""
+"""Columns of ``scores.csv``: nothing of the clock, so that a run store always gives the same
+bytes."""
 
 TIMINGS = ("source", "arch", "seed", "seconds")
 
 
-@dataclass(frozen=True)
-class ReportInputs:
-    """All that a report shows."""
-
-    title: str
-    spec: Mapping[str, Any]  # the settings of the run
-    dataset: Mapping[str, Any]  # name, shape, classes, sizes of the splits
-    images: Tensor | None  # the proxy set in its original colours, (n, C, H, W) in [0, 1]; None: not images
-    labels: Tensor | None  # int64 (n,) or soft (n, K)
-    class_names: Sequence[str]
-    ranking: Ranking
-    ledger: Ledger
-    scores: pd.DataFrame  # the run store's rows
-    costs: pd.DataFrame  # parameters and FLOPs by architecture
-    headline: Key  # the (source, indicator) that picks the best network
-    headline_reason: str
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
 def write(folder: Path, inputs: ReportInputs) -> Path:
-    """Write the page, its figures (PNG), and ``report.json``, ``scores.csv``, ``indicators.csv`` and ``timings.csv``.
+    """Write the page, its figures (PNG), ``report.json``, and the tables as CSV files.
+
+    ``scores.csv`` has every run, ``timings.csv`` its seconds, ``indicators.csv`` every candidate,
+    and ``values.csv.gz`` the same in short, to be published beside the JSON.
 
     Returns the path of the page, which is one file that needs nothing else.
 
@@ -54,18 +56,25 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
         KeyError: the ranking has no row for the headline.
     """
     judged = verdict(inputs.ranking, inputs.ledger, inputs.headline, inputs.headline_reason)
-    drawn = _figures(inputs)
+    drawn = drawings.build(inputs)
     for name, figure in drawn.items():
         files.write_bytes(folder / "figures" / f"{name}.png", figures.png(figure))
-    if inputs.images is not None and inputs.labels is not None and inputs.images.ndim == 4 and len(inputs.images):
-        grid = images.grid(inputs.images, inputs.labels, inputs.class_names)
+    if inputs.shown is not None:
+        grid = images.grid(*inputs.shown, inputs.class_names)
         files.write_bytes(folder / "figures" / "proxy-images.png", grid)
     files.write_text(folder / "scores.csv", scores_csv(inputs.scores, inputs.costs))
     files.write_text(folder / "indicators.csv", indicators_csv(inputs.ranking))
+    files.write_bytes(folder / "values.csv.gz", values_csv_gz(inputs.ranking))
     files.write_text(folder / "timings.csv", _csv(inputs.scores, TIMINGS))
-    files.write_text(folder / "report.json", json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n")
+    if inputs.pareto is not None:
+        front = pareto.front_table(inputs)
+        files.write_text(folder / "pareto.csv", front.to_csv(index=False, lineterminator="\n"))
+    files.write_text(
+        folder / "report.json",
+        json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n",
+    )
     path = folder / "report.html"
-    files.write_text(path, page.render(inputs, judged, {name: figures.svg_uri(f) for name, f in drawn.items()}))
+    files.write_text(path, page.render(inputs, judged, drawn, str(folder)))
     return path
 
 
@@ -75,12 +84,31 @@ def scores_csv(scores: pd.DataFrame, costs: pd.DataFrame) -> str:
 
 
 def indicators_csv(ranking: Ranking) -> str:
-    """One line a candidate, sorted: its truth and every indicator as ``source:indicator``, higher is better."""
-    table = ranking.values.set_axis([f"{source}:{name}" for source, name in ranking.keys()], axis=1)  # noqa: SIM118
+    """One line a candidate, sorted: truth and each ``source:indicator``, higher is better."""
+    text: str = _values(ranking).to_csv(lineterminator="\n")
+    return text
+
+
+def values_csv_gz(ranking: Ranking) -> bytes:
+    """The table of :func:`indicators_csv` in six digits, compressed; bytes depend on nothing else.
+
+    Whole numbers keep all of their digits, so that counts which differ stay different.
+    """
+    text: str = _values(ranking).to_csv(lineterminator="\n", float_format=_short)
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def _values(ranking: Ranking) -> pd.DataFrame:
+    names = [f"{source}:{name}" for source, name in ranking.keys()]  # noqa: SIM118
+    table = ranking.values.set_axis(names, axis=1)
     if ranking.truth is not None:
         table.insert(0, "truth", ranking.truth.reindex(table.index))
-    text: str = table.to_csv(lineterminator="\n")
-    return text
+    return table
+
+
+def _short(value: object) -> str:
+    number = float(str(value))
+    return f"{number:.0f}" if number.is_integer() else f"{number:.6g}"
 
 
 def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
@@ -90,6 +118,7 @@ def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
         "arch": row["winner"],
         "truth": row["winner_truth"],
         "regret": row["regret"],
+        "tied": row["tied"],
         "source": inputs.headline[0],
         "indicator": inputs.headline[1],
         "reason": inputs.headline_reason,
@@ -98,17 +127,40 @@ def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
         {
             "title": inputs.title,
             "rank": inputs.ranking.rows.to_dict("records"),
+            "noise_ceiling": _ceiling(inputs.ranking),
             "ledger": inputs.ledger.to_dict(),
             "best": best,
             "worth": judged.worth,
+            "summary": list(summary(inputs, judged)),
             "verdict": list(judged.sentences),
             "failed": inputs.ranking.failed.to_dict("records"),
             "dataset": inputs.dataset,
             "spec": inputs.spec,
             "provenance": inputs.provenance,
+            **_optional(inputs),
         }
     )
     return found
+
+
+def _ceiling(ranking: Ranking) -> dict[str, Any] | None:
+    """Seed against seed, with names as in the rows of the ranking."""
+    found = ranking.ceiling
+    if found is None:
+        return None
+    best = {f"rho_best{percent}": rho for percent, rho in found.rho_best.items()}
+    return {"seeds": found.seeds, "n": found.n, "rho": found.rho, **best}
+
+
+def _optional(inputs: ReportInputs) -> dict[str, Any]:
+    """What only some runs have; absent where it is not there."""
+    found = {
+        "winner": inputs.winner and asdict(inputs.winner),
+        "trust": inputs.trust and asdict(inputs.trust),
+        "regret_curve": [asdict(curve) for curve in inputs.regret_curve],
+        "pareto": inputs.pareto and asdict(inputs.pareto),
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def plain(value: Any) -> Any:
@@ -122,17 +174,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def _figures(inputs: ReportInputs) -> dict[str, Figure]:
-    ranking, ledger = inputs.ranking, inputs.ledger
-    drawn = {"time": figures.time_bars(ledger)}
-    if ranking.truth is not None and not ranking.truth.empty:
-        keys = figures.scattered(ranking, inputs.headline)
-        drawn |= {f"scatter-{'-'.join(key)}": figures.scatter(ranking, key) for key in keys}
-        drawn["correlation"] = figures.forest(ranking, inputs.headline)
-    curve = figures.break_even(ledger)
-    return drawn if curve is None else {**drawn, "break-even": curve}
 
 
 def _csv(rows: pd.DataFrame, columns: Sequence[str]) -> str:

@@ -34,7 +34,8 @@ def strips(images: Tensor, labels: Tensor, class_names: Sequence[str]) -> list[S
     """One strip a class, for the first :data:`CLASSES` classes.
 
     Args:
-        images: (n, C, H, W) in [0, 1]; values outside are clipped. Channels other than 1 or 3 are averaged.
+        images: (n, C, H, W) in [0, 1]; values outside are clipped. Channels other than 1 or 3 are
+            averaged.
         labels: int64 (n,), or soft (n, K), of which the largest counts.
         class_names: what the classes are called, in order.
     """
@@ -45,7 +46,9 @@ def strips(images: Tensor, labels: Tensor, class_names: Sequence[str]) -> list[S
         own = pixels[hard == label]
         row = _row(own[:IMAGES])
         name = class_names[label] if label < len(class_names) else str(label)
-        found.append(Strip(name, _uri(row), row.shape[1], row.shape[0], min(len(own), IMAGES), len(own)))
+        found.append(
+            Strip(name, _uri(row), row.shape[1], row.shape[0], min(len(own), IMAGES), len(own))
+        )
     return found
 
 

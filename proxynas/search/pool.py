@@ -1,4 +1,5 @@
-"""Work on all cores: one process a core, one thread each, so that a result never depends on how many there are."""
+"""Work on all cores: one process a core, one thread each, so that a result never depends on how
+many there are."""
 
 import os
 import signal
@@ -9,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -26,34 +27,34 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_unordered(
-    work: Callable[[Any, Task], Result],
-    tasks: Iterable[Task],
-    prepare: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    workers: int,
-) -> Iterator[Result]:
-    """Yield ``work(context, task)`` for every task as it is finished, where each worker made ``context`` once with
-    ``prepare(*arguments)``.
+class Mapper(Protocol):
+    """Does tasks with workers that live on until the next ones."""
 
-    With one worker everything runs in this process, on one thread all the same. Workers end with their parent, however
-    it ends; Ctrl-C is the parent's to handle.
+    def __call__(
+        self, work: Callable[[Any, Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[Result]:
+        """Yield ``work(context, task)`` for every task as it is finished."""
+
+
+@contextmanager
+def opened(
+    prepare: Callable[..., Any], arguments: tuple[Any, ...], workers: int
+) -> Iterator[Mapper]:
+    """Workers for several maps one after the other, where each worker makes ``context`` once, with
+    its first task, by ``prepare(*arguments)``.
+
+    With one worker everything runs in this process, on one thread all the same. Workers end with
+    their parent, however it ends; Ctrl-C is the parent's to handle.
 
     Raises:
         WorkerError: a worker process died.
     """
     if workers == 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            context = prepare(*arguments)
-            yield from (work(context, task) for task in tasks)
-        finally:
-            torch.set_num_threads(threads)
+        yield _alone(prepare, arguments)
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (prepare, arguments))
     try:
-        yield from _drain(pool, work, iter(tasks), 2 * workers)
+        yield lambda work, tasks: _drain(pool, work, iter(tasks), 2 * workers)
     except BrokenProcessPool:
         raise WorkerError(DIED) from None
     except BaseException:
@@ -63,6 +64,39 @@ def map_unordered(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _alone(prepare: Callable[..., Any], arguments: tuple[Any, ...]) -> Mapper:
+    made: list[Any] = []
+
+    def mapped(work: Callable[[Any, Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for task in tasks:
+                if not made:
+                    made.append(prepare(*arguments))
+                yield work(made[0], task)
+        finally:
+            torch.set_num_threads(threads)
+
+    return mapped
+
+
+def map_unordered(
+    work: Callable[[Any, Task], Result],
+    tasks: Iterable[Task],
+    prepare: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    workers: int,
+) -> Iterator[Result]:
+    """The results of one map, see :func:`opened`.
+
+    Raises:
+        WorkerError: a worker process died.
+    """
+    with opened(prepare, arguments, workers) as mapped:
+        yield from mapped(work, tasks)
+
+
 def map_apart(
     work: Callable[[Any, Task], Result],
     tasks: Iterable[Task],
@@ -70,8 +104,8 @@ def map_apart(
     arguments: tuple[Any, ...],
     workers: int,
 ) -> Iterator[Result]:
-    """As :func:`map_unordered`, but every task has a process of its own, also with one worker: its peak memory is its
-    own.
+    """As :func:`map_unordered`, but every task has a process of its own, also with one worker: its
+    peak memory is its own.
 
     Raises:
         WorkerError: a worker process died.
@@ -109,10 +143,15 @@ DIED = (
 
 
 def _drain(
-    pool: ProcessPoolExecutor, work: Callable[[Any, Task], Result], tasks: Iterator[Task], ahead: int
+    pool: ProcessPoolExecutor,
+    work: Callable[[Any, Task], Result],
+    tasks: Iterator[Task],
+    ahead: int,
 ) -> Iterator[Result]:
     with _interrupts_ignored():  # the workers start here, and inherit it
-        waiting: set[Future[Result]] = {pool.submit(_call, work, task) for task in islice(tasks, ahead)}
+        waiting: set[Future[Result]] = {
+            pool.submit(_call, work, task) for task in islice(tasks, ahead)
+        }
     while waiting:
         finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
         waiting |= {pool.submit(_call, work, task) for task in islice(tasks, len(finished))}
@@ -138,7 +177,9 @@ def _start(prepare: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     try:
         _context = prepare(*arguments)
-    except ProxynasError as error:  # raised again by the first task, so that the parent sees it as it is
+    except (
+        ProxynasError
+    ) as error:  # raised again by the first task, so that the parent sees it as it is
         _context = error
 
 

@@ -1,4 +1,5 @@
-"""The run store: one SQLite file a run, one row a (source, candidate, seed), written the moment it is known."""
+"""The run store: one SQLite file a run, one row a (source, candidate, seed), written the moment it
+is known."""
 
 import math
 import sqlite3
@@ -34,8 +35,8 @@ CREATE TABLE IF NOT EXISTS stages (name TEXT PRIMARY KEY, seconds REAL NOT NULL,
 class Score:
     """What one training run of a candidate told.
 
-    Accuracies are in [0, 1]; ``losses`` is float32 (updates,); ``seconds`` are of one core, building and evaluating
-    included (wall seconds where the device is a GPU).
+    Accuracies are in [0, 1]; ``losses`` is float32 (updates,); ``seconds`` are of one core,
+    building and evaluating included (wall seconds where the device is a GPU).
     """
 
     source: str
@@ -43,7 +44,9 @@ class Score:
     seed: int
     val_accuracy: float | None
     val_loss: float | None
-    val_auc: float | None  # mean of the validation accuracies on the way; None: validated only at the end
+    val_auc: (
+        float | None
+    )  # mean of the validation accuracies on the way; None: validated only at the end
     test_accuracy: float | None
     test_loss: float | None
     sotl: float | None
@@ -54,7 +57,8 @@ class Score:
 
 @dataclass(frozen=True)
 class ZeroCost:
-    """A zero-cost indicator of a candidate, higher is better; NaN where it cannot be had. ``seconds`` of one core."""
+    """A zero-cost indicator of a candidate, higher is better; NaN where it cannot be had.
+    ``seconds`` of one core."""
 
     arch: str
     indicator: str
@@ -63,7 +67,8 @@ class ZeroCost:
 
 
 class Store:
-    """The run store of a folder. Rows that belong together are written in one transaction: all of them or none."""
+    """The run store of a folder. Rows that belong together are written in one transaction: all of
+    them or none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -71,9 +76,16 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=30)
             with self._reading():
-                tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+                tables = {
+                    name
+                    for (name,) in self._db.execute(
+                        "SELECT name FROM sqlite_master WHERE type = 'table'"
+                    )
+                }
             if tables and "owner" not in tables:
-                raise RunFolderError(f"{path} is a database, but not a run store; give another --out, or remove it")
+                raise RunFolderError(
+                    f"{path} is a database, but not a run store; give another --out, or remove it"
+                )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.executescript(SCHEMA)
         except (sqlite3.Error, OSError) as error:
@@ -105,7 +117,9 @@ class Store:
         if found is None:
             self._write("INSERT INTO owner VALUES (?)", [(spec,)])
         elif found[0] != spec:
-            raise RunFolderError(f"{self.path} holds runs of other settings; give another --out, or remove it")
+            raise RunFolderError(
+                f"{self.path} holds runs of other settings; give another --out, or remove it"
+            )
 
     def add(self, scores: Iterable[Score]) -> None:
         """Write the rows of one candidate on one source, all or none."""
@@ -118,7 +132,9 @@ class Store:
 
     def add_zero_cost(self, rows: Iterable[ZeroCost]) -> None:
         """Write all indicators of one candidate, all or none."""
-        values = [(r.arch, r.indicator, None if math.isnan(r.value) else r.value, r.seconds) for r in rows]
+        values = [
+            (r.arch, r.indicator, None if math.isnan(r.value) else r.value, r.seconds) for r in rows
+        ]
         self._write("INSERT OR REPLACE INTO zero_cost VALUES (?, ?, ?, ?)", values)
 
     def add_candidates(self, costs: Mapping[str, tuple[int, int]]) -> None:
@@ -127,12 +143,17 @@ class Store:
         self._write("INSERT OR REPLACE INTO candidates VALUES (?, ?, ?)", rows)
 
     def add_stage_seconds(self, name: str, seconds: float, peak_mib: float) -> None:
-        """Add to the wall seconds spent in a stage, over all starts of the run, and raise its peak memory (MiB)."""
+        """Add to the wall seconds spent in a stage, over all starts of the run, and raise its peak
+        memory (MiB)."""
         self._write(
             "INSERT INTO stages VALUES (?, ?, ?) ON CONFLICT(name) DO UPDATE SET "
             "seconds = seconds + excluded.seconds, peak_mib = max(peak_mib, excluded.peak_mib)",
             [(name, seconds, peak_mib)],
         )
+
+    def forget(self, source: str, arch: str) -> None:
+        """Remove the rows of one candidate on one source, so that they are scored again."""
+        self._write("DELETE FROM scores WHERE source = ? AND arch = ?", [(source, arch)])
 
     def done(self) -> dict[tuple[str, str], set[int]]:
         """The seeds already scored for each (source, arch)."""
@@ -143,17 +164,31 @@ class Store:
         return found
 
     def scores(self) -> pd.DataFrame:
-        """All rows by source, architecture and seed; ``losses`` as arrays, ``sotl_late`` sums their second half."""
+        """All rows by source, architecture and seed; ``losses`` as arrays, ``sotl_late`` sums their
+        second half."""
         with self._reading():
             frame = pd.read_sql_query("SELECT * FROM scores ORDER BY source, arch, seed", self._db)
         frame["losses"] = frame["losses"].map(lambda blob: np.frombuffer(blob, dtype="<f4"))
-        numbers = ["val_accuracy", "val_loss", "val_auc", "test_accuracy", "test_loss", "sotl", "seconds"]
+        numbers = [
+            "val_accuracy",
+            "val_loss",
+            "val_auc",
+            "test_accuracy",
+            "test_loss",
+            "sotl",
+            "seconds",
+        ]
         frame = frame.astype(dict.fromkeys(numbers, "float64"))
-        late = [float(losses[len(losses) // 2 :].sum(dtype="float64")) for losses in frame["losses"]]
-        return frame.assign(sotl_late=pd.Series(late, frame.index, "float64").where(frame["failed"].isna()))
+        late = [
+            float(losses[len(losses) // 2 :].sum(dtype="float64")) for losses in frame["losses"]
+        ]
+        return frame.assign(
+            sotl_late=pd.Series(late, frame.index, "float64").where(frame["failed"].isna())
+        )
 
     def zero_cost(self) -> pd.DataFrame:
-        """Columns ``arch``, ``indicator``, ``value`` (NaN where it cannot be had) and ``seconds``, sorted."""
+        """Columns ``arch``, ``indicator``, ``value`` (NaN where it cannot be had) and ``seconds``,
+        sorted."""
         with self._reading():
             frame = pd.read_sql_query("SELECT * FROM zero_cost ORDER BY arch, indicator", self._db)
         return frame.astype({"value": "float64", "seconds": "float64"})
@@ -161,7 +196,9 @@ class Store:
     def candidates(self) -> pd.DataFrame:
         """Parameters and FLOPs, indexed by architecture."""
         with self._reading():
-            return pd.read_sql_query("SELECT * FROM candidates ORDER BY arch", self._db, index_col="arch")
+            return pd.read_sql_query(
+                "SELECT * FROM candidates ORDER BY arch", self._db, index_col="arch"
+            )
 
     def stages(self) -> dict[str, dict[str, float]]:
         """Wall seconds and peak memory (MiB) of each stage."""

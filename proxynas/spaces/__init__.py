@@ -1,5 +1,17 @@
-"""Search spaces: a TOML file names a function that makes networks, and the axes it is called with."""
+"""Search spaces: a TOML file names a function that makes networks, and the axes it is called
+with."""
 
-from .space import EVALUATION, Headline, SearchSpace, SpaceFile, load, names, resolve
+from .file import EVALUATION, SpaceFile, load, names, resolve
+from .notation import Value
+from .space import Headline, SearchSpace
 
-__all__ = ["EVALUATION", "Headline", "SearchSpace", "SpaceFile", "load", "names", "resolve"]
+__all__ = [
+    "EVALUATION",
+    "Headline",
+    "SearchSpace",
+    "SpaceFile",
+    "Value",
+    "load",
+    "names",
+    "resolve",
+]

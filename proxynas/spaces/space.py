@@ -1,51 +1,27 @@
-"""Search spaces: a TOML file names a network factory and the axes of its settings; nothing else is needed.
-
-    name = "convnet-grid"
-    description = "one line"
-    factory = "mypackage.nets:make"       # or "nets.py:make", a file beside the TOML
-    arch = "D{depth}-W{width}"            # how an architecture is written; every axis once
-    [axes]
-    depth = [1, 2, 3]
-    width = [32, 64]
-    kind = "mypackage.nets:kind"          # optional: a function of an architecture, equal for isomorphic ones
-    [fixed]                               # optional: passed to the factory as they are
-    stem = 16
-    [headline]                            # optional: what picks the best network unless --indicator says otherwise
-    indicator = "sotl+vote"
-    without_zero_cost = "sotl"            # where zero-cost is not among the baselines
-    reason = "the evidence, in a few words"
-
-The factory is called as ``make(shape, classes, depth=…, width=…, stem=…)`` with ``shape`` as (C, H, W).
-"""
+"""A search space: a grid of architectures, none of which exists before it is asked for."""
 
 import difflib
 import hashlib
-import importlib
-import importlib.util
+import itertools
 import json
 import math
 import re
-import string
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic.dataclasses import dataclass as checked
 from torch import nn
 
-from ..core import resources, settings
+from ..core import settings
 from ..core.errors import SpaceError, SpecError
 from ..nets.flops import forward_flops
-
-EVALUATION = "evaluation-nets"
-"""The space of the six networks that a proxy set is usually evaluated with."""
-
-Value = str | int | float | bool
-Factory = Callable[..., nn.Module]
+from . import notation
+from .factories import Factory, Foreign
+from .notation import Value
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -57,23 +33,20 @@ class Headline:
     reason: str
 
 
-@checked(frozen=True, config=settings.CONFIG)
-class SpaceFile:
-    """The keys of a search space's TOML file."""
+LISTABLE = 10_000_000
+"""Networks that are still listed where all of a space, or a permutation of it, is asked for."""
 
-    name: str
-    factory: str
-    arch: str
-    axes: dict[str, list[Value]]
-    description: str = ""
-    kind: str | None = None
-    fixed: dict[str, Value] = field(default_factory=dict)
-    headline: Headline | None = None
+TRIES = 1_000
+"""Draws in a row, none of which is admitted, after which sampling gives up."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A grid of architectures. An architecture is a string; ``len``, iteration and ``in`` work as on a set of them."""
+    """A grid of architectures, none of which exists before it is asked for: 10^12 of them cost
+    nothing.
+
+    An architecture is a string; ``size``, iteration and ``in`` work as on a set of them.
+    """
 
     name: str
     description: str
@@ -81,42 +54,144 @@ class SearchSpace:
     arch: str
     axes: dict[str, tuple[Value, ...]]
     fixed: dict[str, Value]
-    kind: Callable[[str], str] | None = None  # equal for isomorphic architectures; None: all are different
+    kind: Callable[[str], str] | None = (
+        None  # equal for isomorphic architectures; None: all are different
+    )
     headline: Headline | None = None
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many architectures there are."""
         return math.prod(len(values) for values in self.axes.values())
 
+    def __len__(self) -> int:
+        if self.size > sys.maxsize:  # what Python's len can say
+            raise OverflowError(
+                f"the space {self.name!r} has {self.size:,} networks; len ends at {sys.maxsize:,}, size does not"
+            )
+        return self.size
+
+    def __bool__(self) -> bool:
+        return True
+
     def __iter__(self) -> Iterator[str]:
-        return (self.at(index) for index in range(len(self)))
+        return (self.at(index) for index in range(self.size))
 
     def __contains__(self, arch: object) -> bool:
         return isinstance(arch, str) and self._parse(arch) is not None
 
     def at(self, index: int) -> str:
-        """The architecture at ``index``; the last axis varies fastest."""
+        """The architecture at ``index``; the last axis varies fastest.
+
+        Raises:
+            IndexError: there are not so many.
+        """
+        if not 0 <= index < self.size:
+            raise IndexError(f"index {index} of a space of {self.size:,} networks")
         values: dict[str, Value] = {}
         for name, axis in reversed(self.axes.items()):
             index, place = divmod(index, len(axis))
             values[name] = axis[place]
         return self.arch.format(**values)
 
-    def sample(self, n: int, rng: np.random.Generator, distinct: bool = False) -> list[str]:
-        """``n`` different architectures, uniformly, in random order; all of them when ``n`` is the size or more.
+    def sample(
+        self,
+        n: int,
+        rng: np.random.Generator,
+        distinct: bool = False,
+        admit: Callable[[str], bool] | None = None,
+    ) -> list[str]:
+        """``n`` different architectures, uniformly, in random order; all of them when ``n`` is the
+        size or more.
 
-        With ``distinct`` no two are isomorphic: a kind is drawn as often as it has architectures, and counts once.
+        With ``distinct`` no two are isomorphic: a kind is drawn as often as it has architectures,
+        and counts once. With ``admit``, whose text says what it admits, only those for which it is
+        true.
+
+        Raises:
+            SpecError: ``n`` is less than 1, or more than can be listed; or ``TRIES`` draws in a row
+                found none more.
         """
         if n < 1:
             raise SpecError(f"the number of candidates must be at least 1, but got {n}")
-        if distinct and self.kind is not None:
-            first: dict[str, str] = {}
-            for index in rng.permutation(len(self)):
-                arch = self.at(int(index))
-                first.setdefault(self.kind(arch), arch)
-                if len(first) == n:
-                    break
-            return list(first.values())
-        return [self.at(int(i)) for i in rng.choice(len(self), size=min(n, len(self)), replace=False)]
+        if min(n, self.size) > LISTABLE:
+            raise SpecError(
+                f"the space {self.name!r} has {self.size:,} networks, too many to list: ask for {LISTABLE:,} at most"
+            )
+        if (self.kind is None or not distinct) and admit is None and self.size < 2**63:
+            return [
+                self.at(int(i))
+                for i in rng.choice(self.size, size=min(n, self.size), replace=False)
+            ]
+        found = self.take(n, rng, distinct, admit)
+        if not found:
+            raise SpecError(
+                f"of the {self.size:,} networks of {self.name!r} none is within {admit}; loosen that"
+            )
+        return found
+
+    def take(
+        self,
+        n: int,
+        rng: np.random.Generator,
+        distinct: bool = False,
+        admit: Callable[[str], bool] | None = None,
+    ) -> list[str]:
+        """As :meth:`sample`, one network after the other; fewer than ``n``, or none, where there
+        are no more.
+
+        Raises:
+            SpecError: ``TRIES`` draws in a row found none.
+        """
+        found: dict[str, str] = {}
+        seen = tries = 0  # in all, and since the last one that was taken
+        for arch in self._shuffled(rng):
+            seen, tries = seen + 1, tries + 1
+            key = self.kind(arch) if distinct and self.kind is not None else arch
+            if key not in found and (admit is None or admit(arch)):
+                found[key], tries = arch, 0
+            if len(found) == n:
+                break
+            if tries == TRIES and (admit is not None or self.size > LISTABLE):
+                what = "not isomorphic to another" if admit is None else f"within {admit}"
+                raise SpecError(
+                    f"of {seen:,} networks drawn from {self.name!r} only {len(found)} are {what}, but {n} are asked "
+                    "for; loosen that, or ask for fewer"
+                )
+        return list(found.values())
+
+    def _shuffled(self, rng: np.random.Generator) -> Iterator[str]:
+        """All architectures in random order; where they cannot be listed, draws among which one may
+        come again."""
+        if self.size <= LISTABLE:
+            yield from (self.at(int(index)) for index in rng.permutation(self.size))
+            return
+        while True:
+            yield self.draw(rng)
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """One architecture, uniformly."""
+        return self.arch.format(
+            **{name: axis[int(rng.integers(len(axis)))] for name, axis in self.axes.items()}
+        )
+
+    def write(self, values: Mapping[str, Value]) -> str:
+        """The architecture with these values of the axes: the inverse of :meth:`describe`.
+
+        Raises:
+            SpaceError: an axis is missing or unknown, or has no such value.
+        """
+        if values.keys() != self.axes.keys():
+            raise SpaceError(
+                f"the axes of {self.name!r} are {', '.join(self.axes)}, but got {', '.join(values)}"
+            )
+        for name, value in values.items():
+            if not any(value == known and type(value) is type(known) for known in self.axes[name]):
+                known = ", ".join(map(str, self.axes[name]))
+                raise SpaceError(
+                    f"the axis {name} of {self.name!r} has the values {known}, but got {value!r}"
+                )
+        return self.arch.format(**values)
 
     def describe(self, arch: str) -> dict[str, Value]:
         """The value of every axis of ``arch``.
@@ -127,14 +202,15 @@ class SearchSpace:
         values = self._parse(arch)
         if values is None:
             close = difflib.get_close_matches(
-                arch, [self.at(i) for i in range(min(len(self), 20_000))], n=1, cutoff=0.5
+                arch, list(itertools.islice(self, 20_000)), n=1, cutoff=0.5
             )
             hint = f"did you mean {close[0]!r}?" if close else f"it is written as {self.arch}"
             raise SpaceError(f"architecture {arch!r} is not in the space {self.name!r}; {hint}")
         return values
 
     def build(self, arch: str, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """The network, freshly initialised from PyTorch's global generator (see :func:`proxynas.core.seeds.seeded`).
+        """The network, freshly initialised from PyTorch's global generator (see
+        :func:`proxynas.core.seeds.seeded`).
 
         Raises:
             SpaceError: ``arch`` is not in the space, or its factory fails on this shape.
@@ -143,7 +219,9 @@ class SearchSpace:
         try:
             net = self.factory(shape, classes, **values, **self.fixed)
         except Exception as error:
-            raise SpaceError(f"the factory of {self.name!r} failed on {arch!r} with shape {shape}: {error}") from error
+            raise SpaceError(
+                f"the factory of {self.name!r} failed on {arch!r} with shape {shape}: {error}"
+            ) from error
         if not isinstance(net, nn.Module):
             raise SpaceError(
                 f"the factory of {self.name!r} must return a torch.nn.Module, but returned {type(net).__name__}"
@@ -151,128 +229,29 @@ class SearchSpace:
         return net
 
     def cost(self, arch: str, shape: tuple[int, ...], classes: int) -> tuple[int, int]:
-        """Trainable parameters, and floating-point operations of one image's forward pass (a multiply-add is two)."""
+        """Trainable parameters, and floating-point operations of one image's forward pass (a
+        multiply-add is two)."""
         net = self.build(arch, shape, classes)
         flops = forward_flops(net, torch.zeros(1, *shape))
         return sum(p.numel() for p in net.parameters() if p.requires_grad), flops
 
     @property
     def fingerprint(self) -> str:
-        """Names the grid and the fixed settings: the same for the same architectures, built the same way."""
-        described = json.dumps([self.name, self.arch, {k: list(v) for k, v in self.axes.items()}, self.fixed])
-        return hashlib.sha256(described.encode()).hexdigest()[:16]
+        """Names the grid and the fixed settings: the same for the same architectures, built the
+        same way."""
+        described = [self.name, self.arch, {k: list(v) for k, v in self.axes.items()}, self.fixed]
+        if isinstance(self.factory, Foreign):
+            described += [dict(self.factory.arguments), asdict(self.factory.input)]
+        return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        return _pattern(self.arch, self.axes)
+        return notation.pattern(self.arch, self.axes)
 
     def _parse(self, arch: str) -> dict[str, Value] | None:
         match = self._pattern.fullmatch(arch)
         if match is None:
             return None
-        return {name: next(v for v in axis if str(v) == match[name]) for name, axis in self.axes.items()}
-
-
-def _pattern(template: str, axes: dict[str, tuple[Value, ...]]) -> re.Pattern[str]:
-    parts = []
-    for literal, name, _, _ in string.Formatter().parse(template):
-        parts.append(re.escape(literal))
-        if name is not None:
-            choices = sorted((str(v) for v in axes[name]), key=len, reverse=True)
-            parts.append(f"(?P<{name}>{'|'.join(map(re.escape, choices))})")
-    return re.compile("".join(parts))
-
-
-def names() -> list[str]:
-    """The spaces that ship with proxynas."""
-    return sorted(path.stem for path in resources.folder("search_spaces").glob("*.toml"))
-
-
-def resolve(arch: str, space: str = "convnet-grid") -> tuple[SearchSpace, str]:
-    """The space that an architecture belongs to, and its name there.
-
-    ``arch`` is an architecture of ``space``, one of the six published networks (``evaluation-nets``), or
-    ``other:architecture`` with another space's name or TOML file.
-
-    Raises:
-        SpaceError: no such space or architecture.
-    """
-    other, _, name = arch.rpartition(":")
-    found = load(other or space)
-    if not other and arch not in found:
-        published = load(EVALUATION)
-        if arch in published:
-            return published, arch
-        close = difflib.get_close_matches(arch, published, n=1)
-        if close:
-            raise SpaceError(f"architecture {arch!r} is not in the space {found.name!r}; did you mean {close[0]!r}?")
-    found.describe(name)
-    return found, name
-
-
-def load(name: str, fixed: Mapping[str, Any] | None = None) -> SearchSpace:
-    """A shipped space by name, or a TOML file by path; ``fixed`` replaces fixed settings that it has.
-
-    Raises:
-        SpaceError: no such space, or its factory cannot be imported, or it has no such fixed setting.
-        SpecError: the file is not valid TOML or has wrong keys.
-    """
-    path = Path(name) if name.endswith(".toml") else resources.folder("search_spaces") / f"{name}.toml"
-    if not path.is_file():
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names())}, or the path of a .toml file"
-        raise SpaceError(f"there is no search space {name!r}; {hint}")
-    file = settings.make(SpaceFile, settings.read_toml(path), where=str(path))
-    _check(file, path)
-    axes = {axis: tuple(values) for axis, values in file.axes.items()}
-    return SearchSpace(
-        file.name,
-        file.description,
-        _function(file.factory, path),
-        file.arch,
-        axes,
-        _replaced(file, fixed or {}),
-        None if file.kind is None else _function(file.kind, path),
-        file.headline,
-    )
-
-
-def _replaced(file: SpaceFile, values: Mapping[str, Any]) -> dict[str, Value]:
-    for key, value in values.items():
-        if key not in file.fixed:
-            has = f"it has {', '.join(file.fixed)}" if file.fixed else "it has none"
-            raise SpaceError(f"the space {file.name!r} has no fixed setting {key!r}; {has}")
-        if type(value) is not type(file.fixed[key]):
-            kind = type(file.fixed[key]).__name__
-            raise SpaceError(f"{key} of the space {file.name!r} must be of type {kind}, but got {value!r}")
-    return {**file.fixed, **values}
-
-
-def _check(file: SpaceFile, path: Path) -> None:
-    named = sorted(name for _, name, _, _ in string.Formatter().parse(file.arch) if name is not None)
-    if named != sorted(file.axes):
-        expected = ", ".join("{" + axis + "}" for axis in file.axes)
-        raise SpecError(f"{path}: arch must name every axis once ({expected}), but it is {file.arch!r}")
-    for axis, values in file.axes.items():
-        if not values or len({str(v) for v in values}) != len(values):
-            raise SpecError(f"{path}: axes.{axis} must list at least one value and no value twice, but got {values}")
-
-
-def _function(reference: str, path: Path) -> Callable[..., Any]:
-    module_name, _, attribute = reference.partition(":")
-    try:
-        if module_name.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"proxynas_space_{path.stem}", path.parent / module_name)
-            assert spec is not None
-            assert spec.loader is not None
-            module: Any = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(module_name)
-        function: Callable[..., Any] = getattr(module, attribute)
-    except Exception as error:
-        raise SpaceError(
-            f"{path}: cannot import {reference!r} ({type(error).__name__}: {error}); "
-            'write "package.module:function", or "file.py:function" for a file beside the TOML'
-        ) from None
-    return function
+        return {
+            name: next(v for v in axis if str(v) == match[name]) for name, axis in self.axes.items()
+        }

@@ -1,10 +1,10 @@
-"""The one way in which networks are trained, whatever on: a recipe, fused replicas, and curricula."""
+"""The one way in which networks are trained, whatever on: a recipe, fused replicas, and
+curricula."""
 
-from .curriculum import Curriculum, GoingOn
+from ..specs import Loss, Recipe
+from .curriculum import Curriculum
 from .fit import (
     FUSION_LIMIT,
-    Loss,
-    Recipe,
     Trained,
     batches,
     calibrate,
@@ -19,7 +19,6 @@ from .fit import (
 __all__ = [
     "FUSION_LIMIT",
     "Curriculum",
-    "GoingOn",
     "Loss",
     "Recipe",
     "Trained",

@@ -1,34 +1,36 @@
-"""The steps that a proxy set was distilled for: which images each of them sees, and with what learning rate.
+"""The steps that a proxy set was distilled for: which images each of them sees, and with what
+learning rate.
 
-Wang et al. 2018 and Medvedev & D'yakonov 2021 (§IV) attach synthetic images to batches that are seen in a fixed order;
-Wang 2018 and Medvedev & D'yakonov 2020 (eq. 2) learn a learning rate for every step as well. Training for longer than
-the distilled steps goes round again from the first; :class:`GoingOn` has 2020's three other ways to go on (§5.3).
+Wang et al. 2018 and Medvedev & D'yakonov 2021 (§IV) attach synthetic images to batches that are
+seen in a fixed order; Wang 2018 and Medvedev & D'yakonov 2020 (eq. 2) learn a learning rate for
+every step as well. Training for longer than the distilled steps goes round again from the first;
+:class:`Extension` has 2020's three other ways to go on (§5.3).
 
-Where the paper and its authors' code (github.com/dm-medvedev/dataset-distillation, ``experiment_strategies.py``)
-differ: the second strategy multiplies the rates by 0.98 a round in the paper, by 0.9 in the code; ours is the paper's.
-Of the third the paper does not say whether the rates fall; in the code they do, by 0.98 a round, and so they do here.
-The first is told in one sentence: see :meth:`Curriculum.warmed`.
+Where the paper and its authors' code (github.com/dm-medvedev/dataset-distillation,
+``experiment_strategies.py``)
+differ: the second strategy multiplies the rates by 0.98 a round in the paper, by 0.9 in the code;
+ours is the paper's. Of the third the paper does not say whether the rates fall; in the code they
+do, by 0.98 a round, and so they do here. The first is told in one sentence: see
+:meth:`Curriculum.warmed`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
-from ..core import settings
 from ..core.errors import SpecError
+from ..specs import Extension
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """N steps: ``order`` int64 (N, B), the images of each, and ``rates`` float (N,), their learning rates.
+    """N steps: ``order`` int64 (N, B), the images of each, and ``rates`` float (N,), their learning
+    rates.
 
-    Without ``rates`` the recipe's learning rate and schedule hold. With them those are not used; the recipe's momentum
-    and weight decay always are.
+    Without ``rates`` the recipe's learning rate and schedule hold. With them those are not used;
+    the recipe's momentum and weight decay always are.
 
     Raises:
         SpecError: shapes or types are others.
@@ -57,14 +59,18 @@ class Curriculum:
         """
         low, high = int(self.order.min()), int(self.order.max())
         if low < 0 or high >= n:
-            raise SpecError(f"the order must be of indices from 0 to {n - 1}, but goes from {low} to {high}")
+            raise SpecError(
+                f"the order must be of indices from 0 to {n - 1}, but goes from {low} to {high}"
+            )
 
-    def extended(self, rounds: int, *, decay: float = 0.98, tail: int | None = None) -> "Curriculum":
-        """This curriculum and then its last ``tail`` steps (all by default) ``rounds`` times more, the learning rates
-        multiplied by ``decay`` for each round.
+    def extended(
+        self, rounds: int, *, decay: float = 0.98, tail: int | None = None
+    ) -> "Curriculum":
+        """This curriculum and then its last ``tail`` steps (all by default) ``rounds`` times more,
+        the learning rates multiplied by ``decay`` for each round.
 
-        Medvedev & D'yakonov 2020, §5.3: ``tail=None`` is the second strategy, which repeats all epochs, and with the
-        steps of one epoch as ``tail`` it is the third, which repeats the last.
+        Medvedev & D'yakonov 2020, §5.3: ``tail=None`` is the second strategy, which repeats all
+        epochs, and with the steps of one epoch as ``tail`` it is the third, which repeats the last.
 
         Raises:
             SpecError: ``rounds`` is negative, or there are not ``tail`` steps.
@@ -72,31 +78,46 @@ class Curriculum:
         n = len(self.order)
         size = n if tail is None else tail
         if rounds < 0 or not 1 <= size <= n:
-            raise SpecError(f"rounds must be 0 or more and tail from 1 to {n}, but got {rounds} and {tail}")
+            raise SpecError(
+                f"rounds must be 0 or more and tail from 1 to {n}, but got {rounds} and {tail}"
+            )
         order = torch.cat([self.order, self.order[n - size :].repeat(rounds, 1)])
         if self.rates is None:
             return Curriculum(order)
         last = self.rates[n - size :]
-        return Curriculum(order, torch.cat([self.rates, *(last * decay**r for r in range(1, rounds + 1))]))
+        return Curriculum(
+            order, torch.cat([self.rates, *(last * decay**r for r in range(1, rounds + 1))])
+        )
 
     def warmed(
-        self, epochs: int, *, rate: float = 0.3, rising: int | None = None, rise: float = 1.1, fall: float = 0.95
+        self,
+        epochs: int,
+        *,
+        rate: float = 0.3,
+        rising: int | None = None,
+        rise: float = 1.1,
+        fall: float = 0.95,
     ) -> "Curriculum":
-        """``epochs`` epochs over the batches without their learned rates, which rise from ``rate`` and then fall.
+        """``epochs`` epochs over the batches without their learned rates, which rise from ``rate``
+        and then fall.
 
-        Medvedev & D'yakonov 2020, §5.3, the first strategy: it "increases step sizes in 1.1 times at the beginning of
-        each new epoch and then similarly decreases them in 0.95 times". Neither where the rates begin nor how long they
-        rise is said, and Fig. 8d, which shows it, has no legible axis. As in the authors' code, they begin at 0.3 and
-        rise for the first fifth of the epochs (10 of 50; ``rising=None``), the first of them included, which so has
-        1.1 · 0.3; then they fall to the end. (There every change comes one step late, which looks like a slip.) Their
-        networks have one output and ours one a class, whose difference moves twice as far at the same rate.
+        Medvedev & D'yakonov 2020, §5.3, the first strategy: it "increases step sizes in 1.1 times
+        at the beginning of each new epoch and then similarly decreases them in 0.95 times". Neither
+        where the rates begin nor how long they rise is said, and Fig. 8d, which shows it, has no
+        legible axis. As in the authors' code, they begin at 0.3 and rise for the first fifth of the
+        epochs (10 of 50; ``rising=None``), the first of them included, which so has 1.1 · 0.3; then
+        they fall to the end. (There every change comes one step late, which looks like a slip.)
+        Their networks have one output and ours one a class, whose difference moves twice as far at
+        the same rate.
 
         Raises:
             SpecError: ``epochs`` is under 1, or there are not ``rising`` of them.
         """
         up = max(1, epochs // 5) if rising is None else rising
         if epochs < 1 or not 0 <= up <= epochs:
-            raise SpecError(f"epochs must be 1 or more and rising from 0 to epochs, but got {epochs} and {rising}")
+            raise SpecError(
+                f"epochs must be 1 or more and rising from 0 to epochs, but got {epochs} and {rising}"
+            )
         size = self.epoch
         factors = [rise ** min(e + 1, up) * fall ** max(0, e + 1 - up) for e in range(epochs)]
         rates = rate * torch.tensor(factors, dtype=torch.float64).repeat_interleave(size)
@@ -105,9 +126,14 @@ class Curriculum:
 
     @property
     def epoch(self) -> int:
-        """The steps of one epoch: after the fewest that they can be, the batches come again in the same order."""
+        """The steps of one epoch: after the fewest that they can be, the batches come again in the
+        same order."""
         n = len(self.order)
-        return next(p for p in range(1, n + 1) if n % p == 0 and bool((self.order[p:] == self.order[:-p]).all()))
+        return next(
+            p
+            for p in range(1, n + 1)
+            if n % p == 0 and bool((self.order[p:] == self.order[:-p]).all())
+        )
 
     def batches(self) -> Iterator[Tensor]:
         """Index batches (B,) without end: the steps in order, round and round."""
@@ -115,28 +141,18 @@ class Curriculum:
             yield from self.order.cpu()
 
     def rate(self, update: int, otherwise: float) -> float:
-        """The learning rate of update number ``update`` (from 0), where the recipe's would be ``otherwise``."""
+        """The learning rate of update number ``update`` (from 0), where the recipe's would be
+        ``otherwise``."""
         return otherwise if self.rates is None else self.rates[update % len(self.rates)].item()
 
 
-@checked(frozen=True, config=settings.CONFIG)
-class GoingOn:
-    """Training past the distilled steps, ``times`` as many in all, by a strategy of Medvedev & D'yakonov 2020, §5.3.
-
-    ``1``: rates of its own instead of the learned ones (:meth:`Curriculum.warmed`). ``2``: all epochs over and over,
-    the learned rates multiplied by ``decay`` each time. ``3``: the last epoch over and over, likewise.
-    """
-
-    strategy: Literal[1, 2, 3]
-    times: Annotated[int, Field(ge=1, le=1000)] = 10
-    rate: Annotated[float, Field(gt=0)] = 0.3  # where the first strategy's begin
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.98  # of the second's and third's
-
-    def after(self, curriculum: Curriculum) -> Curriculum:
-        """The steps to train for."""
-        epochs = len(curriculum.order) // curriculum.epoch
-        if self.strategy == 1:
-            return curriculum.warmed(epochs * self.times, rate=self.rate)
-        if self.strategy == 2:
-            return curriculum.extended(self.times - 1, decay=self.decay)
-        return curriculum.extended(epochs * (self.times - 1), decay=self.decay, tail=curriculum.epoch)
+def extended(curriculum: Curriculum, extension: Extension) -> Curriculum:
+    """The steps to train for where a set is trained on past its distilled steps (Medvedev &
+    D'yakonov 2020, §5.3)."""
+    epochs = len(curriculum.order) // curriculum.epoch
+    times = extension.times
+    if extension.strategy == 1:
+        return curriculum.warmed(epochs * times, rate=extension.rate)
+    if extension.strategy == 2:
+        return curriculum.extended(times - 1, decay=extension.decay)
+    return curriculum.extended(epochs * (times - 1), decay=extension.decay, tail=curriculum.epoch)

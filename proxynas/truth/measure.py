@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import __version__, spaces
+from .. import __version__, datasets, spaces
 from ..core import hardware, seeds, settings
 from ..core.errors import RunFolderError
 from ..datasets import Dataset
@@ -16,23 +16,31 @@ from ..search.pool import cores
 from ..search.run import Work, pending, run
 from ..search.score import Source
 from ..search.store import Score, Store, ZeroCost
-from .spec import TruthSpec
+from ..specs import TruthSpec
 from .table import COLUMNS, FORMAT, WHOLE, TruthTable
 
 
 def prepare(spec: TruthSpec) -> Work:
-    """What a worker needs to measure truth: the space, and the whole training split as the only source."""
+    """What a worker needs to measure truth: the space, and the whole training split as the only
+    source."""
     torch.set_flush_denormal(True)
-    dataset = spec.dataset()
+    dataset = datasets.load_for(spec)
     x, y = dataset.train.x, dataset.train.y
     source = Source(WHOLE, x, y, spec.recipe(len(x)), test=True)
-    return Work(spaces.load(spec.space, spec.space_settings), dataset, {WHOLE: source}, spec.seed, spec.device)
+    return Work(
+        spaces.load(spec.space, spec.space_options),
+        dataset,
+        {WHOLE: source},
+        spec.seed,
+        spec.device,
+    )
 
 
 def candidates(spec: TruthSpec, space: spaces.SearchSpace) -> list[str]:
-    """The candidates in the order in which they are measured: a random one, so that a part of a table is a sample."""
+    """The candidates in the order in which they are measured: a random one, so that a part of a
+    table is a sample."""
     rng = np.random.default_rng(seeds.derive(spec.seed, "truth", "candidates"))
-    return space.sample(spec.candidates or len(space), rng)
+    return space.sample(spec.candidates or space.size, rng)
 
 
 def measure(
@@ -44,23 +52,31 @@ def measure(
 ) -> TruthTable:
     """Train every candidate on the whole real data, write the table to ``out`` and give it back.
 
-    Every run is in the store beside ``out`` the moment it is done, and an interrupted measurement writes the table of
-    what it has; the same call again goes on from there. ``on_done`` is told (runs done, runs in all, the run).
+    Every run is in the store beside ``out`` the moment it is done, and an interrupted measurement
+    writes the table of what it has; the same call again goes on from there. ``on_done`` is told
+    (runs done, runs in all, the run).
 
     Raises:
-        RunFolderError: the store beside ``out`` belongs to another measurement, or ``out`` is not a table of it.
+        RunFolderError: the store beside ``out`` belongs to another measurement, or ``out`` is not a
+            table of it.
         SpaceError: the space does not fit the data.
     """
-    space, dataset = spaces.load(spec.space, spec.space_settings), spec.dataset()
+    space, dataset = spaces.load(spec.space, spec.space_options), datasets.load_for(spec)
     archs, replicas = candidates(spec, space), range(spec.seeds)
     space.build(archs[0], dataset.shape, dataset.num_classes)
     if out.suffix != ".csv":
         raise RunFolderError(f"--out must be a .csv file, but got '{out}'")
     if out.exists() and not out.with_suffix(".sqlite").exists():
-        raise RunFolderError(f"{out} exists already and is not of this measurement; give another --out, or remove it")
+        raise RunFolderError(
+            f"{out} exists already and is not of this measurement; give another --out, or remove it"
+        )
     store = Store(out.with_suffix(".sqlite"))
     try:
-        store.claim(json.dumps({**settings.to_dict(spec), "fingerprint": dataset.fingerprint}, sort_keys=True))
+        store.claim(
+            json.dumps(
+                {**settings.to_dict(spec), "fingerprint": dataset.fingerprint}, sort_keys=True
+            )
+        )
         total = len(archs) * spec.seeds
         done = total - spec.seeds * len(pending(store, archs, [WHOLE], replicas))
 
@@ -92,6 +108,10 @@ def table(spec: TruthSpec, space: str, store: Store, dataset: Dataset) -> TruthT
         "command": settings.to_dict(spec),
         "recipe": settings.to_dict(spec.recipe(len(dataset.train))),
         "made_on": hardware.describe(spec.device),
-        "versions": {"proxynas": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "proxynas": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
     }
     return TruthTable(rows[rows["source"] == WHOLE].loc[:, list(COLUMNS)], made)

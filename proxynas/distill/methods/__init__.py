@@ -1,1 +1,2 @@
-"""The methods, one file each. They share the modules beside this folder and never import each other."""
+"""The methods, one file each. They share the modules beside this folder and never import each
+other."""

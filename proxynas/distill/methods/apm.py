@@ -1,25 +1,39 @@
 """APM: Chen et al., "Dataset Distillation via Adversarial Prediction Matching" (2023), Algorithm 1.
 
-In every round a fresh student is trained on a batch of synthetic images to predict what an expert, a network trained on
-the real data, predicts on them (L1 between logits). Then the images move to where the expert and K checkpoints of the
-student disagree most, as far as the expert still takes them for their class (eq. 4). That is a plain gradient of a
-sum over images and checkpoints; no training is differentiated through. The set's labels are an expert's logits.
+Images u₁ … u_B of classes y₁ … y_B, an expert f_T, checkpoints f₁ … f_K of a student; d is the mean
+of |difference| over classes, H the cross-entropy:
 
-The update is the same in segments (§3.3): each image's gradient depends on no other image, and is a sum over
-checkpoints, so that only the graph of one network on ``segment`` images is held. The student is trained on
-``student_batch`` images at a time, which bounds the memory of that part. Sets distilled apart, with seeds of their own,
-may be merged (§4.3, :func:`proxynas.proxyset.merge`). For images to stay independent, batch norms of experts and
-checkpoints use their running averages while the images are updated.
+    f_S  ←  E epochs of SGD on Σᵢ d(f_S(uᵢ), f_T(uᵢ)), with f₁ … f_K on the way    (lines 5 to 9)
+    L    =  1/B Σᵢ [ −Σₖ log d(f_T(uᵢ), fₖ(uᵢ)) + α H(yᵢ, f_T(uᵢ)) ]             (eq. 4, line 10)
+    v    ←  μ v + ∂L/∂u
+    u    ←  u − γ v                                                             (line 11)
+    labels  f_T*(u), T* the expert that validates best                          (line 12)
 
-What the paper leaves open, and what is done here: the sum of eq. 4 is over the round's batch, so it is divided by B, as
-in line 6; its cross-entropy counts once an image, not once a checkpoint; the distance of two logits is the mean over
-classes; images that are not in the batch stay where they are, their momentum too; the labels are those of the expert
-that validates best. The batch is the whole set while that has no more than ``batch`` images, the 500 of §4.3.
+In every round a fresh student is trained on a batch of synthetic images to predict what an expert,
+a network trained on the real data, predicts on them. Then the images move to where the expert and K
+checkpoints of the student disagree most, as far as the expert still takes them for their class.
+That is a plain gradient of a sum over images and checkpoints; no training is differentiated
+through.
 
-Where implementations differ: the authors' code drops the logarithm of eq. 4 (here ``log=false``) and uses an expert and
-the checkpoints of its student for three rounds (``reuse=3``); the defaults are the paper's. It takes experts by test
-accuracy; here they are taken by validation (:mod:`proxynas.distill.experts`). Its 100 experts are 10 here, which §4.4
-finds nearly as good. On CIFAR both whiten (ZCA) and augment by ``color+crop+cutout+flip+scale+rotate`` while experts
+The update is the same in segments (§3.3): each image's gradient depends on no other image, and is a
+sum over checkpoints, so that only the graph of one network on ``segment`` images is held. The
+student is trained on ``student_batch`` images at a time, which bounds the memory of that part. Sets
+distilled apart, with seeds of their own, may be merged (§4.3, :func:`proxynas.proxyset.merge`). For
+images to stay independent, batch norms of experts and checkpoints use their running averages while
+the images are updated.
+
+What the paper leaves open, and what is done here: the sum of eq. 4 is over the round's batch, so it
+is divided by B, as in line 6; its cross-entropy counts once an image, not once a checkpoint; the
+distance of two logits is the mean over classes; images that are not in the batch stay where they
+are, their momentum too; the labels are those of the expert that validates best. The batch is the
+whole set while that has no more than ``batch`` images, the 500 of §4.3.
+
+Where implementations differ: the authors' code drops the logarithm of eq. 4 (here ``log=false``),
+and keeps an expert and the checkpoints of its student for three rounds (``reuse=3``; ``--mid_gap
+2`` of their commands), each with a batch of its own. It takes experts by test accuracy; here they
+are taken by validation (:mod:`proxynas.distill.experts`). Its 100 experts are 10 here, which §4.4
+finds nearly as good. On CIFAR both whiten, in their code by ``zca = "kornia:0.1"``
+(:mod:`proxynas.datasets.zca`), and augment by ``color+crop+cutout+flip+scale+rotate`` while experts
 and students train; the default is no augmentation, because not all data bear it.
 """
 
@@ -37,7 +51,7 @@ from torch.nn import functional as F
 from ... import training
 from ...core import seeds, settings
 from ...core.errors import DivergedError, SpecError
-from ...datasets.augment import Strategy
+from ...specs import Strategy
 from .. import students
 from ..experts import Pool, Training
 from ..method import Extras, Method, Shared, State, Task, class_labels, real_images
@@ -53,7 +67,9 @@ SMALLEST = 1e-12
 
 @checked(frozen=True, config=settings.CONFIG)
 class APM:
-    """Settings of adversarial prediction matching; published, but for the number of experts and the augmentation."""
+    """Settings of adversarial prediction matching; published, but for the number of experts and the
+    augmentation.
+    """
 
     batch: Positive = 500  # B, synthetic images a round
     epochs: Positive = 250  # E, of a student
@@ -64,7 +80,7 @@ class APM:
     log: bool = True  # of the distance; false: as in the authors' code
     reuse: Positive = 1  # rounds with one expert and one student; 3 in the authors' code
     segment: Positive | None = None  # images updated at a time; None: all of the round's
-    student: str | None = None  # an architecture, see spaces.resolve; None: students.default_student
+    student: str | None = None  # see spaces.resolve; None: students.default_student
     student_lr: Rate = 0.02  # η
     student_batch: Positive = 256
     experts: Positive = 10
@@ -83,83 +99,88 @@ def check(task: Task) -> None:
         SpecError: more checkpoints than epochs, augmentation for tables.
         SpaceError: an unknown student or expert.
     """
-    own: APM = task.settings
-    if own.checkpoints > own.epochs:
-        raise SpecError(f"checkpoints must be at most epochs, which is {own.epochs}, but got {own.checkpoints}")
-    if own.augment and len(task.dataset.shape) != 3:
-        raise SpecError(f"augment = {own.augment!r} is for images, but the data are tables; leave it out")
-    students.check(task, [_student(task), own.expert or _student(task)])
+    apm: APM = task.settings
+    if apm.checkpoints > apm.epochs:
+        limit = f"at most epochs, which is {apm.epochs}"
+        raise SpecError(f"checkpoints must be {limit}, but got {apm.checkpoints}")
+    if apm.augment and len(task.dataset.shape) != 3:
+        reason = "is for images, but the data are tables"
+        raise SpecError(f"augment = {apm.augment!r} {reason}; leave it out")
+    students.check(task, [_student_arch(task), apm.expert or _student_arch(task)])
 
 
 def pool(task: Task) -> Pool:
     """The experts that the task's settings ask for."""
-    own: APM = task.settings
-    training = Training(
-        own.expert or _student(task),
-        epochs=own.expert_epochs,
-        batch_size=own.expert_batch,
-        lr=own.expert_lr,
-        augment=own.augment,
-        seed=own.expert_seed,
+    apm: APM = task.settings
+    expert_training = Training(
+        apm.expert or _student_arch(task),
+        epochs=apm.expert_epochs,
+        batch_size=apm.expert_batch,
+        lr=apm.expert_lr,
+        augment=apm.augment,
+        seed=apm.expert_seed,
     )
-    return Pool(task.dataset, training, own.experts)
+    return Pool(task.dataset, expert_training, apm.experts)
 
 
 def prepare(task: Task, on_done: Callable[[int, int], None]) -> Shared:
     """Train the experts that are not there yet; what all of them cost when they were trained."""
-    found = pool(task)
-    told = found.complete(on_done)
+    experts_pool = pool(task)
+    experts = experts_pool.complete(on_done)
     return Shared(
         "experts",
-        found.key,
-        sum(expert.seconds for expert in told),
-        sum(expert.core_seconds for expert in told),
-        max(expert.peak_mib for expert in told),
+        experts_pool.key,
+        sum(expert.seconds for expert in experts),
+        sum(expert.core_seconds for expert in experts),
+        max(expert.peak_mib for expert in experts),
         {
-            "count": len(told),
-            "val_accuracy": [round(expert.val_accuracy, 4) for expert in told],
-            "labels": found.best(),
-            "made_on": sorted({expert.made_on for expert in told}),
+            "count": len(experts),
+            "val_accuracy": [round(expert.val_accuracy, 4) for expert in experts],
+            "labels": experts_pool.best(),
+            "made_on": sorted({expert.made_on for expert in experts}),
         },
     )
 
 
 def init(task: Task) -> State:
     """Line 1: real images (C·ipc, …), drawn at random; and their momentum."""
-    x = real_images(task.dataset, task.ipc, seeds.generator(task.seed, "apm", "init")).flatten(0, 1)
+    generator = seeds.generator(task.seed, "apm", "init")
+    x = real_images(task.dataset, task.ipc, generator).flatten(0, 1)
     return {"x": x, "velocity": torch.zeros_like(x)}
 
 
 def step(task: Task, state: State, k: int) -> tuple[State, float]:
     """Lines 3 to 11: one round; its loss is eq. 4."""
-    own: APM = task.settings
-    first = k - k % own.reuse  # the round that this one's expert, batch and student are of
-    x, velocity = state["x"].clone(), state["velocity"].clone()
-    n = min(own.batch, len(x))
-    rows = torch.randperm(len(x), generator=seeds.generator(task.seed, "apm", "batch", first))[:n].to(
-        x.device
-    )  # line 4
+    apm: APM = task.settings
+    first = k - k % apm.reuse  # the round whose expert and student this one has
+    x = state["x"].clone()  # (C·ipc, …)
+    velocity = state["velocity"].clone()
+    y = class_labels(task.dataset.num_classes, task.ipc, x.device)
+    rows = _batch(task, len(x), k).to(x.device)  # line 4: (B,)
     expert = _expert(task, first)  # line 3
     if k == first:
         checkpoints = _train_student(task, expert, x[rows], first)
     else:
-        checkpoints = [_restored(task, state, place) for place in range(own.checkpoints)]
-    y = class_labels(task.dataset.num_classes, task.ipc, x.device)[rows]
+        checkpoints = [_restored(task, state, place) for place in range(apm.checkpoints)]
     loss, gradient = image_gradient(
-        expert, checkpoints, x[rows], y, alpha=own.alpha, log=own.log, segment=own.segment
+        expert, checkpoints, x[rows], y[rows], alpha=apm.alpha, log=apm.log, segment=apm.segment
     )  # line 10
     if math.isfinite(loss) and not gradient.isfinite().all():
-        raise DivergedError(f"the gradient of the images is not finite at step {k}; lower lr, now {own.lr:g}")
-    velocity[rows] = own.momentum * velocity[rows] + gradient
+        problem = f"the gradient of the images is not finite at step {k}"
+        raise DivergedError(f"{problem}; lower lr, now {apm.lr:g}")
+    velocity[rows] = apm.momentum * velocity[rows] + gradient
     x[rows] -= rate(task, k) * velocity[rows]  # line 11
-    kept = _kept(checkpoints) if k + 1 < first + own.reuse else {}
-    return {"x": x, "velocity": velocity, **kept}, loss
+    used_again = k + 1 < first + apm.reuse
+    return {"x": x, "velocity": velocity, **(_kept(checkpoints) if used_again else {})}, loss
 
 
 def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
-    """Line 12: images (C·ipc, …), class by class, and the logits (C·ipc, C) of the expert that validates best."""
-    found = pool(task)
-    return state["x"].clone(), logits(found.network(found.best()), state["x"], task.settings.segment)
+    """Line 12: images (C·ipc, …), class by class, and the logits (C·ipc, C) of the expert that
+    validates best.
+    """
+    experts_pool = pool(task)
+    best = experts_pool.network(experts_pool.best())
+    return state["x"].clone(), logits(best, state["x"], task.settings.segment)
 
 
 def extras(task: Task, state: State) -> Extras:
@@ -168,7 +189,9 @@ def extras(task: Task, state: State) -> Extras:
 
 
 def rate(task: Task, k: int) -> float:
-    """γ of round ``k``: times 0.3 from half of the rounds on, the published number's where only seconds are given."""
+    """γ of round ``k``: times 0.3 from half of the rounds on, the published number's where only
+    seconds are given.
+    """
     lr: float = task.settings.lr
     return lr * (DECAY if 2 * k >= (task.steps or METHOD.steps) else 1.0)
 
@@ -189,66 +212,95 @@ def image_gradient(
     log: bool = True,
     segment: int | None = None,
 ) -> tuple[float, Tensor]:
-    """Eq. 4 of images ``x`` (n, …) of classes ``y`` (n,), and its gradient in the images: ``segment`` of them and one
-    network at a time.
+    """Eq. 4 of images ``x`` (n, …) of classes ``y`` (n,), and its gradient in the images:
+    ``segment`` of them and one network at a time.
 
-    The distance has a gradient in the expert's logits too. It is summed over the checkpoints, and goes through the
-    expert once. The networks are in evaluation mode.
+    The distance has a gradient in the expert's logits too. It is summed over the checkpoints, and
+    goes through the expert once: Σₖ ∂dₖ/∂u + (∂f_T/∂u)ᵀ Σₖ ∂dₖ/∂f_T. The networks are in evaluation
+    mode.
     """
-    n, pieces = len(x), torch.split(torch.arange(len(x), device=x.device), segment or len(x))
-    said = logits(expert, x, segment)  # (n, C)
-    dx, dsaid, total = torch.zeros_like(x), torch.zeros_like(said), 0.0
+    n = len(x)
+    segments = torch.split(torch.arange(n, device=x.device), segment or n)
+    expert_logits = logits(expert, x, segment)  # (n, C)
+    grad_images = torch.zeros_like(x)
+    grad_logits = torch.zeros_like(expert_logits)  # in what the expert says
+    total = 0.0
     for checkpoint in checkpoints:
-        for rows in pieces:
-            u, v = x[rows].requires_grad_(), said[rows].requires_grad_()
-            d = (v - checkpoint(u)).abs().mean(1)  # (b,)
-            loss = -(d.clamp_min(SMALLEST).log() if log else d).sum() / n
-            du, dv = torch.autograd.grad(loss, (u, v))
-            dx[rows], dsaid[rows], total = dx[rows] + du, dsaid[rows] + dv, total + loss.item()
-    for rows in pieces:
-        u = x[rows].requires_grad_()
-        v = expert(u)
-        loss = alpha * F.cross_entropy(v, y[rows], reduction="sum") / n
-        dx[rows] += torch.autograd.grad(loss + (v * dsaid[rows]).sum(), u)[0]
+        for rows in segments:
+            images = x[rows].requires_grad_()
+            target = expert_logits[rows].requires_grad_()
+            distance = (target - checkpoint(images)).abs().mean(1)  # (b,)
+            loss = -(distance.clamp_min(SMALLEST).log() if log else distance).sum() / n
+            by_images, by_target = torch.autograd.grad(loss, (images, target))
+            grad_images[rows] += by_images
+            grad_logits[rows] += by_target
+            total += loss.item()
+    for rows in segments:
+        images = x[rows].requires_grad_()
+        predicted = expert(images)  # (b, C)
+        loss = alpha * F.cross_entropy(predicted, y[rows], reduction="sum") / n
+        through_expert = loss + (predicted * grad_logits[rows]).sum()
+        grad_images[rows] += torch.autograd.grad(through_expert, images)[0]
         total += loss.item()
-    return total, dx
+    return total, grad_images
 
 
-def _student(task: Task) -> str:
-    found: str | None = task.settings.student
-    return found or students.default_student(task.dataset.shape)
+def _student_arch(task: Task) -> str:
+    arch: str | None = task.settings.student
+    return arch or students.default_student(task.dataset.shape)
+
+
+def _batch(task: Task, n: int, k: int) -> Tensor:
+    """Line 4: the images of round ``k``, B of ``n`` at random, drawn anew also where expert and
+    student stay.
+    """
+    order = torch.randperm(n, generator=seeds.generator(task.seed, "apm", "batch", k))
+    return order[: task.settings.batch]
 
 
 def _expert(task: Task, first: int) -> nn.Module:
     """Line 3: any expert of the pool."""
-    own: APM = task.settings
-    pick = torch.randint(own.experts, (), generator=seeds.generator(task.seed, "apm", "expert", first))
+    generator = seeds.generator(task.seed, "apm", "expert", first)
+    pick = torch.randint(task.settings.experts, (), generator=generator)
     return pool(task).network(int(pick))
 
 
 def _train_student(task: Task, expert: nn.Module, x: Tensor, first: int) -> list[nn.Module]:
-    """Lines 5 to 9: K checkpoints of a fresh student, trained on images (B, …) and what the expert says of them."""
-    own: APM = task.settings
-    net = students.student(task, _student(task), "apm", "student", first).to(x)
-    passes = math.ceil(len(x) / own.student_batch)
+    """Lines 5 to 9: K checkpoints of a fresh student, trained on images (B, …) and what the expert
+    says of them.
+    """
+    apm: APM = task.settings
+    net = students.student(task, _student_arch(task), "apm", "student", first).to(x)
+    passes = math.ceil(len(x) / apm.student_batch)  # updates an epoch
     recipe = training.Recipe(
-        own.epochs * passes, own.student_batch, lr=own.student_lr, schedule="step", loss="l1", augment=own.augment
+        apm.epochs * passes,
+        apm.student_batch,
+        lr=apm.student_lr,
+        schedule="step",
+        loss="l1",
+        augment=apm.augment,
     )
-    every, kept = own.epochs // own.checkpoints, []
+    every = apm.epochs // apm.checkpoints
+    checkpoints: list[nn.Module] = []
+
+    def keep(place: int, watched: nn.Module) -> None:
+        checkpoints.append(copy.deepcopy(watched).eval().requires_grad_(False))
+
     trained = training.fit(
         [net],
         x,
-        logits(expert, x, own.segment),
+        logits(expert, x, apm.segment),
         recipe,
         seed=seeds.derive(task.seed, "apm", "order", first),
         fused=False,
-        watch=lambda place, watched: kept.append(copy.deepcopy(watched).eval().requires_grad_(False)),
-        watch_at=[every * passes * (place + 1) for place in range(own.checkpoints)],  # line 8, K of them
+        watch=keep,
+        watch_at=[every * passes * (place + 1) for place in range(apm.checkpoints)],  # line 8
     )
-    if trained.failed[0] is not None:
-        said = trained.failed[0]
-        raise DivergedError(f"the student of step {first}: {said}; lower student_lr, now {own.student_lr:g}")
-    return kept
+    reason = trained.failed[0]
+    if reason is not None:
+        problem = f"the student of step {first}: {reason}"
+        raise DivergedError(f"{problem}; lower student_lr, now {apm.student_lr:g}")
+    return checkpoints
 
 
 def _kept(checkpoints: list[nn.Module]) -> State:
@@ -263,8 +315,9 @@ def _kept(checkpoints: list[nn.Module]) -> State:
 def _restored(task: Task, state: State, place: int) -> nn.Module:
     """Checkpoint number ``place`` out of a state."""
     prefix = f"checkpoint.{place}."
-    net = students.student(task, _student(task), "apm", "student").to(state["x"])
-    net.load_state_dict({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
+    net = students.student(task, _student_arch(task), "apm", "student").to(state["x"])
+    stored = [name for name in state if name.startswith(prefix)]
+    net.load_state_dict({name.removeprefix(prefix): state[name] for name in stored})
     return net.eval().requires_grad_(False)
 
 

@@ -1,20 +1,24 @@
-"""Coresets: real images chosen instead of learned. They are the baselines every distilled set has to beat.
+"""Coresets: real images chosen instead of learned. They are the baselines every distilled set has
+to beat.
 
 - Random draws ipc images a class.
-- Herding (Welling 2009) chooses, one after the other, the image that brings the mean feature of the chosen ones nearest
-  to the mean feature of the class.
-- K-center (Wolf 2011; Sener & Savarese 2018), greedily: first the image nearest to the class's mean feature, then
-  always the one farthest from all chosen so far.
-- Forgetting (Toneva 2019) chooses the images that a network in training forgets most often: it had the image
-  right when it saw it last, and has it wrong now. One that it never had right counts as forgotten without end.
-- Optimal random selection draws many random coresets and keeps the one on which a small network validates best.
+- Herding (Welling 2009) chooses, one after the other, the image that brings the mean feature of the
+  chosen ones nearest to the mean feature of the class.
+- K-center (Wolf 2011; Sener & Savarese 2018), greedily: first the image nearest to the class's mean
+  feature, then always the one farthest from all chosen so far.
+- Forgetting (Toneva 2019) chooses the images that a network in training forgets most often: it had
+  the image right when it saw it last, and has it wrong now. One that it never had right counts as
+  forgotten without end.
+- Optimal random selection draws many random coresets and keeps the one on which a small network
+validates best.
 
-This is how Zhao 2021 (§3.1 and appendix) uses them, each class on its own; the last is a fairer "random" for whoever
-may validate. Herding and k-center take the features of a network trained on the whole data, a ConvNet (an MLP on
-tables), before its last layer. All training is part of what a method costs.
+This is how Zhao 2021 (§3.1 and appendix) uses them, each class on its own; the last is a fairer
+"random" for whoever may validate. Herding and k-center take the features of a network trained on
+the whole data, a ConvNet (an MLP on tables), before its last layer. All training is part of what a
+method costs.
 
-Where implementations differ: Toneva 2019 counts over 200 epochs; our default of 10 is what a baseline may cost, and
-ties are broken at random.
+Where implementations differ: Toneva 2019 counts over 200 epochs; our default of 10 is what a
+baseline may cost, and ties are broken at random.
 """
 
 from collections.abc import Callable
@@ -93,14 +97,19 @@ def init_forgetting(task: Task) -> State:
     size = min(own.batch_size, len(x))
     recipe = training.Recipe(max(1, own.epochs * len(x) // size), size, lr=own.lr)
     net = _network(task, "forgetting", own.width)
-    counts = forgetting_events(net, x, y, recipe, seeds.derive(task.seed, "forgetting", "order"))  # (N,)
+    counts = forgetting_events(
+        net, x, y, recipe, seeds.derive(task.seed, "forgetting", "order")
+    )  # (N,)
     return _choose(
-        task, "forgetting", lambda members: counts[members].argsort(descending=True, stable=True)[: task.ipc]
+        task,
+        "forgetting",
+        lambda members: counts[members].argsort(descending=True, stable=True)[: task.ipc],
     )
 
 
 def init_best_random(task: Task) -> State:
-    """The random coreset (C, ipc, …) on which a small network reaches the best validation accuracy; ties: the first."""
+    """The random coreset (C, ipc, …) on which a small network reaches the best validation accuracy;
+    ties: the first."""
     own: BestRandom = task.settings
     recipe = training.Recipe(own.updates, own.batch_size, lr=own.lr)
     y = class_labels(task.dataset.num_classes, task.ipc, task.dataset.train.x.device)
@@ -108,7 +117,9 @@ def init_best_random(task: Task) -> State:
     for n in range(own.draws):
         x = real_images(task.dataset, task.ipc, seeds.generator(task.seed, "best-random", n))
         net = _network(task, "best-random", own.width)  # the same network judges every draw
-        training.fit([net], x.flatten(0, 1), y, recipe, seed=seeds.derive(task.seed, "best-random", "order"))
+        training.fit(
+            [net], x.flatten(0, 1), y, recipe, seed=seeds.derive(task.seed, "best-random", "order")
+        )
         accuracy, _ = training.evaluate(net, task.dataset.val.x, task.dataset.val.y)
         if accuracy > best:
             best, chosen = accuracy, x
@@ -116,7 +127,8 @@ def init_best_random(task: Task) -> State:
 
 
 def herd(features: Tensor, n: int) -> Tensor:
-    """Indices (n,) of the rows of ``features`` (N, F) chosen by herding (Welling 2009), first chosen first."""
+    """Indices (n,) of the rows of ``features`` (N, F) chosen by herding (Welling 2009), first
+    chosen first."""
     mean, total = features.mean(0), torch.zeros_like(features[0])
     free = torch.ones(len(features), dtype=torch.bool, device=features.device)
     chosen = []
@@ -130,7 +142,8 @@ def herd(features: Tensor, n: int) -> Tensor:
 
 
 def farthest_first(features: Tensor, n: int) -> Tensor:
-    """Indices (n,) of the rows of ``features`` (N, F) chosen by greedy k-center, first chosen first."""
+    """Indices (n,) of the rows of ``features`` (N, F) chosen by greedy k-center, first chosen
+    first."""
     chosen = [int((features - features.mean(0)).norm(dim=1).argmin())]
     gaps = (features - features[chosen[0]]).norm(dim=1)  # (N,): distance to the nearest chosen row
     gaps[chosen[0]] = -1
@@ -142,13 +155,17 @@ def farthest_first(features: Tensor, n: int) -> Tensor:
     return torch.tensor(chosen, device=features.device)
 
 
-def forgetting_events(net: nn.Module, x: Tensor, y: Tensor, recipe: training.Recipe, seed: int) -> Tensor:
+def forgetting_events(
+    net: nn.Module, x: Tensor, y: Tensor, recipe: training.Recipe, seed: int
+) -> Tensor:
     """How often each of (N, …) images was forgotten while ``net`` trains on them, int64 (N,).
 
-    An image counts when a batch has it (Toneva 2019, Algorithm 1), on the logits before that update. One that was
-    never right has a count above all others.
+    An image counts when a batch has it (Toneva 2019, Algorithm 1), on the logits before that
+    update. One that was never right has a count above all others.
     """
-    order = training.batches(len(x), recipe, seeds.generator(seed, "order", 0))  # the very batches of training.fit
+    order = training.batches(
+        len(x), recipe, seeds.generator(seed, "order", 0)
+    )  # the very batches of training.fit
     events = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     right_before = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     ever_right = torch.zeros_like(right_before)
@@ -180,7 +197,8 @@ def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
 
 
 def _choose(task: Task, name: str, pick: Callable[[Tensor], Tensor]) -> State:
-    """``pick`` gets a class's images as indices in random order and says which places of them are chosen."""
+    """``pick`` gets a class's images as indices in random order and says which places of them are
+    chosen."""
     dataset = task.dataset
     generator = seeds.generator(task.seed, name)
     classes = draw(dataset.train.y, dataset.num_classes, len(dataset.train), generator)
@@ -192,21 +210,32 @@ def _features(task: Task, name: str) -> Tensor:
     dataset, own = task.dataset, task.settings
     net = _network(task, name, own.width)
     recipe = training.Recipe(own.updates, own.batch_size, lr=own.lr)
-    training.fit([net], dataset.train.x, dataset.train.y, recipe, seed=seeds.derive(task.seed, name, "order"))
+    training.fit(
+        [net], dataset.train.x, dataset.train.y, recipe, seed=seeds.derive(task.seed, name, "order")
+    )
     net.eval()
     with torch.no_grad():
-        return torch.cat([net.features(batch).flatten(1) for batch in torch.split(dataset.train.x, 512)])
+        return torch.cat(
+            [net.features(batch).flatten(1) for batch in torch.split(dataset.train.x, 512)]
+        )
 
 
 def _network(task: Task, name: str, width: int) -> convnet.ConvNet | mlp.MLP:
-    """The published ConvNet ``width`` wide, for tables an MLP as deep; initialised by the name and the task's seed."""
+    """The published ConvNet ``width`` wide, for tables an MLP as deep; initialised by the name and
+    the task's seed."""
     dataset = task.dataset
     shape, classes = dataset.shape, dataset.num_classes
     net: convnet.ConvNet | mlp.MLP
     with seeds.seeded(seeds.derive(task.seed, name, "net")):
         if len(shape) == 3:
             net = convnet.ConvNet(
-                shape, classes, depth=3, width=width, norm="instancenorm", activation="relu", pooling="avgpooling"
+                shape,
+                classes,
+                depth=3,
+                width=width,
+                norm="instancenorm",
+                activation="relu",
+                pooling="avgpooling",
             )
         else:
             net = mlp.MLP(shape, classes, depth=3, width=width, activation="relu", init="default")
@@ -218,12 +247,25 @@ def _coreset(name: str, summary: str, own: type, init: Callable[[Task], State]) 
 
 
 RANDOM = _coreset("random", "a random coreset: real images drawn at random", Random, init_random)
-HERDING = _coreset("herding", "herding: real images near the class mean in feature space", Features, init_herding)
-KCENTER = _coreset("kcenter", "k-center: real images that cover their class in feature space", Features, init_kcenter)
+HERDING = _coreset(
+    "herding", "herding: real images near the class mean in feature space", Features, init_herding
+)
+KCENTER = _coreset(
+    "kcenter",
+    "k-center: real images that cover their class in feature space",
+    Features,
+    init_kcenter,
+)
 FORGETTING = _coreset(
-    "forgetting", "forgetting: the real images that training forgets most often", Forgetting, init_forgetting
+    "forgetting",
+    "forgetting: the real images that training forgets most often",
+    Forgetting,
+    init_forgetting,
 )
 BEST_RANDOM = _coreset(
-    "best-random", "the best of many random coresets, by validation accuracy", BestRandom, init_best_random
+    "best-random",
+    "the best of many random coresets, by validation accuracy",
+    BestRandom,
+    init_best_random,
 )
 METHODS = (RANDOM, HERDING, KCENTER, FORGETTING, BEST_RANDOM)

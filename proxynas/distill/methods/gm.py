@@ -1,28 +1,41 @@
-"""GM, gradient matching: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching" (ICLR 2021), Algorithm 1;
-generators as in Medvedev & D'yakonov 2021 (§VI, Fig. 5), augmentation as in Zhao & Bilen 2021 (DSA).
+"""GM, gradient matching: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching" (ICLR
+2021), Algorithm 1; generators as in Medvedev & D'yakonov 2021 (§VI, Fig. 5), augmentation as in
+Zhao & Bilen 2021 (DSA).
 
-Every step draws a fresh student. Its gradient on synthetic images of a class is made to point where its gradient on
-real images of that class points (eq. 9), the synthetic images moving; then the student itself takes some steps on the
-synthetic images, and again, ``outer`` times. The student is not trained after the last match.
+Real images T_c and synthetic ones S_c of class c; a student θ; ℓ: cross-entropy; row i of layer l:
 
-The distance (eq. 10) is one minus the cosine, for every output unit's row of every weight, summed over classes and
-layers; with a generator the mean is taken instead, over layers as in Medvedev 2021 (§VI) and over classes as in their
-code. Parameters with one dimension (biases, scale and shift of norms) count nothing, also in that mean; the other two
-distances are of the whole gradient as one vector (Zhao 2021, Appendix B). ``per_class = false`` matches one batch of
-all classes (Medvedev 2021, Table II).
+    g_c(X)  =  ∇_θ ℓ(θ; X, c),  for X = T_c and X = S_c                         (line 7)
+    D       =  Σ_c Σ_l Σ_i [ 1 − cos(g_c(T_c)[l, i], g_c(S_c)[l, i]) ]          (eq. 9 and 10)
+    v       ←  μ v + ∂D/∂S
+    S       ←  S − η v                                                          (line 8)
+    θ       ←  inner epochs of SGD on ℓ(θ; S), and again, outer times           (line 9)
 
-Where implementations differ: the authors' code, run on a student with batch norm, lets one forward pass of 16 real
-images a class move the running statistics a tenth of the way and freezes them there; the paper replaces them by those
-of the real images, and so does this file. Each class's gradients are the published ones; those of the synthetic images
-are taken for all classes in one ``vmap`` call where that is faster (:func:`batching_pays`), which only changes
-rounding. Medvedev's code makes a generator's images for one class at a time where it matches per class, ours always
-all classes as one batch. Its mean over layers counts the parameters with one dimension too, as zero. It trains the
-student by SGD 0.02 with momentum 0.5; here that is as in Zhao 2021. It clips the norm of the pixels' gradient to 1000,
-Zhao 2021 and ours not at all. It augments the real images alone (``siamese = false``).
+Every step draws a fresh student. Its gradient on synthetic images of a class is made to point where
+its gradient on real images of that class points (eq. 9), the synthetic images moving; then the
+student itself takes some steps on the synthetic images, and again, ``outer`` times. The student is
+not trained after the last match.
+
+The distance (eq. 10) is one minus the cosine, for every output unit's row of every weight, summed
+over classes and layers; with a generator the mean is taken instead, over layers as in Medvedev 2021
+(§VI) and over classes as in their code. Parameters with one dimension (biases, scale and shift of
+norms) count nothing, also in that mean; the other two distances are of the whole gradient as one
+vector (Zhao 2021, Appendix B). ``per_class = false`` matches one batch of all classes (Medvedev
+2021, Table II).
+
+Where implementations differ: the authors' code, run on a student with batch norm, lets one forward
+pass of 16 real images a class move the running statistics a tenth of the way and freezes them
+there; the paper replaces them by those of the real images, and so does this file. Each class's
+gradients are the published ones; those of the synthetic images are taken for all classes in one
+``vmap`` call where that is faster (:func:`batching_pays`), which only changes rounding. Medvedev's
+code makes a generator's images for one class at a time where it matches per class, ours always all
+classes as one batch. Its mean over layers counts the parameters with one dimension too, as zero. It
+trains the student by SGD 0.02 with momentum 0.5; here that is as in Zhao 2021. It clips the norm of
+the pixels' gradient to 1000, Zhao 2021 and ours not at all. It augments the real images alone
+(``siamese = false``).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -57,16 +70,16 @@ GTN_SCHEDULE = (10, 10)
 class GM(synthetic.Learned):
     """Settings of gradient matching; the defaults are the published ones."""
 
-    real_batch: Annotated[int, Field(ge=1)] = 256  # images a class, or in all where per_class is false
-    outer: Annotated[int, Field(ge=1)] | None = None  # None: by ipc, see SCHEDULE; 10 for a generator
+    real_batch: Annotated[int, Field(ge=1)] = 256  # images a class; in all if not per_class
+    outer: Annotated[int, Field(ge=1)] | None = None  # None: by ipc, see SCHEDULE
     inner: Annotated[int, Field(ge=0)] | None = None  # epochs of the student between two matches
-    student: str | None = None  # an architecture, see spaces.resolve; None: see students.default_student
+    student: str | None = None  # see spaces.resolve; None: students.default_student
     student_lr: Annotated[float, Field(gt=0)] = 0.01
     student_batch: Annotated[int, Field(ge=1)] = 256
     distance: Literal["rowwise-cosine", "cosine", "euclidean"] = "rowwise-cosine"
-    layers: Literal["sum", "mean"] | None = None  # over layers and classes; None: sum for pixels, mean for generators
+    layers: Literal["sum", "mean"] | None = None  # and classes; None: sum, mean for generators
     per_class: bool = True
-    siamese: bool = True  # augment synthetic images too, exactly as the real ones, and while the student trains
+    siamese: bool = True  # augment synthetic images as the real ones, also to train the student
     batch_classes: bool | None = None  # None: where it is faster
 
 
@@ -80,7 +93,8 @@ def check(task: Task) -> None:
     gm: GM = task.settings
     synthetic.check(task, PIXELS, GTN)
     if gm.layers is not None and gm.distance != "rowwise-cosine":
-        raise SpecError(f"layers is for distance = 'rowwise-cosine', but the distance is {gm.distance!r}; leave it out")
+        wrong = f"but the distance is {gm.distance!r}"
+        raise SpecError(f"layers is for distance = 'rowwise-cosine', {wrong}; leave it out")
     students.check(task, [gm.student or students.default_student(task.dataset.shape)])
 
 
@@ -90,7 +104,8 @@ def init(task: Task) -> State:
 
 
 def step(task: Task, state: State, k: int) -> tuple[State, float]:
-    """One student's life: ``outer`` matches with ``inner`` epochs of training in between; the mean distance.
+    """One student's life: ``outer`` matches with ``inner`` epochs of training in between; the mean
+    distance.
 
     The distance is that of a class, on average, or where ``per_class`` is false the one there is.
     """
@@ -105,10 +120,10 @@ def step(task: Task, state: State, k: int) -> tuple[State, float]:
         parameters = synthetic.parameters_of(state)
         with torch.no_grad():
             x = images(parameters).clone().requires_grad_()  # (C, ipc, …)
-        found = _match(task, net, x, k, match)
-        if x.grad is None or not math.isfinite(found):
-            return state, found  # the loop says that it diverged
-        total += found
+        matched = _match(task, net, x, k, match)
+        if x.grad is None or not math.isfinite(matched):
+            return state, matched  # the loop says that it diverged
+        total += matched
         gradients = synthetic.pull_back(images, parameters, x.grad)
         state = synthetic.update(state, gradients, gm.rule(PIXELS, GTN))
         if match < outer - 1:
@@ -128,103 +143,169 @@ def extras(task: Task, state: State) -> Extras:
 
 def schedule(gm: GM, ipc: int) -> tuple[int, int]:
     """Matches a student, and epochs between two of them."""
-    usual = SCHEDULE[max(size for size in SCHEDULE if size <= ipc)]
-    outer, inner = usual if gm.synthetic == "pixels" else GTN_SCHEDULE
+    of_pixels = SCHEDULE[max(size for size in SCHEDULE if size <= ipc)]
+    outer, inner = of_pixels if gm.synthetic == "pixels" else GTN_SCHEDULE
     return gm.outer or outer, inner if gm.inner is None else gm.inner
 
 
-def distance(mine: Parameters, real: Parameters, kind: str, layers: str = "sum") -> Tensor:
-    """The distance between gradients with a leading class axis, (C, …) each, summed over classes; a scalar.
+def distance(
+    synthetic_grads: Parameters,
+    real_grads: Parameters,
+    kind: str,
+    layers: str = "sum",
+) -> Tensor:
+    """The distance between gradients with a leading class axis, (C, …) each, summed over classes; a
+    scalar.
 
-    ``layers`` is ``sum`` or ``mean``, for the row-wise distance: over weights, those with one dimension left out.
+    ``layers`` is ``sum`` or ``mean``, for the row-wise distance: over weights, those with one
+    dimension left out.
     """
     if kind == "rowwise-cosine":  # eq. 10
-        pairs = [(mine[name].flatten(2), real[name].flatten(2)) for name in mine if real[name].ndim >= 3]
-        each = torch.stack([(1 - F.cosine_similarity(a, b, -1, 1e-6)).sum() for a, b in pairs])
-        return each.mean() if layers == "mean" else each.sum()
-    a, b = (torch.cat([gradients[name].flatten(1) for name in mine], 1) for gradients in (mine, real))  # (C, P)
+        weights = [name for name in synthetic_grads if real_grads[name].ndim >= 3]
+        of_layer = []
+        for name in weights:
+            rows = synthetic_grads[name].flatten(2)  # (C, rows, …)
+            real_rows = real_grads[name].flatten(2)
+            of_layer.append((1 - F.cosine_similarity(rows, real_rows, -1, 1e-6)).sum())
+        distances = torch.stack(of_layer)
+        return distances.mean() if layers == "mean" else distances.sum()
+    whole = torch.cat([synthetic_grads[name].flatten(1) for name in synthetic_grads], 1)  # (C, P)
+    real_whole = torch.cat([real_grads[name].flatten(1) for name in synthetic_grads], 1)
     if kind == "cosine":
-        return (1 - F.cosine_similarity(a, b, -1, 1e-6)).sum()
-    return (a - b).square().sum()
+        return (1 - F.cosine_similarity(whole, real_whole, -1, 1e-6)).sum()
+    return (whole - real_whole).square().sum()
 
 
-def class_gradients(net: nn.Module, parameters: Parameters, x: list[Tensor], batched: bool) -> Parameters:
-    """Gradients of each class's mean loss: images of class c in ``x[c]`` (n, …), results (C, …) by parameter name."""
+def class_gradients(
+    net: nn.Module,
+    parameters: Parameters,
+    x: list[Tensor],
+    batched: bool,
+) -> Parameters:
+    """Gradients of each class's mean loss: images of class c in ``x[c]`` (n, …), results (C, …) by
+    parameter name.
+    """
     gradient = _gradient(net)
     y = [torch.full((len(batch),), c, device=batch.device) for c, batch in enumerate(x)]
     if batched:
         return vmap(gradient, (None, 0, 0))(parameters, torch.stack(x), torch.stack(y))
-    each = [gradient(parameters, *pair) for pair in zip(x, y, strict=True)]
-    return {name: torch.stack([g[name] for g in each]) for name in parameters}
+    by_class = [gradient(parameters, images, labels) for images, labels in zip(x, y, strict=True)]
+    return {name: torch.stack([grads[name] for grads in by_class]) for name in parameters}
 
 
 def batching_pays(net: nn.Module, x: Tensor) -> bool:
-    """Whether one batched call beats a class at a time, for synthetic images ``x`` (C, ipc, …): always on a GPU, and on
-    a CPU while a class's work is small (measured with ``make bench``).
+    """Whether one batched call beats a class at a time, for synthetic images ``x`` (C, ipc, …):
+    always on a GPU, and on a CPU while a class's work is small (measured with ``make bench``).
     """
     return x.device.type != "cpu" or x.shape[1] * forward_flops(net, x[0, :1]) <= BATCHING_LIMIT
 
 
 BATCHING_LIMIT = 70_000_000
-"""Operations of one class's forward pass; read off ``make bench`` on two cores of an AMD EPYC (Zen 5)."""
+"""Operations of a class's forward pass; from ``make bench``, two cores of an AMD EPYC (Zen 5)."""
 
 
 def _match(task: Task, net: nn.Module, x: Tensor, k: int, match: int) -> float:
-    """Leave the distance's gradient in ``x.grad`` and return the distance (eq. 9), that of a class on average."""
+    """Leave the distance's gradient in ``x.grad`` and return the distance (eq. 9), that of a class
+    on average.
+    """
     parameters = {name: p.detach() for name, p in net.named_parameters()}
     if task.settings.per_class:
         return _match_classes(task, net, parameters, x, k, match) / len(x)
     return _match_whole(task, net, parameters, x, k, match)
 
 
-def _match_classes(task: Task, net: nn.Module, parameters: Parameters, x: Tensor, k: int, match: int) -> float:
-    dataset, gm = task.dataset, task.settings
-    picks = draw(
-        dataset.train.y, dataset.num_classes, gm.real_batch, seeds.generator(task.seed, "gm", "real", k, match)
-    )
-    both = [_transforms(task, k, match, c) for c in range(len(x))]
-    with torch.no_grad():  # large batches fill the processor by themselves: one class at a time
-        batches = [of_real(dataset.train.x[pick]) for (of_real, _), pick in zip(both, picks, strict=True)]
-        real = class_gradients(net, parameters, batches, batched=False)
+def _match_classes(
+    task: Task,
+    net: nn.Module,
+    parameters: Parameters,
+    x: Tensor,
+    k: int,
+    match: int,
+) -> float:
+    gm: GM = task.settings
+    layers = _layers(gm)
+    transforms = [_transforms(task, k, match, c) for c in range(len(x))]
+    real = _real_gradients(task, net, parameters, [of_real for of_real, _ in transforms], k, match)
     batched = batching_pays(net, x.detach()) if gm.batch_classes is None else gm.batch_classes
-    share = len(x) if _layers(gm) == "mean" else 1
+    share = len(x) if layers == "mean" else 1
     if batched:
-        mine = [of_mine(images) for (_, of_mine), images in zip(both, x, strict=True)]
-        found = distance(class_gradients(net, parameters, mine, True), real, gm.distance, _layers(gm))
-        (found / share).backward()  # type: ignore[no-untyped-call]
-        return found.item()
-    gradient, total = _gradient(net), 0.0
-    for c, (_, of_mine) in enumerate(both):  # as published: each class's graph is built and freed before the next one's
-        mine_here = gradient(parameters, of_mine(x[c]), torch.full((x.shape[1],), c, device=x.device))
-        real_here = {n: g[c : c + 1] for n, g in real.items()}
-        found = distance({n: g[None] for n, g in mine_here.items()}, real_here, gm.distance, _layers(gm))
-        (found / share).backward()  # type: ignore[no-untyped-call]
-        total += found.item()
+        images = [of_synthetic(part) for (_, of_synthetic), part in zip(transforms, x, strict=True)]
+        gradients = class_gradients(net, parameters, images, True)
+        summed = distance(gradients, real, gm.distance, layers)
+        (summed / share).backward()  # type: ignore[no-untyped-call]
+        return summed.item()
+    gradient = _gradient(net)
+    total = 0.0
+    for c, (_, of_synthetic) in enumerate(transforms):  # as published: one class's graph at a time
+        labels = torch.full((x.shape[1],), c, device=x.device)
+        gradients = gradient(parameters, of_synthetic(x[c]), labels)
+        of_class = {name: value[None] for name, value in gradients.items()}
+        real_of_class = {name: grads[c : c + 1] for name, grads in real.items()}
+        one = distance(of_class, real_of_class, gm.distance, layers)
+        (one / share).backward()  # type: ignore[no-untyped-call]
+        total += one.item()
     return total
 
 
-def _match_whole(task: Task, net: nn.Module, parameters: Parameters, x: Tensor, k: int, match: int) -> float:
+def _real_gradients(
+    task: Task,
+    net: nn.Module,
+    parameters: Parameters,
+    transforms: Sequence[augment.Transform],
+    k: int,
+    match: int,
+) -> Parameters:
+    """g_c(T_c) of ``real_batch`` images of each class, (C, …) by parameter name."""
+    train_split = task.dataset.train
+    generator = seeds.generator(task.seed, "gm", "real", k, match)
+    picks = draw(train_split.y, task.dataset.num_classes, task.settings.real_batch, generator)
+    with torch.no_grad():  # large batches fill the processor by themselves: one class at a time
+        images = [train_split.x[pick] for pick in picks]
+        batches = [transform(x) for transform, x in zip(transforms, images, strict=True)]
+        return class_gradients(net, parameters, batches, batched=False)
+
+
+def _match_whole(
+    task: Task,
+    net: nn.Module,
+    parameters: Parameters,
+    x: Tensor,
+    k: int,
+    match: int,
+) -> float:
     """Not per class: one gradient on images of all classes (Medvedev 2021, Table II)."""
-    gm, gradient = task.settings, _gradient(net)
-    of_real, of_mine = _transforms(task, k, match, 0)
+    gm: GM = task.settings
+    gradient = _gradient(net)
+    of_real, of_synthetic = _transforms(task, k, match, 0)
     generator = seeds.generator(task.seed, "gm", "real", k, match)
     real_x, real_y = students.real_batch(task.dataset, gm.real_batch, generator)
     with torch.no_grad():
         real = gradient(parameters, of_real(real_x), real_y)
-    mine = gradient(parameters, of_mine(x.flatten(0, 1)), class_labels(len(x), x.shape[1], x.device))
-    found = distance(
-        {n: g[None] for n, g in mine.items()}, {n: g[None] for n, g in real.items()}, gm.distance, _layers(gm)
+    labels = class_labels(len(x), x.shape[1], x.device)
+    gradients = gradient(parameters, of_synthetic(x.flatten(0, 1)), labels)
+    whole = distance(
+        {name: value[None] for name, value in gradients.items()},
+        {name: value[None] for name, value in real.items()},
+        gm.distance,
+        _layers(gm),
     )
-    found.backward()  # type: ignore[no-untyped-call]
-    return found.item()
+    whole.backward()  # type: ignore[no-untyped-call]
+    return whole.item()
 
 
 def _layers(gm: GM) -> str:
     return gm.layers or ("sum" if gm.synthetic == "pixels" else "mean")
 
 
-def _transforms(task: Task, k: int, match: int, c: int) -> tuple[augment.Transform, augment.Transform]:
-    """What is done to the real images of a class and to its synthetic ones: the same where it is siamese."""
+def _transforms(
+    task: Task,
+    k: int,
+    match: int,
+    c: int,
+) -> tuple[augment.Transform, augment.Transform]:
+    """What is done to the real images of a class and to its synthetic ones: the same where it is
+    siamese.
+    """
     generator = seeds.generator(task.seed, "gm", "augment", k, match, c)
     shape = task.dataset.shape
     transform = augment.draw(task.settings.augment, shape, generator)
@@ -233,7 +314,8 @@ def _transforms(task: Task, k: int, match: int, c: int) -> tuple[augment.Transfo
 
 def _images(task: Task, parameters: Parameters, stream: tuple[object, ...]) -> Tensor:
     """The synthetic images (C, ipc, …)."""
-    return synthetic.make(task).images(parameters, task.ipc, seeds.generator(task.seed, "gm", *stream))
+    generator = seeds.generator(task.seed, "gm", *stream)
+    return synthetic.make(task).images(parameters, task.ipc, generator)
 
 
 def _gradient(net: nn.Module) -> Callable[[Parameters, Tensor, Tensor], Parameters]:
@@ -244,38 +326,55 @@ def _gradient(net: nn.Module) -> Callable[[Parameters, Tensor, Tensor], Paramete
 
 
 def _freeze_batch_norm(task: Task, net: nn.Module, k: int, match: int) -> None:
-    """Give batch norms the statistics of 16 real images a class, and let them use those while gradients are matched."""
+    """Give batch norms the statistics of 16 real images a class, and let them use those while
+    gradients are matched.
+    """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
     dataset, generator = task.dataset, seeds.generator(task.seed, "gm", "batchnorm", k, match)
     picks = draw(dataset.train.y, dataset.num_classes, 16, generator)
-    usual = [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
     with torch.no_grad():
         net(dataset.train.x[torch.cat(picks)])
-    for norm, momentum in zip(norms, usual, strict=True):
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
 
 
-def _train_student(task: Task, net: nn.Module, parameters: Parameters, epochs: int, k: int, match: int) -> None:
-    """Algorithm 1, line 9: plain SGD on the synthetic images; a GTN-rnd makes new ones for every epoch."""
+def _train_student(
+    task: Task,
+    net: nn.Module,
+    parameters: Parameters,
+    epochs: int,
+    k: int,
+    match: int,
+) -> None:
+    """Algorithm 1, line 9: plain SGD on the synthetic images; a GTN-rnd makes new ones for every
+    epoch.
+    """
     gm: GM = task.settings
     seed = seeds.derive(task.seed, "gm", "student", k, match)
-    own_augment = gm.augment if gm.siamese else ""
-    rounds, each = (epochs, 1) if gm.synthetic == "gtn-rnd" else (min(1, epochs), epochs)
+    augmentation = gm.augment if gm.siamese else ""
+    rounds, epochs_each = (epochs, 1) if gm.synthetic == "gtn-rnd" else (min(1, epochs), epochs)
     for place in range(rounds):
         with torch.no_grad():
             images = _images(task, parameters, ("train", k, match, place)).flatten(0, 1)
-        updates = each * math.ceil(len(images) / gm.student_batch)
+        updates = epochs_each * math.ceil(len(images) / gm.student_batch)
         recipe = training.Recipe(
-            updates, gm.student_batch, lr=gm.student_lr, momentum=0.0, weight_decay=0.0, augment=own_augment
+            updates,
+            gm.student_batch,
+            lr=gm.student_lr,
+            momentum=0.0,
+            weight_decay=0.0,
+            augment=augmentation,
         )
         y = class_labels(task.dataset.num_classes, task.ipc, images.device)
-        training.fit([net], images, y, recipe, seed=seed if rounds == 1 else seeds.derive(seed, place), fused=False)
+        order = seed if rounds == 1 else seeds.derive(seed, place)
+        training.fit([net], images, y, recipe, seed=order, fused=False)
 
 
 METHOD = Method(

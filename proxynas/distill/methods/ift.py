@@ -1,23 +1,26 @@
 """IFT: hypergradients by the implicit function theorem.
 
-Lorraine, Vicol & Duvenaud, "Optimizing Millions of Hyperparameters by Implicit Differentiation" (2019); Medvedev &
-D'yakonov 2021, Fig. 3 and 4. Every step trains a student on the synthetic set, all of it one batch, until its
-gradient is small, and moves the set against the gradient of the student's loss on a batch of real data. That gradient
-is −∂L_T/∂θ · H⁻¹ · ∂²L_S/∂θ∂λ (eq. 5) with the inverse Hessian as α·Σ (I − αH)^j up to j = N (eq. 7). Nothing is
-back-propagated through training, so memory does not depend on how long it takes.
+Lorraine, Vicol & Duvenaud, "Optimizing Millions of Hyperparameters by Implicit Differentiation"
+(2019); Medvedev & D'yakonov 2021, Fig. 3 and 4. Every step trains a student on the synthetic set,
+all of it one batch, until its gradient is small, and moves the set against the gradient of the
+student's loss on a batch of real data. That gradient is −∂L_T/∂θ · H⁻¹ · ∂²L_S/∂θ∂λ (eq. 5) with
+the inverse Hessian as α·Σ (I − αH)^j up to j = N (eq. 7). Nothing is back-propagated through
+training, so memory does not depend on how long it takes.
 
-A student lives for ``restart`` steps: 1 is Fig. 3 (line 3 draws θ in every step); 0 is Lorraine's algorithm, where one
-student is trained on for ever. Between steps it lies in the state.
+A student lives for ``restart`` steps: 1 is Fig. 3 (line 3 draws θ in every step); 0 is Lorraine's
+algorithm, where one student is trained on for ever. Between steps it lies in the state.
 
-The series converges where every curvature of the student's loss, an eigenvalue of H, is positive and under 2/α. Where
-its last term is ``GROWTH`` times the first, or the student's loss on real data (a running mean) has risen from its
-least by as much as chance costs, ln C, a ``DivergedError`` says what to change.
+The series converges where every curvature of the student's loss, an eigenvalue of H, is positive
+and under 2/α. Where its last term is ``GROWTH`` times the first, or the student's loss on real data
+(a running mean) has risen from its least by as much as chance costs, ln C, a ``DivergedError`` says
+what to change.
 
-Where implementations differ: Fig. 4 has a trailing factor α, which the authors' code drops. :func:`hypergradient` has
-it; the update leaves it out as they do, so that ``lr`` and ``clip`` have the published scale whatever α is. The direct
-gradient ∂L_T/∂λ, which that code drops too, is zero here. It draws a GTN-rnd's noise anew for every step of the student
-and for the hypergradient, and so does this; it runs the generator on averaged batch statistics while the student
-trains, and this does not.
+Where implementations differ: Fig. 4 has a trailing factor α, which the authors' code drops.
+:func:`hypergradient` has it; the update leaves it out as they do, so that ``lr`` and ``clip`` have
+the published scale whatever α is. The direct gradient ∂L_T/∂λ, which that code drops too, is zero
+here. It draws a GTN-rnd's noise anew for every step of the student and for the hypergradient, and
+so does this; it runs the generator on averaged batch statistics while the student trains, and this
+does not.
 """
 
 import math
@@ -53,9 +56,13 @@ class IFT(synthetic.Learned):
 
     inner: Annotated[int, Field(ge=1)] = 10  # ζ, steps of the student at most
     terms: Annotated[int, Field(ge=0)] = 10  # N of the Neumann series, beside the first
-    alpha: Annotated[float, Field(gt=0)] | None = None  # None: 0.01 for pixels, 0.001 for a generator
+    alpha: Annotated[float, Field(gt=0)] | None = (
+        None  # None: 0.01 for pixels, 0.001 for a generator
+    )
     restart: Annotated[int, Field(ge=0)] = 1  # a fresh student every so many steps; 0: one for ever
-    student: str | None = None  # an architecture, see spaces.resolve; None: students.default_student
+    student: str | None = (
+        None  # an architecture, see spaces.resolve; None: students.default_student
+    )
     student_lr: Annotated[float, Field(gt=0)] = 0.02
     student_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     real_batch: Annotated[int, Field(ge=1)] = 256
@@ -65,7 +72,8 @@ class IFT(synthetic.Learned):
 class Hypergradient:
     """The student's loss on real data, the gradient in the images (B, …), and how the series went.
 
-    ``growth`` is the norm of the series' last term over that of its first: under 1 where it converges.
+    ``growth`` is the norm of the series' last term over that of its first: under 1 where it
+    converges.
     """
 
     loss: float
@@ -111,8 +119,12 @@ def step(task: Task, state: State, k: int) -> tuple[State, float]:
             student, small = _descend(loss, student, x, y, own)
             if small:
                 break
-        x = images(parameters, own.inner)  # as many classes and images as ever, with noise of their own
-    found = hypergradient(loss, student.parameters, x.flatten(0, 1), y, _real(task, k), alpha, own.terms)  # line 7
+        x = images(
+            parameters, own.inner
+        )  # as many classes and images as ever, with noise of their own
+    found = hypergradient(
+        loss, student.parameters, x.flatten(0, 1), y, _real(task, k), alpha, own.terms
+    )  # line 7
     record = _check(task, state, found, alpha, k)
     gradient = found.x.view_as(x) / alpha
     gradients = synthetic.pull_back(lambda p: images(p, own.inner), parameters, gradient)
@@ -131,10 +143,19 @@ def extras(task: Task, state: State) -> Extras:
 
 
 def hypergradient(
-    loss: Loss, parameters: Parameters, x: Tensor, y: Tensor, real: tuple[Tensor, Tensor], alpha: float, terms: int
+    loss: Loss,
+    parameters: Parameters,
+    x: Tensor,
+    y: Tensor,
+    real: tuple[Tensor, Tensor],
+    alpha: float,
+    terms: int,
 ) -> Hypergradient:
-    """Fig. 4: the gradient in ``x`` (B, …) of the loss on ``real`` data of a student trained on ``x``, ``y`` (B,)."""
-    with torch.no_grad():  # the transforms below differentiate all the same, and nothing outlives them
+    """Fig. 4: the gradient in ``x`` (B, …) of the loss on ``real`` data of a student trained on
+    ``x``, ``y`` (B,)."""
+    with (
+        torch.no_grad()
+    ):  # the transforms below differentiate all the same, and nothing outlives them
         value = loss(parameters, *real).item()
         p = v = grad(loss)(parameters, *real)  # line 2
         first = _norm(v)
@@ -144,12 +165,15 @@ def hypergradient(
             v = {name: v[name] - alpha * product[name] for name in v}  # line 4
             p = {name: p[name] + v[name] for name in p}  # line 5
         mixed = vjp(lambda x: grad(loss)(parameters, x, y), x)[1]
-        return Hypergradient(value, -alpha * mixed(p)[0], (_norm(v) / first) if first > 0 else 0.0)  # line 6
+        return Hypergradient(
+            value, -alpha * mixed(p)[0], (_norm(v) / first) if first > 0 else 0.0
+        )  # line 6
 
 
 @dataclass(frozen=True)
 class Student:
-    """A student in training: its parameters, their momentum, and its squared gradient norm at birth."""
+    """A student in training: its parameters, their momentum, and its squared gradient norm at
+    birth."""
 
     parameters: Parameters
     velocity: Parameters
@@ -161,10 +185,17 @@ def _student(task: Task, state: State, k: int) -> tuple[Student, Loss]:
     own: IFT = task.settings
     fresh = k == 0 or (own.restart > 0 and k % own.restart == 0)
     born = 0 if own.restart == 0 else k - k % own.restart
-    parameters, loss = students.student_loss([students.student(task, _arch(task), "ift", "student", born)])
+    parameters, loss = students.student_loss(
+        [students.student(task, _arch(task), "ift", "student", born)]
+    )
     if fresh:
-        return Student(parameters, {name: torch.zeros_like(p) for name, p in parameters.items()}), loss
-    kept, velocity = synthetic.parameters_of(state, "student"), synthetic.parameters_of(state, "velocity")
+        return Student(
+            parameters, {name: torch.zeros_like(p) for name, p in parameters.items()}
+        ), loss
+    kept, velocity = (
+        synthetic.parameters_of(state, "student"),
+        synthetic.parameters_of(state, "velocity"),
+    )
     return Student(kept, velocity, state["start"].item()), loss
 
 
@@ -176,7 +207,9 @@ def _arch(task: Task) -> str:
 def _real(task: Task, k: int) -> tuple[Tensor, Tensor]:
     """The real batch of step ``k``, each image augmented in a way of its own."""
     own: IFT = task.settings
-    x, y = students.real_batch(task.dataset, own.real_batch, seeds.generator(task.seed, "ift", "real", k))
+    x, y = students.real_batch(
+        task.dataset, own.real_batch, seeds.generator(task.seed, "ift", "real", k)
+    )
     generator = seeds.generator(task.seed, "ift", "augment", k)
     return augment.draw(own.augment, tuple(x.shape[1:]), generator, len(x))(x), y
 
@@ -191,17 +224,21 @@ def _kept(student: Student, own: IFT) -> State:
 
 
 def _descend(loss: Loss, student: Student, x: Tensor, y: Tensor, own: IFT) -> tuple[Student, bool]:
-    """One step of SGD with momentum on the synthetic images (B, …), and whether its gradient had become small."""
+    """One step of SGD with momentum on the synthetic images (B, …), and whether its gradient had
+    become small."""
     g = grad(loss)(student.parameters, x, y)
     velocity = {name: own.student_momentum * student.velocity[name] + g[name] for name in g}
-    parameters = {name: p - own.student_lr * velocity[name] for name, p in student.parameters.items()}
+    parameters = {
+        name: p - own.student_lr * velocity[name] for name, p in student.parameters.items()
+    }
     square = _norm(g) ** 2
     start = square if student.start is None else student.start
     return Student(parameters, velocity, start), square < SMALL * start
 
 
 def _check(task: Task, state: State, found: Hypergradient, alpha: float, k: int) -> State:
-    """Notice divergence; the running mean of the real loss and its least value so far, for the next step."""
+    """Notice divergence; the running mean of the real loss and its least value so far, for the next
+    step."""
     own: IFT = task.settings
     rule = own.rule(PIXELS, GTN)
     if not math.isfinite(found.loss):
@@ -210,7 +247,11 @@ def _check(task: Task, state: State, found: Hypergradient, alpha: float, k: int)
             f"(now {own.student_lr:g}) or lr (now {rule.lr:g})"
         )
     if not found.growth <= GROWTH:
-        bound = 2 * alpha / (1 + found.growth ** (1 / own.terms)) if math.isfinite(found.growth) else alpha / 10
+        bound = (
+            2 * alpha / (1 + found.growth ** (1 / own.terms))
+            if math.isfinite(found.growth)
+            else alpha / 10
+        )
         raise DivergedError(
             f"ift diverged at step {k}: the last term of the Neumann series is {found.growth:.3g} times its first; "
             f"lower alpha (now {alpha:g}) under {bound:.2g}"
@@ -222,7 +263,10 @@ def _check(task: Task, state: State, found: Hypergradient, alpha: float, k: int)
             f"ift diverged at step {k}: the student's loss on real data rose from {least:.3g} to {mean:.3g}; lower lr "
             f"(now {rule.lr:g}) or clip (now {rule.clip:g}), or take synthetic = 'gtn-lrn', which is steadier"
         )
-    return {"mean": torch.tensor(mean, dtype=torch.float64), "least": torch.tensor(least, dtype=torch.float64)}
+    return {
+        "mean": torch.tensor(mean, dtype=torch.float64),
+        "least": torch.tensor(least, dtype=torch.float64),
+    }
 
 
 def _norm(parameters: Parameters) -> float:

@@ -1,35 +1,61 @@
-"""RCIG: Loo, Hasani, Lechner & Rus, "Dataset Distillation with Convexified Implicit Gradients" (ICML 2023).
+"""RCIG: Loo, Hasani, Lechner & Rus, "Dataset Distillation with Convexified Implicit Gradients"
+(ICML 2023), Algorithm 1.
 
-Every step (Algorithm 1) takes a student from a pool (:mod:`~proxynas.distill.studentpool`), trains its linearised body
-on the synthetic set with the last layer solved for (:mod:`~proxynas.distill.linearised`), and moves images, labels and
-the temperature of the outer loss against the implicit gradient of its loss on real data
-(:mod:`~proxynas.distill.implicit`). Images and labels are learned; what is kept is their exponential average.
+    θ_F*(θ_B) = argmin_{θ_F} L_i(θ_B, θ_F)                     in closed form (3, 4)
+    L_i(θ_B)  = ½ ‖f_lin(X_S) − y_S‖² + ½ λ (‖θ_B‖² + ‖θ_F*‖²)    θ_B: n_inner steps (5)
+    L_o       = cross-entropy(f_lin(X_T; θ_B, θ_F*)/τ, y_T)                          (6)
+    v         = H⁻¹ ∂L_o/∂θ_B,   H = ∂²L_i/∂θ_B²                    n_hinv steps (7)
+    ψ         ← ψ − AdaBelief(∂L_o/∂ψ − ∂/∂ψ(∂L_i/∂θ_B · v)),   ψ = (X_S, y_S, τ)
 
-Its relatives are settings, not copies (Table 1): ``linearise = false`` is RIG, ``reparameterise = false`` CIG, both
-VIG, and ``n_inner = 0``, ``n_hinv = 0``, ``outer = "mse"`` is FRePo (Zhou 2022) without its augmentation.
+Every step takes a student θ from a pool (:mod:`~proxynas.distill.studentpool`), trains its
+linearised body θ_B on the synthetic set S with the last layer θ_F solved for
+(:mod:`~proxynas.distill.linearised`), moves images, labels and temperature ψ against the gradient
+of the loss on a batch T of real data (:mod:`~proxynas.distill.implicit`), and trains the student on
+the set as an ordinary network. What is kept is the exponential average of images and labels.
 
-What the paper leaves open, and where its authors' code or this file does otherwise:
+Its relatives are settings, not copies (Table 1): ``linearise = false`` is RIG,
+``reparameterise = false`` CIG, both VIG. ``n_inner = 0``, ``n_hinv = 0``, ``outer = "mse"`` leaves
+the gradient of kernel ridge regression on the student's features, the objective of FRePo (Zhou
+2022), but not his algorithm: optimisers, pool, regularisation and networks stay those of RCIG.
 
-- The inner loss is *half the sum* of squares and λ/2 of the squared norm: the objective that eq. 3 minimises. λ is
-  ``l2`` times the rows that are trained on, mirrored copies counted (their code: not counted).
-- Without ``reparameterise`` the outer loss is squared error: the Platt loss comes with equation 6. Theirs subtracts a
-  margin between the labels of an image, of which they say that it quite likely makes no difference; this has none.
-- Linearised training is centred, so λ pulls the body to where it started, not to zero; the last layer it pulls to zero.
-- RIG, of which the paper says no more than that it is not linearised, is centred, too, as in the authors' code: the
-  offset of eq. 4 is the change of the network's output, and the last layer acts on features of the unchanged body. VIG
-  is plain training of an ordinary network, all of whose parameters λ pulls to zero.
-- The implicit gradient has a minus that eq. 1 lacks. Its norm is clipped to the direct one's, that of images and that
-  of labels each by itself, as in the authors' code; not so without ``reparameterise``, where there is no direct one.
-- Rates of the two loops are found before the first step: from 1e-5 and 5e-5, × 1.2 while the losses fall (÷ 1.2 until
-  they do, where they do not at once), × 0.7; their code ends a little higher. A loop that ends above where it started
-  loses 10 % at once, as in the paper. Every 50 steps the inner rate grows by 5 % if its loss fell all the way in 70 %
-  of them, as in their code, which loses 10 % only there, and nothing of the other rate.
-- Labels start as one-hot rows less 1/C. A drawn student is trained one step a time, as in Algorithm 1, at the authors'
-  rate of 5e-5 (their code: 1 to 15 steps).
-- Above 1000 images gradients go through a random 1000 of them, a new draw for each (:func:`linearised.through`), and
-  the student taken is trained on a random 1000 as well.
-- Colour images are distilled together with their mirror images while there are at most 1000 (Appendix C).
-- The students' last layer has no bias, and there is no augmentation.
+What the paper (P), its authors' code (C, github.com/yolky/RCIG) and this file (F) do where they
+differ, or where P leaves it open:
+
+- Inner loss. F: *half the sum* of squares and λ/2 of the squared norm, which eq. 3 minimises. C:
+  the same over |S|·C, which Adam at a rate found by itself hardly notices. λ is ``l2`` times the
+  rows that are trained on; F counts mirrored copies, C does not.
+- ``l2``. P: 5e-4, 5e-3 and 5e-2 for students of depth 3, 4 and 5 (images up to 32², 64² and 128²).
+  C: 5e-4 at depth 4. F as P, which warns that too low a λ makes H⁻¹v unstable.
+- Softplus (β = 60). P and C: students of depth 3 only, ReLU at depth 4 and 5. F: up to depth 3.
+- Steps of a drawn student, ``student_steps``. P and F: 1. C: a random number from 1 to 15.
+- Adam of the inner loop. P: Adam. C: goes on counting from the steps of the student's own training,
+  with averages of zero, so that its first steps are down to half as long. F: starts anew.
+- Parameters of the inner problem. P and F: θ_B alone. C: also a bias of the last layer, and in H, g
+  and v a *change* of the last layer's weights (the kernel tangent), which all but stays zero while
+  the body is trained. The inner loss is not stationary in that change, where its gradient is
+  −λ θ_F*, so the implicit function theorem does not cover the term, and F leaves it out.
+- Eq. 1 lacks the minus of the implicit gradient. C and F have it, and clip its norm to that of the
+  direct one, images and labels each by themselves; not so without ``reparameterise``, where there
+  is no direct one.
+- Outer loss. P, C and F: squared error without ``reparameterise``, Platt's with it. C subtracts a
+  small margin between an image's labels, of which it says that it quite likely makes no difference;
+  F has none.
+- Linearised training is centred: λ pulls the body to where it started. RIG, of which P says no more
+  than that it is not linearised, is centred in C and F too: the offset of eq. 4 is the change of
+  the network's output, and the last layer acts on features of the unchanged body. VIG is plain
+  training of an ordinary network, all of whose parameters λ pulls to zero.
+- Pool of CIG. C trains a student's *change*, from which the next inner loop starts. F trains it as
+  an ordinary network, as for the others, and every inner loop starts from no change.
+- Rates of the two loops are found before the first step: from 1e-5 and 5e-5, × 1.2 while the losses
+  decrease (F: ÷ 1.2 until they do, where they do not at once), × 0.7. C ends 1.44 times higher, as
+  it multiplies the first rate that fails. P: a loop that ends above its start loses 10 %. C: the
+  inner rate alone, if it did in 29 % of 50 steps; or it grows by 5 %, if its loss decreased all the
+  way in 70 % of them. F: both lose 10 % at once, and the inner one grows as in C.
+- Images through which gradients go. F: above 1000 a random 1000, drawn anew for each
+  (:func:`linearised.differentiate_subset`), and students are trained on a random 1000 as well; P
+  and C have sizes of their own for every dataset.
+- Colour images are distilled with their mirror images while there are at most 1000 (Appendix C).
+- Labels start as one-hot rows less 1/C; there is no augmentation.
 """
 
 import math
@@ -48,16 +74,18 @@ from .. import implicit, linearised, studentpool, students
 from ..implicit import Hypergradient, Pair
 from ..method import Extras, Method, State, Task, class_labels, real_images
 
-MANY = 1000
-"""Images above which gradients go through a part of them, and colour images are not mirrored."""
-WATCH, MOSTLY = 50, 0.7
-"""Steps between two looks at the inner rate, and in what part of them its loss has to fall."""
-CHUNK = 128
+LARGE_SET = 1000
+"""Images above which gradients go through a subset, and colour images are not mirrored."""
+RATE_INTERVAL, DECREASING_SHARE = 50, 0.7
+"""Steps between two looks at the inner rate, and the share whose loss decreases for it to grow."""
+REAL_CHUNK = 128
 """Real images that a CPU takes at a time."""
-SMALL, LARGE = 4_000_000, 32_000_000
-"""Entries of a Jacobian that is worth having in any case, and of the largest that may be; read off ``make bench`` on
-two cores of an AMD EPYC (Zen 5)."""
-START = (1e-5, 5e-5)
+SMALL_JACOBIAN, LARGE_JACOBIAN = 4_000_000, 32_000_000
+"""Entries of a Jacobian that is worth having in any case, and of the largest that may be.
+
+Read off ``make bench`` on two cores of an AMD EPYC (Zen 5).
+"""
+START_RATES = (1e-5, 5e-5)
 """What the search for both rates starts from."""
 
 Count = Annotated[int, Field(ge=1)]
@@ -66,18 +94,18 @@ Rate = Annotated[float, Field(gt=0)]
 
 @checked(frozen=True, config=settings.CONFIG)
 class RCIG:
-    """Settings of RCIG; the defaults are the published ones, but for the subset, which is smaller."""
+    """Settings of RCIG; the defaults are the published ones, but for ``subset``, smaller."""
 
     linearise: bool = True
     reparameterise: bool = True
-    outer: implicit.Outer | None = None  # None: platt, and mse without reparameterise (§3.1 and 3.3)
+    outer: implicit.OuterLoss | None = None  # None: platt; without reparameterise mse (§3.1, 3.3)
     n_inner: Annotated[int, Field(ge=0)] = 20
     n_hinv: Annotated[int, Field(ge=0)] = 20
-    inner_lr: Rate | None = None  # None: found by itself, and watched
+    inner_lr: Rate | None = None  # None: found by itself, and adjusted
     hinv_lr: Rate | None = None
-    l2: Rate | None = None  # λ an image; None: 5e-4, for images of 64×64 5e-3, of 128×128 5e-2
+    l2: Rate | None = None  # λ per image; None: 5e-4, for images of 64×64 5e-3, of 128×128 5e-2
     lr: Rate = 3e-3  # of images and labels
-    tau_lr: Rate = 0.03  # of the temperature's logarithm
+    tau_lr: Rate = 0.03  # of log τ
     learn_labels: bool = True
     init: Literal["real", "noise"] = "real"
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99  # of the set that is kept
@@ -85,10 +113,10 @@ class RCIG:
     pool: Count = 30
     life: Count = 100  # steps after which a student is replaced
     student: str | None = None  # an architecture, see spaces.resolve; None: see default_student
-    student_steps: Count = 1
+    student_steps: Count = 1  # of the student drawn
     student_lr: Rate = 5e-5
-    subset: Count | None = None  # images that gradients go through; None: all, and 1000 where there are more
-    tabulate: bool | None = None  # the Jacobian of the set's outputs, once a step; None: where that is faster
+    subset: Count | None = None  # images that gradients go through; None: all, up to 1000
+    tabulate: bool | None = None  # the set's Jacobian, once a step; None: where that is faster
     flip: bool | None = None  # mirrored copies; None: of up to 1000 colour images
 
 
@@ -96,41 +124,48 @@ def check(task: Task) -> None:
     """Refuse settings that do not fit each other or the data.
 
     Raises:
-        SpecError: mirrored rows; a student without a linear last layer, or with batch norm where there is a subset.
+        SpecError: mirrored rows; a student without a linear last layer, or with batch norm where
+            there is a subset.
         SpaceError: an unknown student.
     """
-    own: RCIG = task.settings
-    if own.flip and len(task.dataset.shape) != 3:
+    config: RCIG = task.settings
+    if config.flip and len(task.dataset.shape) != 3:
         raise SpecError("flip = true mirrors images, but the data are tables; leave it out")
     students.check(task, [_arch(task)])
     net = students.student(task, _arch(task), "rcig", "check")
     student = linearised.cut(net, task.dataset.num_classes)
-    if student.mixes and _part(task) is not None:
+    if student.mixes and _subset_size(task) is not None:
         raise SpecError(
-            f"batch norm mixes the images of a batch, so gradients cannot go through a part of them; take a student "
-            f"without it, or subset = {_rows(task)} or more"
+            "batch norm mixes the images of a batch, so gradients cannot go through a subset of "
+            f"them; take a student without it, or subset = {_training_size(task)} or more"
         )
-    if own.tabulate and not _may_tabulate(task, student):
+    if config.tabulate and not _can_tabulate(task, student):
         raise SpecError(
-            "tabulate = true is for linearised students without batch norm whose gradients go through all images; "
-            "leave it out"
+            "tabulate = true is for linearised students without batch norm whose gradients go "
+            "through all images; leave it out"
         )
 
 
 def init(task: Task) -> State:
     """Real images or noise, centred labels, τ = 1, a pool of fresh students, and both rates."""
-    own: RCIG = task.settings
-    dataset, generator = task.dataset, seeds.generator(task.seed, "rcig", "init")
+    config: RCIG = task.settings
+    dataset = task.dataset
+    generator = seeds.generator(task.seed, "rcig", "init")
     x = real_images(dataset, task.ipc, generator).flatten(0, 1)
-    x = x if own.init == "real" else torch.randn(x.shape, generator=generator).to(x)
-    y = implicit.centred(class_labels(dataset.num_classes, task.ipc, x.device), dataset.num_classes).to(x)
-    state = {f"{name}.value": value for name, value in {"x": x, "y": y, "tau": x.new_zeros(())}.items()}
-    for name in ("x", "y", "tau"):
-        zero = torch.zeros_like(state[f"{name}.value"])
-        state |= {f"{name}.m": zero, f"{name}.s": zero.clone(), f"{name}.t": torch.zeros((), dtype=torch.int64)}
-    state |= {"average.x": torch.zeros_like(x), "average.y": torch.zeros_like(y)}
-    state |= studentpool.start(own.pool)
-    return {**state, "rates": _tuned(task, state), "fell": torch.zeros((), dtype=torch.int64)}
+    if config.init == "noise":
+        x = torch.randn(x.shape, generator=generator).to(x)
+    labels = class_labels(dataset.num_classes, task.ipc, x.device)
+    y = implicit.centred(labels, dataset.num_classes).to(x)
+    state: State = {}
+    for name, value in {"x": x, "y": y, "tau": x.new_zeros(())}.items():
+        state[f"{name}.value"] = value
+        state[f"{name}.m"] = torch.zeros_like(value)
+        state[f"{name}.s"] = torch.zeros_like(value)
+        state[f"{name}.t"] = torch.zeros((), dtype=torch.int64)
+    state["average.x"] = torch.zeros_like(x)
+    state["average.y"] = torch.zeros_like(y)
+    state |= studentpool.fresh_pool(config.pool)
+    return {**state, "rates": _find_rates(task, state), "fell": torch.zeros((), dtype=torch.int64)}
 
 
 def step(task: Task, state: State, k: int) -> tuple[State, float]:
@@ -139,35 +174,39 @@ def step(task: Task, state: State, k: int) -> tuple[State, float]:
     Raises:
         DivergedError: a gradient is not finite.
     """
-    own: RCIG = task.settings
-    taken = studentpool.take(task, _arch(task), state, k)
-    synthetic = _trained_on(task, state)
-    found = implicit.hypergradient(
-        inner_problem(task, taken.student),
+    config: RCIG = task.settings
+    drawn = studentpool.draw_member(task, _arch(task), state, k)
+    synthetic = _training_set(task, state)
+    real_generator = seeds.generator(task.seed, "rcig", "real", k)
+    subset_generator = seeds.generator(task.seed, "rcig", "subset", k)
+    one_by_one = not drawn.student.mixes and state["x.value"].device.type == "cpu"
+    gradient = implicit.hypergradient(
+        inner_problem(task, drawn.student),
         synthetic,
         state["tau.value"],
-        students.real_batch(task.dataset, own.real_batch, seeds.generator(task.seed, "rcig", "real", k)),
-        _outer(own),
-        steps=(own.n_inner, own.n_hinv),
+        students.real_batch(task.dataset, config.real_batch, real_generator),
+        _outer_loss(config),
+        steps=(config.n_inner, config.n_hinv),
         rates=(state["rates"][0].item(), state["rates"][1].item()),
-        draw=partial(_draw, task, seeds.generator(task.seed, "rcig", "subset", k)),
-        chunk=None if taken.student.mixes or state["x.value"].device.type != "cpu" else CHUNK,
-        tabulate=_tabulates(task, taken.student, synthetic),
+        draw=partial(_draw_subset, task, subset_generator),
+        chunk=REAL_CHUNK if one_by_one else None,
+        tabulate=_tabulates(task, drawn.student, synthetic),
     )
-    if not math.isfinite(found.loss):
-        return state, found.loss  # the loop says that it diverged
-    moved = _moved(task, state, found)
-    pool = _pool(task, {**state, **moved}, taken, k)
-    return {**moved, **pool, **_watched(task, state, found, k)}, found.loss
+    if not math.isfinite(gradient.loss):
+        return state, gradient.loss  # the loop says that it diverged
+    learned = _update_set(task, state, gradient)
+    pool = _train_student(task, {**state, **learned}, drawn, k)
+    rates = _adjust_rates(task, state, gradient, k)
+    return {**learned, **pool, **rates}, gradient.loss
 
 
 def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
     """Images (C·ipc, …) and soft labels (C·ipc, C), both averaged over the steps."""
-    own: RCIG = task.settings
+    config: RCIG = task.settings
     steps = state["x.t"].item()
     if steps == 0:
         return state["x.value"].clone(), state["y.value"].clone()
-    weight = 1 - own.average**steps
+    weight = 1 - config.average**steps
     return state["average.x"] / weight, state["average.y"] / weight
 
 
@@ -177,98 +216,42 @@ def extras(task: Task, state: State) -> Extras:
 
 
 def default_student(shape: tuple[int, ...]) -> str:
-    """The published student: three blocks from 128 filters on, four for 64×64 images, five for 128×128.
+    """The published student: three blocks from 128 filters on, softplus for ReLU.
 
-    For images under 16×16, and rows of a table, as :func:`students.default_student` says.
+    Four blocks for 64×64 images, five for 128×128, both with ReLU. For images under 16×16, and rows
+    of a table, as :func:`students.default_student` says.
     """
     if len(shape) == 1:
         return students.default_student(shape)
     side = min(shape[1:])
-    depth, width = (max(1, min(2, int(math.log2(side)) - 1)), 32) if side < 16 else (3, 128)
-    return f"doubling-convnet:D{depth + (side >= 64) + (side >= 128)}-W{width}-none-softplus"
+    if side < 16:
+        depth = max(1, min(2, int(math.log2(side)) - 1))
+        return f"doubling-convnet:D{depth}-W32-none-softplus"
+    depth = 5 if side >= 128 else 4 if side >= 64 else 3
+    activation = "softplus" if depth == 3 else "relu"
+    return f"doubling-convnet:D{depth}-W128-none-{activation}"
 
 
 def inner_problem(task: Task, student: linearised.Student) -> linearised.Inner:
     """The inner problem of ``student``, by the settings."""
-    own: RCIG = task.settings
+    config: RCIG = task.settings
     side = min(task.dataset.shape[1:], default=0)
-    usual = 5e-2 if side >= 128 else 5e-3 if side >= 64 else 5e-4
-    plain = linearised.Centred if own.reparameterise else linearised.Standard
-    dynamics = linearised.Linearised if own.linearise else plain
-    return linearised.Inner(dynamics(student), own.reparameterise, own.l2 or usual)
-
-
-def _moved(task: Task, state: State, found: Hypergradient) -> State:
-    """Images, labels and temperature after a step of AdaBelief, and the averages."""
-    own: RCIG = task.settings
-    direct, turned = (_pulled_back(task, pair) for pair in (found.direct[:2], found.implicit))
-    limits = [
-        _norm(a) / max(_norm(b), 1e-30) if own.reparameterise else 1.0 for a, b in zip(direct, turned, strict=True)
-    ]
-    gradients = [a + min(1.0, limit) * b for a, b, limit in zip(direct, turned, limits, strict=True)]
-    if not all(g.isfinite().all() for g in gradients):
-        raise DivergedError(f"the gradient of the synthetic set is not finite; lower lr (now {own.lr:g}) or raise l2")
-    gradients.append(found.direct[2])
-    rates = (own.lr, own.lr if own.learn_labels else 0.0, own.tau_lr)
-    moved: State = {}
-    for name, g, rate in zip(("x", "y", "tau"), gradients, rates, strict=True):
-        after = implicit.adabelief({key: state[f"{name}.{key}"] for key in ("value", "m", "s", "t")}, g, rate)
-        moved |= {f"{name}.{key}": value for key, value in after.items()}
-    for name in ("x", "y"):
-        moved[f"average.{name}"] = torch.lerp(moved[f"{name}.value"], state[f"average.{name}"], own.average)
-    return moved
-
-
-def _pool(task: Task, state: State, taken: studentpool.Member, k: int) -> State:
-    """The pool when the student taken was trained on the set as it is now."""
-    own: RCIG = task.settings
-    x, y = _trained_on(task, state)
-    keep = _draw(task, seeds.generator(task.seed, "rcig", "batch", k))
-    batch = (x, y) if keep is None else (x[keep], y[keep])
-    return studentpool.train(state, taken, *batch, steps=own.student_steps, lr=own.student_lr, life=own.life)
-
-
-def _tuned(task: Task, state: State) -> Tensor:
-    """Both rates (2,), float64: those of the settings, or found on the first student (Appendix C)."""
-    own: RCIG = task.settings
-    student, synthetic = studentpool.member(task, _arch(task), state, 0).student, _trained_on(task, state)
-    inner = inner_problem(task, student)
-    if _tabulates(task, student, synthetic):
-        inner = inner.tabulated(synthetic[0])
-    draw = partial(_draw, task, seeds.generator(task.seed, "rcig", "tune", "subset"))
-    rate = own.inner_lr or START[0]
-    if own.n_inner > 0 and own.inner_lr is None:
-        rate = implicit.tune(lambda rate: implicit.solve(inner, synthetic, own.n_inner + 1, rate, draw)[1], rate)
-    turn = own.hinv_lr or START[1]
-    if own.n_hinv > 0 and own.hinv_lr is None:
-        u, _ = implicit.solve(inner, synthetic, own.n_inner, rate, draw)
-        real = students.real_batch(task.dataset, own.real_batch, seeds.generator(task.seed, "rcig", "tune", "real"))
-        _, g, _ = implicit.outer_gradients(inner, u, synthetic, state["tau.value"], real, _outer(own), draw())
-        turn = implicit.tune(lambda rate: implicit.inverse(inner, u, g, synthetic, own.n_hinv + 1, rate, draw)[1], turn)
-    return torch.tensor([rate, turn], dtype=torch.float64)
-
-
-def _tabulates(task: Task, student: linearised.Student, synthetic: Pair) -> bool:
-    """Whether the loops work on the Jacobian of the set's outputs."""
-    own: RCIG = task.settings
-    if own.tabulate is not None:
-        return own.tabulate
-    return _may_tabulate(task, student) and tabulation_pays(student, *synthetic, own.n_inner + own.n_hinv)
-
-
-def _may_tabulate(task: Task, student: linearised.Student) -> bool:
-    return task.settings.linearise and not student.mixes and _part(task) is None
+    published = 5e-2 if side >= 128 else 5e-3 if side >= 64 else 5e-4
+    unlinearised = linearised.Centred if config.reparameterise else linearised.Standard
+    dynamics = linearised.Linearised if config.linearise else unlinearised
+    return linearised.Inner(dynamics(student), config.reparameterise, config.l2 or published)
 
 
 def tabulation_pays(student: linearised.Student, x: Tensor, y: Tensor, steps: int) -> bool:
-    """Whether one Jacobian for images x (n, …) with labels y (n, K) is faster than ``steps`` derivatives along a line:
-    on a CPU while it is small, or small beside a forward pass, and where there are more steps than half of the classes
-    (measured with ``make bench``).
+    """Whether one Jacobian for images x (n, …), y (n, K) is faster than ``steps`` tangents.
+
+    On a CPU while it is small, or small beside a forward pass, and where there are more steps than
+    half of the classes (measured with ``make bench``).
     """
     entries = y.numel() * sum(value.numel() for value in student.parameters.values())
-    if x.device.type != "cpu" or entries > LARGE or 2 * steps <= y.shape[1]:
+    if x.device.type != "cpu" or entries > LARGE_JACOBIAN or 2 * steps <= y.shape[1]:
         return False
-    if entries <= SMALL:
+    if entries <= SMALL_JACOBIAN:
         return True
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
@@ -276,71 +259,191 @@ def tabulation_pays(student: linearised.Student, x: Tensor, y: Tensor, steps: in
     return 10 * entries <= len(x) * counter.get_total_flops()
 
 
-def _watched(task: Task, state: State, found: Hypergradient, k: int) -> State:
-    """The rates for the next step: less where a loop ended above its start, the inner one more where it mostly fell.
+def _update_set(task: Task, state: State, gradient: Hypergradient) -> State:
+    """ψ ← ψ − AdaBelief(direct + clipped implicit gradient), and the averages of x and y."""
+    config: RCIG = task.settings
+    in_x, in_y = (
+        _clipped_sum(direct, implicit_part, clip=config.reparameterise)
+        for direct, implicit_part in zip(
+            _gradient_in_set(task, gradient.direct[:2]),
+            _gradient_in_set(task, gradient.implicit),
+            strict=True,
+        )
+    )
+    if not (in_x.isfinite().all() and in_y.isfinite().all()):
+        now = f"(now {config.lr:g})"
+        raise DivergedError(f"the gradient of the set is not finite; lower lr {now} or raise l2")
+    label_lr = config.lr if config.learn_labels else 0.0
+    updates = {
+        "x": (in_x, config.lr),
+        "y": (in_y, label_lr),
+        "tau": (gradient.direct[2], config.tau_lr),
+    }
+    learned: State = {}
+    for name, (g, rate) in updates.items():
+        before = {key: state[f"{name}.{key}"] for key in ("value", "m", "s", "t")}
+        after = implicit.adabelief(before, g, rate)
+        learned |= {f"{name}.{key}": value for key, value in after.items()}
+    for name in ("x", "y"):
+        value, average = learned[f"{name}.value"], state[f"average.{name}"]
+        learned[f"average.{name}"] = torch.lerp(value, average, config.average)
+    return learned
 
-    ``fell`` counts the steps since the last look whose inner loss fell all the way.
+
+def _clipped_sum(direct: Tensor, implicit_part: Tensor, *, clip: bool) -> Tensor:
+    """Direct and implicit gradient, the latter's norm at most the former's."""
+    limit = _norm(direct) / max(_norm(implicit_part), 1e-30) if clip else 1.0
+    return direct + min(1.0, limit) * implicit_part
+
+
+def _train_student(task: Task, state: State, drawn: studentpool.Member, k: int) -> State:
+    """The pool once the student drawn was trained, as an ordinary network, on the updated set."""
+    config: RCIG = task.settings
+    x, y = _training_set(task, state)
+    subset = _draw_subset(task, seeds.generator(task.seed, "rcig", "batch", k))
+    if subset is not None:
+        x, y = x[subset], y[subset]
+    return studentpool.train_member(
+        state,
+        drawn,
+        x,
+        y,
+        steps=config.student_steps,
+        lr=config.student_lr,
+        life=config.life,
+    )
+
+
+def _find_rates(task: Task, state: State) -> Tensor:
+    """Rates of both loops (2,), float64: the settings', or found on student 0 (Appendix C)."""
+    config: RCIG = task.settings
+    synthetic = _training_set(task, state)
+    student = studentpool.member(task, _arch(task), state, 0).student
+    inner = inner_problem(task, student)
+    if _tabulates(task, student, synthetic):
+        inner = inner.tabulated(synthetic[0])
+    draw = partial(_draw_subset, task, seeds.generator(task.seed, "rcig", "tune", "subset"))
+
+    def inner_losses(rate: float) -> list[float]:
+        return implicit.solve_inner(inner, synthetic, config.n_inner + 1, rate, draw)[1]
+
+    inner_rate = config.inner_lr or START_RATES[0]
+    if config.n_inner > 0 and config.inner_lr is None:
+        inner_rate = implicit.find_rate(inner_losses, inner_rate)
+    inverse_rate = config.hinv_lr or START_RATES[1]
+    if config.n_hinv == 0 or config.hinv_lr is not None:
+        return torch.tensor([inner_rate, inverse_rate], dtype=torch.float64)
+
+    u, _ = implicit.solve_inner(inner, synthetic, config.n_inner, inner_rate, draw)
+    generator = seeds.generator(task.seed, "rcig", "tune", "real")
+    real = students.real_batch(task.dataset, config.real_batch, generator)
+    tau, kind = state["tau.value"], _outer_loss(config)
+    _, g, _ = implicit.outer_gradients(inner, u, synthetic, tau, real, kind, draw())
+
+    def inverse_losses(rate: float) -> list[float]:
+        return implicit.solve_inverse(inner, u, g, synthetic, config.n_hinv + 1, rate, draw)[1]
+
+    inverse_rate = implicit.find_rate(inverse_losses, inverse_rate)
+    return torch.tensor([inner_rate, inverse_rate], dtype=torch.float64)
+
+
+def _adjust_rates(task: Task, state: State, gradient: Hypergradient, k: int) -> State:
+    """Rates for the next step: lower where a loop ended above its start, or the inner one higher.
+
+    ``fell`` counts the steps since the last look whose inner loss decreased all the way.
     """
-    own: RCIG = task.settings
-    factors = [0.9 if losses and not losses[-1] <= losses[0] else 1.0 for losses in (found.inner, found.inverse)]
-    fell = state["fell"] + (len(found.inner) > 1 and implicit.falls(found.inner))
-    if (k + 1) % WATCH == 0:
-        if factors[0] == 1.0 and fell >= MOSTLY * WATCH:
-            factors[0] = 1.05
+    config: RCIG = task.settings
+    inner, inverse = gradient.inner_losses, gradient.inverse_losses
+    inner_factor = 0.9 if _rose(inner) else 1.0
+    inverse_factor = 0.9 if _rose(inverse) else 1.0
+    fell = state["fell"] + (len(inner) > 1 and implicit.decreases(inner))
+    if (k + 1) % RATE_INTERVAL == 0:
+        if inner_factor == 1.0 and fell >= DECREASING_SHARE * RATE_INTERVAL:
+            inner_factor = 1.05
         fell = torch.zeros_like(fell)
-    given = (own.inner_lr is not None, own.hinv_lr is not None)
-    changes = [1.0 if fixed else factor for fixed, factor in zip(given, factors, strict=True)]
-    return {"rates": state["rates"] * torch.tensor(changes).to(state["rates"]), "fell": fell}
+    factors = [
+        inner_factor if config.inner_lr is None else 1.0,
+        inverse_factor if config.hinv_lr is None else 1.0,
+    ]
+    return {"rates": state["rates"] * torch.tensor(factors).to(state["rates"]), "fell": fell}
 
 
-def _outer(own: RCIG) -> implicit.Outer:
-    return own.outer or ("platt" if own.reparameterise else "mse")
+def _rose(losses: list[float]) -> bool:
+    """Whether a loop ended above where it started, or at no number."""
+    return bool(losses) and not losses[-1] <= losses[0]
 
 
-def _trained_on(task: Task, state: State) -> Pair:
-    """Images (n, …) and labels (n, C) that students are trained on: the set, and its mirror image where wanted."""
+def _tabulates(task: Task, student: linearised.Student, synthetic: Pair) -> bool:
+    """Whether the loops work on the Jacobian of the set's outputs."""
+    config: RCIG = task.settings
+    if config.tabulate is not None:
+        return config.tabulate
+    steps = config.n_inner + config.n_hinv
+    return _can_tabulate(task, student) and tabulation_pays(student, *synthetic, steps)
+
+
+def _can_tabulate(task: Task, student: linearised.Student) -> bool:
+    config: RCIG = task.settings
+    return config.linearise and not student.mixes and _subset_size(task) is None
+
+
+def _outer_loss(config: RCIG) -> implicit.OuterLoss:
+    return config.outer or ("platt" if config.reparameterise else "mse")
+
+
+def _training_set(task: Task, state: State) -> Pair:
+    """Images (n, …), labels (n, C) that students are trained on: the set, mirrored where wanted."""
     x, y = state["x.value"], state["y.value"]
-    return (torch.cat([x, x.flip(-1)]), torch.cat([y, y])) if _flips(task) else (x, y)
+    return (torch.cat([x, x.flip(-1)]), torch.cat([y, y])) if _mirrors(task) else (x, y)
 
 
-def _pulled_back(task: Task, pair: tuple[Tensor, ...]) -> Pair:
-    """The gradient in the set of a gradient in what students are trained on."""
-    x, y = pair
-    if not _flips(task):
+def _gradient_in_set(task: Task, in_training_set: tuple[Tensor, ...]) -> Pair:
+    """The gradient in the set, of one in what students are trained on."""
+    x, y = in_training_set
+    if not _mirrors(task):
         return x, y
-    (x, mirrored), (y, copied) = x.chunk(2), y.chunk(2)
-    return x + mirrored.flip(-1), y + copied
+    x, mirrored_x = x.chunk(2)
+    y, mirrored_y = y.chunk(2)
+    return x + mirrored_x.flip(-1), y + mirrored_y
 
 
-def _flips(task: Task) -> bool:
-    own: RCIG = task.settings
-    usual = len(task.dataset.shape) == 3 and task.dataset.shape[0] == 3 and task.dataset.num_classes * task.ipc <= MANY
-    return usual if own.flip is None else own.flip
+def _mirrors(task: Task) -> bool:
+    config: RCIG = task.settings
+    if config.flip is not None:
+        return config.flip
+    shape = task.dataset.shape
+    return len(shape) == 3 and shape[0] == 3 and _set_size(task) <= LARGE_SET
 
 
-def _rows(task: Task) -> int:
+def _set_size(task: Task) -> int:
+    return task.dataset.num_classes * task.ipc
+
+
+def _training_size(task: Task) -> int:
     """How many images students are trained on."""
-    return task.dataset.num_classes * task.ipc * (2 if _flips(task) else 1)
+    return _set_size(task) * (2 if _mirrors(task) else 1)
 
 
-def _part(task: Task) -> int | None:
-    """How many of them gradients go through; nothing where it is all."""
-    own: RCIG = task.settings
-    size = own.subset or (MANY if task.dataset.num_classes * task.ipc > MANY else _rows(task))
-    return size if size < _rows(task) else None
+def _subset_size(task: Task) -> int | None:
+    """How many of them gradients go through; ``None`` where it is all."""
+    config: RCIG = task.settings
+    usual = LARGE_SET if _set_size(task) > LARGE_SET else _training_size(task)
+    size = config.subset or usual
+    return size if size < _training_size(task) else None
 
 
-def _draw(task: Task, generator: torch.Generator) -> Tensor | None:
+def _draw_subset(task: Task, generator: torch.Generator) -> Tensor | None:
     """Images (k,) drawn without replacement, or ``None`` for all."""
-    size = _part(task)
+    size = _subset_size(task)
     if size is None:
         return None
-    return torch.randperm(_rows(task), generator=generator)[:size].to(task.dataset.train.x.device)
+    order = torch.randperm(_training_size(task), generator=generator)
+    return order[:size].to(task.dataset.train.x.device)
 
 
 def _arch(task: Task) -> str:
-    own: RCIG = task.settings
-    return own.student or default_student(task.dataset.shape)
+    config: RCIG = task.settings
+    return config.student or default_student(task.dataset.shape)
 
 
 def _norm(value: Tensor) -> float:
@@ -349,7 +452,7 @@ def _norm(value: Tensor) -> float:
 
 METHOD = Method(
     "rcig",
-    "convexified implicit gradients, learned labels (Loo 2023); FRePo, VIG, CIG, RIG by settings",
+    "convexified implicit gradients, learned labels (Loo 2023); VIG, CIG and RIG by settings",
     RCIG,
     10_000,
     init,

@@ -1,0 +1,164 @@
+"""From a run's store to its report: rank, add up, judge, write."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from .. import __version__, distill, rank, report
+from ..core import hardware, settings
+from ..datasets import Dataset
+from ..proxyset import ProxySet
+from ..rank import Key
+from ..rank.indicators import PREDICTED
+from ..report import pareto
+from ..specs import SearchSpec
+from ..truth import TruthTable
+from . import winner
+from .decision import Decision
+from .run import Run
+from .shown import decision_cost, shown_trust, shown_winner
+from .sources import PROXY
+from .winner import TrainedWinner
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search gives back."""
+
+    report: Path
+    ranking: rank.Ranking
+    ledger: rank.Ledger
+    verdict: rank.Verdict
+    headline: Key
+    summary: tuple[str, ...]  # two sentences: the winner, and how far to trust the ranking
+    next_step: str
+    pareto: pd.DataFrame | None = None  # the front, where there are several objectives
+
+
+def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Result:
+    """Rank, add up, judge, and write the report."""
+    spec, store = this.spec, this.store
+    headline, reason = selected(this, decision)
+    ranking = ranked(this, decision)
+    last = None
+    if decision is not None and decision.winner is not None:
+        last = winner.found(store, decision.winner, this.folder)
+    ledger = spent(this, proxy, decision, last)
+    costs = store.candidates()
+    inputs = report.ReportInputs(
+        title=f"{len(costs)} networks of {spec.space} on {this.dataset.name}",
+        spec=settings.to_dict(spec),
+        dataset=_described(this.dataset),
+        images=proxy.images() if proxy.x.ndim == 4 else None,
+        labels=proxy.hard_labels(),
+        class_names=proxy.class_names,
+        ranking=ranking,
+        ledger=ledger,
+        scores=store.scores(),
+        costs=costs,
+        headline=headline,
+        headline_reason=reason,
+        pareto=pareto.of_run(ranking, headline, costs, spec.objectives),
+        provenance=_provenance(spec, proxy, this.truth),
+        winner=None
+        if decision is None
+        else shown_winner(spec, this.dataset, decision, last, this.truth),
+        trust=None if decision is None else shown_trust(decision),
+    )
+    path = report.write(this.folder, inputs)
+    judged = rank.verdict(ranking, ledger, headline, reason)
+    step = report.next_step(inputs, judged)
+    return Result(
+        report=path,
+        ranking=ranking,
+        ledger=ledger,
+        verdict=judged,
+        headline=headline,
+        summary=report.summary(inputs, judged),
+        next_step=f"{step.text} {step.command}".strip(),
+        pareto=None if inputs.pareto is None else pareto.front_table(inputs),
+    )
+
+
+def selected(this: Run, decision: Decision | None) -> tuple[Key, str]:
+    """The selection indicator and why: the fitted predictor, where there is one and no other was
+    asked for."""
+    predicted = (PROXY, PREDICTED)
+    if decision is None or this.spec.indicator != "auto" or predicted not in decision.columns():
+        return this.headline, this.reason
+    return predicted, f"fitted on {decision.labels.notna().sum()} labels"
+
+
+def ranked(this: Run, decision: Decision | None) -> rank.Ranking:
+    """All rankings, compared with truth."""
+    costs, spec = this.store.candidates(), this.spec
+    name = this.headline[1]
+    names = (
+        name,
+        *rank.indicators.counterparts(name),
+    )  # so that the verdict can say what training adds
+    combine = dict.fromkeys((*spec.combine, *(other for other in names if "+" in other)))
+    kind = this.space.kind
+    return rank.rank(
+        this.store.scores(),
+        costs,
+        this.truth,
+        zero_cost=this.store.zero_cost(),
+        combine=list(combine),
+        tables=this.tables,
+        predictions={} if decision is None else decision.columns(),
+        kinds=None if kind is None else {arch: kind(arch) for arch in costs.index},
+        seed=spec.seed,
+    )
+
+
+def spent(
+    this: Run, proxy: ProxySet, decision: Decision | None, last: TrainedWinner | None
+) -> rank.Ledger:
+    """What the run cost."""
+    stages, train = this.store.stages(), this.dataset.train
+    made = {
+        **proxy.provenance,
+        "reused": this.spec.proxy is not None,
+        "distilled": distill.learns(str(proxy.provenance.get("method"))),
+    }
+    return rank.ledger(
+        this.store.scores(),
+        stages,
+        this.truth,
+        distill=made,
+        device=hardware.describe(this.spec.device),
+        proxy_bytes=proxy.nbytes,
+        real_bytes=train.x.nbytes + train.y.nbytes,
+        zero_cost=this.store.zero_cost(),
+        fingerprint=this.dataset.fingerprint,
+        space_options=this.spec.space_options,
+        decision=None if decision is None else decision_cost(decision, last, stages),
+    )
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "shape": list(dataset.shape),
+        "classes": dataset.num_classes,
+        "train": len(dataset.train),
+        "val": len(dataset.val),
+        "test": len(dataset.test),
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+def _provenance(spec: SearchSpec, proxy: ProxySet, table: TruthTable | None) -> dict[str, Any]:
+    return {
+        "proxynas": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": hardware.describe(spec.device),
+        "proxy": {key: value for key, value in proxy.provenance.items() if key != "losses"},
+        "truth": None if table is None else {k: v for k, v in table.made.items() if k != "command"},
+    }

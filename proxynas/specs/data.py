@@ -1,0 +1,43 @@
+"""Which real data, and on which device: what every command shares."""
+
+from typing import Annotated
+
+from pydantic.dataclasses import dataclass as checked
+
+from ..core import settings
+from .option import Option, Positive
+from .whitening import WhiteningSetting
+
+PANEL = "Data"
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class DataSpec:
+    """Which real data: a name, a folder of images or a CSV table, where it is, and how it is
+    decoded."""
+
+    data: Annotated[
+        str,
+        Option(
+            "digits, mnist, fashion-mnist, svhn, cifar10, cifar100, moons, a folder with train/<class>/*, or a table: "
+            "a .csv with the target in its last column",
+            PANEL,
+        ),
+    ] = "digits"
+    data_root: Annotated[
+        str | None, Option("Where torchvision's datasets are (mnist to cifar100)", PANEL)
+    ] = None
+    download: Annotated[bool, Option("Fetch the dataset if it is not there", PANEL)] = False
+    image_size: Annotated[
+        Positive | None, Option("Resize every image to N×N; not for tables", PANEL)
+    ] = None
+    zca: Annotated[
+        WhiteningSetting | None,
+        Option(
+            "Whiten images (ZCA): 0.1 adds a tenth of the mean eigenvalue to the covariance of normalised images "
+            "(FRePo, RCIG), kornia:0.1 adds 0.1 to that of pixels in 0 to 1 (APM); evaluate and search need it too",
+            PANEL,
+            metavar="STRENGTH",
+        ),
+    ] = None
+    device: Annotated[str, Option("cpu, cuda, cuda:N, or auto", "Run")] = "cpu"

@@ -1,0 +1,327 @@
+"""A search from the data to the report, in parts: a function takes the part that it needs."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass as checked
+
+from ..core import settings
+from ..core.errors import SpecError
+from .constraint import ConstraintText
+from .data import DataSpec
+from .distill import PANEL as DISTILLATION
+from .distill import DistillSpec, Ipc, Method, Seed, Settings
+from .option import NotNegative, Option, Positive, PositiveNumber
+from .recipe import Recipe, whole_data_recipe
+
+SPACE_PANEL = "Search space"
+TRAINING = "Training of candidates"
+RANKING = "Ranking and truth"
+DECISION = "Labels and verification"
+
+Baseline = Literal["random", "early-stopping", "zero-cost"]
+StrategyName = Literal["random", "all", "tpe", "nsga2", "cmaes", "evolution"]
+Objective = Literal["indicator", "parameters", "flops"]
+
+
+def _check_objectives(objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+    if "indicator" not in objectives or len(set(objectives)) < len(objectives):
+        raise ValueError(
+            "indicator is expected, and parameters or flops at most once each beside it"
+        )
+    return objectives
+
+
+Space = Annotated[
+    str, Option("A search space: see 'proxynas list', or the path of a TOML file", SPACE_PANEL)
+]
+SpaceOptions = Annotated[
+    dict[str, Any],
+    Option(
+        "Replace a fixed setting of the space, such as --space-option channels=8; repeatable",
+        SPACE_PANEL,
+        flag="--space-option",
+    ),
+]
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class SpaceSpec:
+    """Where candidates come from. A space may be shrunk for training alone
+    (``zero_cost_options``)."""
+
+    space: Space = "convnet-grid"
+    space_options: SpaceOptions = Field(default_factory=dict)
+    zero_cost_options: Annotated[
+        dict[str, Any],
+        Option(
+            "As --space-option, for the networks that zero-cost indicators see, which can be larger; repeatable",
+            SPACE_PANEL,
+            flag="--zero-cost-option",
+        ),
+    ] = Field(default_factory=dict)
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class CandidateSpec:
+    """Which candidates of the space are scored.
+
+    Strategies but ``random`` and ``all`` ask for ``round_size`` candidates at a time, given what
+    those before them turned out to be worth.
+    """
+
+    strategy: Annotated[
+        StrategyName,
+        Option(
+            "How candidates are chosen: random; all of the space; or by what earlier ones are worth: tpe, nsga2 and "
+            "cmaes (Optuna's: pip install 'proxynas\\[optuna]') or evolution (regularised: Real et al. 2019)",
+            SPACE_PANEL,
+        ),
+    ] = "random"
+    candidates: Annotated[
+        Positive,
+        Option("How many networks to score; as many as the space has: all of it", SPACE_PANEL),
+    ] = 60
+    round_size: Annotated[
+        Positive,
+        Option(
+            "Candidates that tpe, nsga2, cmaes and evolution choose at a time, before they learn more",
+            SPACE_PANEL,
+        ),
+    ] = 10
+    constraints: Annotated[
+        tuple[ConstraintText, ...],
+        Option(
+            "Only networks with these costs, such as --constraint 'parameters<1e6' or 'flops<=2e7'; repeatable",
+            SPACE_PANEL,
+            flag="--constraint",
+        ),
+    ] = ()
+    objectives: Annotated[
+        tuple[Objective, ...],
+        AfterValidator(_check_objectives),
+        Option(
+            "What the strategy is after: indicator (what picks the best network), and with it parameters or flops, as "
+            "few as possible: then tpe or nsga2 look for a Pareto front; repeatable",
+            SPACE_PANEL,
+            flag="--objective",
+        ),
+    ] = ("indicator",)
+    distinct: Annotated[bool, Option("Sample no two isomorphic networks", SPACE_PANEL)] = False
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class ProxySpec:
+    """The proxy set (a file or a shipped one, or how it is distilled) and what it is compared with.
+
+    Without ``steps`` a search distils for 400 steps, or the method's own number if that is smaller.
+    """
+
+    proxy: Annotated[
+        str | None,
+        Option(
+            "Use this proxy set (a file, or the name of a shipped one) instead of distilling",
+            DISTILLATION,
+        ),
+    ] = None
+    method: Method = "gm"
+    ipc: Ipc = 1
+    steps: Annotated[
+        NotNegative | None,
+        Option("Distillation steps; by default the method's own number, at most 400", DISTILLATION),
+    ] = None
+    settings: Settings = Field(default_factory=dict)
+    also: Annotated[
+        tuple[str, ...],
+        Option("A further proxy set to compare in the same run; repeatable", DISTILLATION),
+    ] = ()
+    baselines: Annotated[
+        tuple[Baseline, ...],
+        Option(
+            "random, early-stopping or zero-cost: compare with these only; repeatable. By default all",
+            RANKING,
+            flag="--baseline",
+        ),
+    ] = ("random", "early-stopping", "zero-cost")
+
+    def __post_init__(self) -> None:
+        """Refuse a proxy set that is made already together with how to make one.
+
+        Raises:
+            SpecError: names the first setting of the distillation that is not its default.
+        """
+        if self.proxy is None:
+            return
+        defaults = {"method": "gm", "ipc": 1, "steps": None, "settings": {}}
+        for key, default in defaults.items():
+            if getattr(self, key) != default:
+                raise SpecError(
+                    f"proxy takes a set that is made already, so {key} would change nothing; leave one out"
+                )
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class RunSpec:
+    """How a candidate is trained and scored: SGD with momentum 0.9 and weight decay 5e-4 (Zhao
+    2021).
+
+    It is scored on ``val_size`` validation images, ``val_points`` times per run, after its batch
+    norms have seen ``calibrate`` real training images.
+    """
+
+    seeds: Annotated[Positive, Option("Training runs per candidate and source", TRAINING)] = 2
+    updates: Annotated[Positive, Option("Optimiser updates of each training run", TRAINING)] = 100
+    batch_size: Annotated[Positive, Option("Batch size, at most", TRAINING)] = 256
+    lr: Annotated[PositiveNumber, Option("Learning rate", TRAINING)] = 0.01
+    recipe: Annotated[
+        dict[str, Any],
+        Option(
+            "Anything else about how candidates are trained, such as --recipe schedule=cosine; repeatable",
+            TRAINING,
+        ),
+    ] = Field(default_factory=dict)
+    val_size: Annotated[Positive, Option("Validation images that score a run", TRAINING)] = 1000
+    val_points: Annotated[
+        Positive, Option("Validations during each run; 2 or more give val_auc", TRAINING)
+    ] = 1
+    calibrate: Annotated[
+        NotNegative,
+        Option("Real training images that batch norms see before scoring; 0: none", TRAINING),
+    ] = 256
+
+    def candidate_recipe(self) -> Recipe:
+        """How a candidate is trained on a proxy set.
+
+        Raises:
+            SpecError: ``recipe`` has an unknown field or a wrong value.
+        """
+        values = {
+            "updates": self.updates,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            **self.recipe,
+        }
+        return settings.make(Recipe, values, where="recipe")
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class IndicatorSpec:
+    """What candidates are ranked by."""
+
+    indicator: Annotated[
+        str,
+        Option(
+            "What picks the best network: val_accuracy, val_loss, val_auc, sotl, sotl_late, synflow, naswot, "
+            "jacob_cov, snip, grad_norm, vote, parameters, flops, or several joined by + (mean rank); auto takes what "
+            "experiments/ found best",
+            RANKING,
+        ),
+    ] = "auto"
+    combine: Annotated[
+        tuple[str, ...],
+        Option("Rank by the mean rank of these as well; repeatable", RANKING, metavar="A+B"),
+    ] = ()
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class TruthTableSpec:
+    """What rankings are compared with, and accuracies measured elsewhere that are ranked beside
+    ours.
+
+    Nothing is picked by ``tables``, so that test accuracies may stand there as a yardstick.
+    """
+
+    truth: Annotated[
+        str,
+        Option("A truth table (CSV), none, or auto: the one that ships or is installed", RANKING),
+    ] = "auto"
+    truth_data: Annotated[
+        str | None,
+        Option(
+            "The truth's own name for the data, as in --data ./my-cifar --truth-data cifar10",
+            RANKING,
+        ),
+    ] = None
+    tables: Annotated[
+        dict[str, str],
+        Option(
+            "Accuracies measured elsewhere, such as --table '12 epochs=early.csv', ranked beside the others, never "
+            "picked by; a truth table (proxynas truth import); repeatable",
+            RANKING,
+            flag="--table",
+            metavar="NAME=FILE",
+        ),
+    ] = Field(default_factory=dict)
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class DecisionSpec:
+    """Which candidates are trained on the whole real data, and how: SGD with a cosine, as
+    ``proxynas truth`` does."""
+
+    label: Annotated[
+        NotNegative,
+        Option(
+            "Candidates to train on the whole data, to fit a predictor and to check the ranking; 0: none",
+            DECISION,
+        ),
+    ] = 20
+    verify: Annotated[
+        NotNegative,
+        Option(
+            "Best-ranked candidates to train on the whole data before the winner is picked; 0: none",
+            DECISION,
+        ),
+    ] = 5
+    epochs: Annotated[Positive, Option("Passes over the whole data", DECISION)] = 12
+    whole_batch_size: Annotated[Positive, Option("Batch size on the whole data", DECISION)] = 25
+    whole_lr: Annotated[
+        PositiveNumber,
+        Option("Learning rate on the whole data at the start; a cosine takes it to zero", DECISION),
+    ] = 0.01
+    oracle: Annotated[
+        Literal["auto", "none"],
+        Option(
+            "auto: where the truth table knows a candidate, its accuracy is taken from there and its cost is charged; "
+            "none: always train",
+            DECISION,
+        ),
+    ] = "auto"
+    train_winner: Annotated[
+        Literal["auto", "always", "never"],
+        Option(
+            "Train the winner afresh on the whole data and save its weights; auto: unless the truth was imported",
+            DECISION,
+        ),
+    ] = "auto"
+
+    def whole_recipe(self, n: int) -> Recipe:
+        """How networks are trained on ``n`` real images: SGD with momentum 0.9, weight decay 5e-4
+        and a cosine."""
+        return whole_data_recipe(n, self.epochs, self.whole_batch_size, self.whole_lr)
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class SearchSpec(
+    DecisionSpec,
+    TruthTableSpec,
+    IndicatorSpec,
+    RunSpec,
+    ProxySpec,
+    CandidateSpec,
+    SpaceSpec,
+    DataSpec,
+):
+    """``proxynas search``: the data, the candidates, the proxy set, how candidates are trained and
+    ranked."""
+
+    seed: Seed = 0
+
+    def whole_options(self) -> dict[str, Any]:
+        """The space's settings for training on the whole data: of the larger networks, where there
+        are two."""
+        return self.zero_cost_options or self.space_options
+
+    def distillation(self) -> DistillSpec:
+        """The settings of the distillation that this search starts with."""
+        return settings.part(DistillSpec, self)
