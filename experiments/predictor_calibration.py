@@ -6,9 +6,9 @@ truth is known?
     python experiments/predictor_calibration.py summary --out runs/predictor
 
 One draw is a search: labels are chosen, each one run's accuracy, the predictor is fitted, its ρ
-with the truth of all other candidates estimated; then ten are verified, and the best of the others
-bounded. Truth is the mean of a candidate's runs. ``run`` appends a line a draw and goes on where it
-stopped.
+    with the truth of all
+other candidates estimated; then ten are verified, and the best of the others bounded. Truth is the
+mean of a candidate's runs. ``run`` appends a line a draw and goes on where it stopped.
 """
 
 import json
@@ -90,7 +90,7 @@ def summary(out: Out) -> None:
     for path in sorted(out.glob("calibration-*.jsonl")):
         rows = pd.DataFrame([row for line in lines(path) for row in line["rows"]])
         space = path.stem.removeprefix("calibration-")
-        table[space] = [_row(int(n), part) for n, part in rows.groupby("labels")]  # type: ignore[call-overload]
+        table[space] = [_row(labels, rows[rows["labels"] == labels]) for labels in LABELS]
     typer.echo(json.dumps(table, indent=1))
 
 

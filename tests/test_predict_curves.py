@@ -1,4 +1,6 @@
-"""Curves of regret against cost: what is charged, what is handed over, and that rivals are what they say."""
+"""Curves of regret against cost: what is charged, what is handed over, and that rivals are what
+they say.
+"""
 
 import math
 
@@ -28,6 +30,8 @@ ALL = {
     "random": curves.random_search,
     "zero-cost": curves.zero_cost,
     "few epochs": curves.few_epochs,
+    "predicted early": curves.predicted_early(20, 10),
+    "warm start": curves.warm_start(20),
     "halving": curves.halving(
         lambda: optuna.pruners.SuccessiveHalvingPruner(12, reduction_factor=4), 12, 200
     ),

@@ -11,7 +11,9 @@ from proxynas.predict import models, predictor, scores
 
 
 def population(n: int = 200, seed: int = 0) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
-    """Candidates whose accuracy (n,) is a monotone function of three noisy indicators (n, 3); and a mean rank."""
+    """Candidates whose accuracy (n,) is a monotone function of three noisy indicators (n, 3); and a
+    mean rank.
+    """
     rng = np.random.default_rng(seed)
     index = pd.Index([f"net{i:03d}" for i in range(n)], name="arch")
     quality = rng.standard_normal(n)

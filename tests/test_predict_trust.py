@@ -74,7 +74,9 @@ def test_the_mean_rank_is_trusted_too() -> None:
 
 @pytest.mark.parametrize("promising", [False, True])
 def test_the_interval_covers(promising: bool) -> None:
-    """30 draws of 20 labels: 95 % of them would be 28.5, and fewer than 25 has a probability of 0.003."""
+    """30 draws of 20 labels: 95 % of them would be 28.5, and fewer than 25 has a probability of
+    0.003.
+    """
     features, truth, prior = population(300, seed=4)
     covered = 0
     for seed in range(30):

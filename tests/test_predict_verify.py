@@ -1,4 +1,5 @@
-"""Verification: the best K, the winner, and how much better the best that was not trained may be."""
+"""Verification: the best K, the winner, and how much better the best that was not trained may be.
+"""
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,9 @@ def test_headroom_is_small_after_a_winner_out_of_reach() -> None:
 
 
 def test_the_bound_covers() -> None:
-    """25 draws of 30 labels and 5 verified: 95 % would be 24, and fewer than 20 has a probability of 0.001."""
+    """25 draws of 30 labels and 5 verified: 95 % would be 24, and fewer than 20 has a probability
+    of 0.001.
+    """
     features, truth, prior = population(300, seed=2)
     covered = 0
     for seed in range(25):

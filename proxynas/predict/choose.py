@@ -118,7 +118,8 @@ def further(prediction: Prediction, design: pd.DataFrame, labels: int, seed: int
 
 def promise(prediction: Prediction) -> pd.Series:
     """The probability of each candidate to be among the best tenth; the same for all where nothing
-    was fitted."""
+    was fitted.
+    """
     values, std = prediction.scores, prediction.std
     if std is None:
         return pd.Series(1.0, index=values.index)

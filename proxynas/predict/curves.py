@@ -8,9 +8,10 @@ pick. Regret is in accuracy (0.01: a point): how far the mean of that network's 
 best mean of all candidates, so that a lucky run is not taken for a good network.
 
 Rivals: random search; zero-cost pick (training in the order of the mean rank); few epochs on
-everything, then training in that order; successive halving and Hyperband (Li et al. 2020, "A system
-for massively parallel hyperparameter tuning"; 2018, "Hyperband"), by Optuna's pruners; regularised
-evolution (Real et al. 2019, algorithm 1).
+    everything, then
+training in that order; successive halving and Hyperband (Li et al. 2020, "A system for massively
+parallel hyperparameter tuning"; 2018, "Hyperband"), by Optuna's pruners; regularised evolution
+(Real et al. 2019, algorithm 1).
 """
 
 import contextlib
@@ -38,12 +39,12 @@ class Pool:
     runs: accuracies of each candidate's trainings on the whole data, one or more a candidate.
     seconds: of one such training, by candidate.
     features: their indicators, a row a candidate, as for :func:`.predictor.fit`; and so are
-    ``prior`` and ``axes``.
+        ``prior`` and ``axes``.
     indicator_seconds: what the indicators of all candidates cost together.
     shown: what each of these trainings shows (its validation accuracy), where that is not what
-    ``runs`` has; strategies see this, and regret is of ``runs``.
+        ``runs`` has; strategies see this, and regret is of ``runs``.
     partial: accuracy after few epochs, by candidate, and what one such training costs; ``None``
-    without such a table.
+        without such a table.
     """
 
     runs: Mapping[str, Sequence[float]]
@@ -79,6 +80,7 @@ class Account:
     rng: np.random.Generator
     cost: float = 0.0
     labels: dict[str, float] = field(default_factory=dict)
+    seen: dict[str, float] = field(default_factory=dict)
     costs: list[float] = field(default_factory=list)
     regrets: list[float] = field(default_factory=list)
 
@@ -86,38 +88,45 @@ class Account:
         self._truth = self.pool.truth()
         self._best = float(self._truth.max())
 
-    def pay(self, seconds: float, pick: str | None = None) -> None:
-        """Spend ``seconds``; ``pick`` would be handed over if no candidate has been trained yet."""
-        self.cost += seconds
-        if self.cost > self.budget:
-            raise Spent
-        handed = (
-            max(self.labels, key=lambda name: (self.labels[name], name)) if self.labels else pick
-        )
-        if handed is not None:
-            self.costs.append(self.cost)
-            self.regrets.append(self._best - float(self._truth[handed]))
+    def pay(self, seconds: float, pick: str) -> None:
+        """Spend ``seconds``; ``pick`` would be handed over while no candidate has been trained."""
+        self._charge(seconds)
+        self._note(pick)
 
     def train(self, name: str) -> float:
         """The label of a candidate; a second time it is free and the same."""
         if name not in self.labels:
-            self.cost += float(self.pool.seconds[name])
-            if self.cost > self.budget:
-                raise Spent
+            self._charge(float(self.pool.seconds[name]))
             shown = self.pool.runs if self.pool.shown is None else self.pool.shown
             self.labels[name] = float(self.rng.choice(np.asarray(shown[name])))
-            self.pay(0.0)
+            self._note(name)
         return self.labels[name]
 
-    def glance(self, name: str, pick: str | None = None) -> float:
-        """The accuracy of a candidate after few epochs."""
+    def glance(self, name: str) -> float:
+        """The accuracy of a candidate after few epochs; a second time it is free."""
         if self.pool.partial is None or self.pool.partial_seconds is None:
             raise SpecError(
-                "this strategy needs accuracies after few epochs, but the pool has none; leave it "
-                "out"
+                "this strategy needs accuracies after few epochs, but there are none; leave it out"
             )
-        self.pay(float(self.pool.partial_seconds[name]), pick)
-        return float(self.pool.partial[name])
+        if name not in self.seen:
+            self._charge(float(self.pool.partial_seconds[name]))
+            self.seen[name] = float(self.pool.partial[name])
+            self._note(name)
+        return self.seen[name]
+
+    def _charge(self, seconds: float) -> None:
+        self.cost += seconds
+        if self.cost > self.budget:
+            raise Spent
+
+    def _note(self, pick: str) -> None:
+        """Note the regret of the best by label, or else the best after few epochs, or else
+        ``pick``.
+        """
+        known = self.labels or self.seen or {pick: 0.0}
+        handed = max(known, key=lambda name: (known[name], name))
+        self.costs.append(self.cost)
+        self.regrets.append(self._best - float(self._truth[handed]))
 
     def order(self) -> list[str]:
         """All candidates in random order."""
@@ -146,12 +155,24 @@ def zero_cost(account: Account, seed: int) -> None:
 
 def few_epochs(account: Account, seed: int) -> None:
     """A few epochs on every candidate, then train in the order of the accuracy after them."""
-    seen: dict[str, float] = {}
-    for name in account.order():
-        best = max(seen, key=lambda n: seen[n]) if seen else name
-        seen[name] = account.glance(name, best)
-    for name in _descending(pd.Series(seen)):
-        account.train(name)
+    _glance(account, account.order())
+    _train(account, _descending(pd.Series(account.seen)))
+
+
+def warm_start(looks: int) -> Strategy:
+    """A few epochs on the ``looks`` best by the mean rank of indicators, then train in the order of
+    those accuracies.
+
+    What Abdelfattah et al. 2021, §4.3, call a zero-cost warm-up.
+    """
+
+    def run(account: Account, seed: int) -> None:
+        order = _descending(account.pool.prior)
+        account.pay(account.pool.indicator_seconds, order[0])
+        _glance(account, order[:looks])
+        _train(account, _descending(pd.Series(account.seen)))
+
+    return run
 
 
 def halving(pruner: Callable[[], Any], resource: int, whole: int) -> Strategy:
@@ -172,12 +193,9 @@ def halving(pruner: Callable[[], Any], resource: int, whole: int) -> Strategy:
         study = optuna.create_study(
             direction="maximize", pruner=pruner(), sampler=optuna.samplers.RandomSampler(seed)
         )
-        best: tuple[float, str] | None = None
         for name in account.order():
             trial = study.ask()
-            early = account.glance(name, best[1] if best else name)
-            best = max(best or (early, name), (early, name))
-            trial.report(early, resource)
+            trial.report(account.glance(name), resource)
             if trial.should_prune():
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 continue
@@ -222,7 +240,7 @@ def evolution(population: int, tournament: int) -> Strategy:
     return run
 
 
-def predicted(labels: int, batch: int = 5, most: int = 60, **fit: Any) -> Strategy:
+def predicted(labels: int, batch: int = 5, most: int = 60) -> Strategy:
     """This search: ``labels`` chosen ones, then verification in batches, the predictor fitted again
     before each.
 
@@ -230,34 +248,66 @@ def predicted(labels: int, batch: int = 5, most: int = 60, **fit: Any) -> Strate
         labels: how many are chosen before verification.
         batch: verified at a time.
         most: verified in all.
-        fit: settings of :func:`.predictor.fit`.
     """
 
     def run(account: Account, seed: int) -> None:
-        pool = account.pool
-
-        def fitted() -> predictor.Prediction:
-            known = pd.Series(account.labels, dtype="float64")
-            return predictor.fit(
-                pool.features, known, prior=pool.prior, axes=pool.axes, seed=seed, repeats=1, **fit
-            )
-
-        account.pay(pool.indicator_seconds, _descending(pool.prior)[0])
-        first, *later = choose.rounds(labels)
-        design = choose.spread(pool.prior, first, seed)
-        _train(account, design.index)
-        for more in later:
-            design = choose.further(fitted(), design, more, seed)
-            _train(account, design.index)
+        account.pay(account.pool.indicator_seconds, _descending(account.pool.prior)[0])
+        _label(account, labels, seed, _train, account.labels)
         for done in range(0, most, batch):
-            _train(account, verify.best(fitted(), account.labels, min(batch, most - done)))
+            prediction = _fit(account.pool, account.labels, seed)
+            _train(account, verify.best(prediction, account.labels, min(batch, most - done)))
 
     return run
 
 
+def predicted_early(labels: int, looks: int, batch: int = 10) -> Strategy:
+    """This search with labels of few epochs: ``labels`` chosen ones and the ``looks`` best of the
+    prediction, in batches; then train in the order of these accuracies.
+
+    Args:
+        labels: how many are chosen and trained for few epochs.
+        looks: how many more, the best by prediction, are trained for few epochs.
+        batch: of those, between two fits of the predictor.
+    """
+
+    def run(account: Account, seed: int) -> None:
+        account.pay(account.pool.indicator_seconds, _descending(account.pool.prior)[0])
+        _label(account, labels, seed, _glance, account.seen)
+        for done in range(0, looks, batch):
+            prediction = _fit(account.pool, account.seen, seed)
+            _glance(account, verify.best(prediction, account.seen, min(batch, looks - done)))
+        _train(account, _descending(pd.Series(account.seen)))
+
+    return run
+
+
+def _label(
+    account: Account,
+    labels: int,
+    seed: int,
+    measure: Callable[[Account, Iterable[str]], None],
+    known: Mapping[str, float],
+) -> None:
+    """Choose ``labels`` candidates in rounds and ``measure`` them, which adds to ``known``."""
+    first, *later = choose.rounds(labels)
+    design = choose.spread(account.pool.prior, first, seed)
+    measure(account, design.index)
+    for more in later:
+        design = choose.further(_fit(account.pool, known, seed), design, more, seed)
+        measure(account, design.index[-more:])
+
+
+def _fit(pool: Pool, known: Mapping[str, float], seed: int) -> predictor.Prediction:
+    labels = pd.Series(dict(known), dtype="float64")
+    return predictor.fit(
+        pool.features, labels, prior=pool.prior, axes=pool.axes, seed=seed, repeats=1, folds=5
+    )
+
+
 def simulate(pool: Pool, strategy: Strategy, budget: float, seed: int) -> tuple[Floats, Floats]:
     """The costs (n,) after which the regret changed or was looked at, ascending, and the regrets
-    (n,) then."""
+    (n,) then.
+    """
     account = Account(pool, budget, np.random.default_rng(seeds.derive(seed, "curve")))
     with contextlib.suppress(Spent):
         strategy(account, seed)
@@ -274,7 +324,8 @@ def at(costs: Floats, regrets: Floats, grid: Floats) -> Floats:
 
 def bands(regrets: Floats) -> dict[str, list[float]]:
     """Median, mean and the middle 80 % of regrets (seeds, g) at each cost; NaN where any seed has
-    nothing yet."""
+    nothing yet.
+    """
     low, median, high = np.quantile(regrets, [0.1, 0.5, 0.9], axis=0)
     return {
         "median": median.tolist(),
@@ -286,10 +337,16 @@ def bands(regrets: Floats) -> dict[str, list[float]]:
 
 def reached(grid: Floats, regret: Floats, goal: float) -> float:
     """The first cost of ``grid`` (g,) from which ``regret`` (g,) stays within ``goal``; infinite if
-    it never does."""
+    it never does.
+    """
     bad = np.flatnonzero(~(regret <= goal))
     first = int(bad[-1]) + 1 if len(bad) else 0
     return float(grid[first]) if first < len(grid) else math.inf
+
+
+def _glance(account: Account, names: Iterable[str]) -> None:
+    for name in names:
+        account.glance(str(name))
 
 
 def _train(account: Account, names: Iterable[str]) -> None:

@@ -17,7 +17,8 @@ Floats = NDArray[np.float64]
 
 Model = Callable[[Floats, Floats, int], Any]
 """Features (n, k), normal scores of labels (n,), a seed → a scikit-learn regressor, tuned to them
-but not fitted."""
+but not fitted.
+"""
 
 PENALTIES = np.logspace(-1, 3, 13)
 """Ridge penalties, of which leave-one-out takes the best."""
@@ -30,7 +31,8 @@ def ridge(x: Floats, y: Floats, seed: int) -> Any:
 
 def gaussian_process(x: Floats, y: Floats, seed: int) -> Any:
     """A Gaussian process (Matérn 5/2 and noise); its length, variance and noise by marginal
-    likelihood, here."""
+    likelihood, here.
+    """
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(3.0, (0.5, 50.0), nu=2.5) + WhiteKernel(
         0.3, (1e-3, 2.0)
     )
@@ -61,7 +63,8 @@ def predict(model: Any, x: Floats, y: Floats, new: Floats) -> Floats:
 
 def unsure(model: Any, x: Floats, y: Floats, new: Floats) -> Floats | None:
     """The standard deviation of a Gaussian process for features (N, k), without its noise; ``None``
-    of other models."""
+    of other models.
+    """
     if not isinstance(model, GaussianProcessRegressor):
         return None
     fitted = clone(model).fit(x, y)

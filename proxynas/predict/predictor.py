@@ -2,9 +2,11 @@
 
 White et al. 2021, "How powerful are performance predictors in neural architecture search?"
 (NeurIPS), compare 31 of them; the kind here is their model-based one on zero-cost and training
-features. Features and labels are seen as normal scores (:mod:`.scores`). Which model predicts is
-chosen by cross-validation on the labels. Under :data:`LEAST_LABELS` there is nothing to choose by,
-and the mean rank that the caller gives as prior ranks the candidates.
+features. Features and labels are seen as normal scores (:mod:`.scores`). What predicts is the mean
+of several models: where labels are few, choosing one of them by cross-validation is worse
+(experiments/README.md), and the choice makes its out-of-fold agreement look better than it is.
+Under :data:`LEAST_LABELS` nothing is fitted, and the mean rank that the caller gives as prior ranks
+the candidates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,14 +44,14 @@ class Prediction:
     values: predicted accuracy by candidate, in the order of the features; higher is better. With
         :data:`MEAN_RANK` it is the prior.
     scores: the same as normal scores, which is what was predicted; they rank the candidates as
-    ``values`` do.
+        ``values`` do.
     std: how unsure the prediction is of each candidate, in normal scores, without the noise of
         labels; ``None`` with :data:`MEAN_RANK`.
     error: root mean square of what the out-of-fold scores miss their labels' by; NaN with
-    :data:`MEAN_RANK`.
+        :data:`MEAN_RANK`.
     model: what predicted.
     agreement: for every model Spearman's ρ of its out-of-fold predictions with the labels; empty
-    with the mean rank.
+        with the mean rank.
     out_of_fold: for every label that did not fail the mean score that models predicted which had
         not seen it. With :data:`MEAN_RANK`, which sees none, the prior's.
     scale: from normal scores to accuracy; ``None`` with :data:`MEAN_RANK`.
@@ -112,15 +114,15 @@ def fit(
     held_out = _held_out(fits, y, folds, repeats, seed)
     agreement = {name: float(stats.spearmanr(z, y).statistic) for name, z in held_out.items()}
     best = MEAN if chosen == MEAN else max(agreement, key=lambda name: agreement[name])
-    everything = {fit.name: fit.predict(target) for fit in fits}
-    scale = fit_scale(y)
-    scores = np.mean([z for name, z in everything.items() if best in (MEAN, name)], axis=0)
+    predicted = {fit.name: fit.predict(target) for fit in fits}
+    scores = np.mean([z for name, z in predicted.items() if best in (MEAN, name)], axis=0)
+    scale, index = fit_scale(y), features.index
     return Prediction(
-        values=pd.Series(scale.accuracy(scores), index=features.index, name="predicted"),
-        scores=pd.Series(scores, index=features.index, name="score"),
-        std=pd.Series(_spread(fits, everything, target), index=features.index, name="std"),
+        values=pd.Series(scale.accuracy(scores), index=index, name="predicted"),
+        scores=pd.Series(scores, index=index, name="score"),
+        std=pd.Series(_spread(fits, predicted, target), index=index, name="std"),
         error=float(np.sqrt(np.mean((held_out[best] - target) ** 2))),
-        model=best if best != MEAN else "mean of " + ", ".join(everything),
+        model=best if best != MEAN else "mean of " + ", ".join(predicted),
         agreement=agreement,
         out_of_fold=pd.Series(held_out[best], index=known.index, name="out_of_fold"),
         scale=scale,
@@ -152,9 +154,7 @@ def _held_out(
         random_state=seeds.derive(seed, "folds") % 2**32,
     )
     for train, test in cv.split(y):
-        target = normal_scores(
-            y[train]
-        )  # a label that is held out must not show in the others' ranks
+        target = normal_scores(y[train])  # what is held out must not show in the others' ranks
         for fit in fits:
             x = fit.x[fit.at]
             held_out[fit.name][test] += predict(fit.model, x[train], target, x[test]) / repeats
@@ -162,8 +162,7 @@ def _held_out(
 
 
 def _inputs(features: pd.DataFrame, axes: pd.DataFrame | None) -> dict[str, Floats]:
-    """Standardised features (N, k): of the indicators, and with the axes too where there are
-    any."""
+    """Standardised features (N, k): of the indicators, and with the axes too where there are any."""
     indicators = feature_scores(features)
     inputs = {"": standardised(indicators)}
     if axes is not None:
@@ -175,7 +174,8 @@ def _inputs(features: pd.DataFrame, axes: pd.DataFrame | None) -> dict[str, Floa
 
 def _spread(fits: Sequence[Fit], predicted: Mapping[str, Floats], target: Floats) -> Floats:
     """Standard deviation (N,) of the prediction: the models' own, on average, and how far they are
-    apart."""
+    apart.
+    """
     between = np.var(list(predicted.values()), axis=0)
     stds = [unsure(fit.model, fit.x[fit.at], target, fit.x) for fit in fits]
     within = [std**2 for std in stds if std is not None]
@@ -192,14 +192,12 @@ def _checked(
         ("prior", prior.index),
     ):
         if not index.is_unique:
-            raise SpecError(
-                f"the {what} must have one row a candidate, but {index[index.duplicated()][0]} "
-                "comes twice"
-            )
+            twice = index[index.duplicated()][0]
+            raise SpecError(f"the {what} must have one row a candidate, but {twice} comes twice")
     wanted = [("features", labels.index, features.index), ("prior", features.index, prior.index)]
-    for what, index, there in wanted + (
-        [("axes", features.index, axes.index)] if axes is not None else []
-    ):
+    if axes is not None:
+        wanted.append(("axes", features.index, axes.index))
+    for what, index, there in wanted:
         missing = index.difference(there)
         if len(missing):
             raise SpecError(

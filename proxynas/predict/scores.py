@@ -20,15 +20,15 @@ LEAST_ROOM = 1e-6
 
 
 def normal_scores(values: Floats) -> Floats:
-    """Normal scores of ``values`` (n,), higher is higher; NaN counts as the lowest, as -inf
-    does."""
+    """Normal scores of ``values`` (n,), higher is higher; NaN counts as the lowest, as -inf does."""
     ranks = stats.rankdata(np.nan_to_num(values, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
     return np.asarray(stats.norm.ppf((ranks - 0.5) / len(values)), dtype=np.float64)
 
 
 def feature_scores(features: pd.DataFrame) -> Floats:
     """Normal scores of every column, float64 (n, k); columns that are the same for all candidates
-    are left out."""
+    are left out.
+    """
     columns = [
         normal_scores(features.iloc[:, j].to_numpy(dtype=np.float64))
         for j in range(features.shape[1])
@@ -39,7 +39,8 @@ def feature_scores(features: pd.DataFrame) -> Floats:
 
 def axis_scores(axes: pd.DataFrame) -> Floats:
     """The axes of a space as numbers, float64 (n, k): normal scores of a numeric axis, 0 and 1 for
-    each other value."""
+    each other value.
+    """
     parts = [np.empty((len(axes), 0))]
     for name in axes:
         column = axes[name]
@@ -97,6 +98,7 @@ def fit_scale(accuracies: Floats) -> Scale:
 
 def _bend(beyond: Floats, room: float) -> Floats:
     """How far to go beyond an end: at first ``beyond`` itself, and never more than there is
-    ``room``."""
+    ``room``.
+    """
     room = max(room, LEAST_ROOM)
     return np.asarray(room * -np.expm1(-beyond / room), dtype=np.float64)

@@ -83,8 +83,7 @@ def trust(prediction: Prediction, labels: pd.Series, weights: pd.Series, unlabel
 
 
 def weighted_spearman(x: Floats, y: Floats, w: Floats) -> float:
-    """ρ of two arrays (n,) with weights (n,); NaN where n < :data:`LEAST_PAIRS` or one is
-    constant."""
+    """ρ of two arrays (n,) with weights (n,); NaN where n < :data:`LEAST_PAIRS` or one is constant."""
     if len(x) < LEAST_PAIRS:
         return math.nan
     a, b = _mid_ranks(x, w), _mid_ranks(y, w)
@@ -95,7 +94,8 @@ def weighted_spearman(x: Floats, y: Floats, w: Floats) -> float:
 
 def standard_error(x: Floats, y: Floats, w: Floats, unlabelled: int) -> float:
     """Of Fisher's z of the weighted ρ of ``x`` and ``y`` (n,); NaN where there are too few of
-    either kind."""
+    either kind.
+    """
     n = len(x)
     effective = float(w.sum() ** 2 / np.square(w).sum()) if n else 0.0
     if effective <= 3 or unlabelled <= 3:

@@ -3,12 +3,11 @@ better.
 
 How much better the best candidate that was *not* trained may be is simulated. Its accuracy is what
 the predictor says, missed at random by as much as out-of-fold predictions with scores like its own
-missed their
-labels: the mean square of these misses, weighted by a Gaussian kernel of width :data:`WIDTH` in
-normal scores, and :data:`PRIOR_MISSES` more that are as large as all labels' misses on average.
-That it comes from few misses makes the simulated ones Student's t. Both constants were chosen on
-networks that experiments/predictor-calibration.json has no figure of; it says how often the bound
-held on others.
+missed their labels: the mean square of these misses, weighted by a Gaussian kernel of width
+:data:`WIDTH` in normal scores, and :data:`PRIOR_MISSES` more that are as large as all labels'
+misses on average. That it comes from few misses makes the simulated ones Student's t. Both
+constants were chosen on networks that experiments/predictor-calibration.json has no figure of; it
+says how often the bound held on others.
 """
 
 from collections.abc import Collection
@@ -36,7 +35,7 @@ class Headroom:
 
     probability: that one of them is better at all.
     high: what the best one's lead over the winner is under with probability 0.95; negative where
-    all are worse.
+        all are worse.
     untrained: candidates that it is about.
     """
 
