@@ -96,7 +96,7 @@ def rivals(
     """Each strategy with the pool it sees, this search first, where the run has its indicators."""
     labels = max(this.spec.label, 1)
     found: dict[str, tuple[Strategy, Pool]] = {
-        "proxynas": (search_of(labels), pool),
+        "proxynas": (search_of(labels), replace(pool, axes=None)),
         "random search": (curves.random_search, pool),
     }
     vote: Key = (ZERO_COST, VOTE)
@@ -106,6 +106,7 @@ def rivals(
             prior=values[vote],
             features=features(values, ZERO_COST),
             indicator_seconds=_spent(ledger, ZERO_COST),
+            axes=None,
         )
         found["zero-cost indicators, no proxy set"] = (
             search_of(labels),
@@ -123,7 +124,7 @@ def search_of(labels: int) -> Strategy:
 
     Ridge regression stands in for the mean of models here, which takes ten times as long to fit.
     """
-    return curves.predicted(labels, batch=5, most=10, models={"ridge": ridge}, folds=5)
+    return curves.predicted(labels, batch=5, most=10, models={"ridge": ridge})
 
 
 def _simulated(

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ..core import seeds
 from ..core.errors import SpecError
 from . import choose, predictor, verify
+from .models import MODELS, Model
 
 Floats = NDArray[np.float64]
 
@@ -240,7 +241,9 @@ def evolution(population: int, tournament: int) -> Strategy:
     return run
 
 
-def predicted(labels: int, batch: int = 5, most: int = 60) -> Strategy:
+def predicted(
+    labels: int, batch: int = 5, most: int = 60, models: Mapping[str, Model] = MODELS
+) -> Strategy:
     """This search: ``labels`` chosen ones, then verification in batches, the predictor fitted again
     before each.
 
@@ -248,13 +251,14 @@ def predicted(labels: int, batch: int = 5, most: int = 60) -> Strategy:
         labels: how many are chosen before verification.
         batch: verified at a time.
         most: verified in all.
+        models: what is fitted, see :func:`.predictor.fit`.
     """
 
     def run(account: Account, seed: int) -> None:
         account.pay(account.pool.indicator_seconds, _descending(account.pool.prior)[0])
-        _label(account, labels, seed, _train, account.labels)
+        _label(account, labels, seed, _train, account.labels, models)
         for done in range(0, most, batch):
-            prediction = _fit(account.pool, account.labels, seed)
+            prediction = _fit(account.pool, account.labels, seed, models)
             _train(account, verify.best(prediction, account.labels, min(batch, most - done)))
 
     return run
@@ -287,20 +291,30 @@ def _label(
     seed: int,
     measure: Callable[[Account, Iterable[str]], None],
     known: Mapping[str, float],
+    models: Mapping[str, Model] = MODELS,
 ) -> None:
     """Choose ``labels`` candidates in rounds and ``measure`` them, which adds to ``known``."""
     first, *later = choose.rounds(labels)
     design = choose.spread(account.pool.prior, first, seed)
     measure(account, design.index)
     for more in later:
-        design = choose.further(_fit(account.pool, known, seed), design, more, seed)
+        design = choose.further(_fit(account.pool, known, seed, models), design, more, seed)
         measure(account, design.index[-more:])
 
 
-def _fit(pool: Pool, known: Mapping[str, float], seed: int) -> predictor.Prediction:
+def _fit(
+    pool: Pool, known: Mapping[str, float], seed: int, models: Mapping[str, Model] = MODELS
+) -> predictor.Prediction:
     labels = pd.Series(dict(known), dtype="float64")
     return predictor.fit(
-        pool.features, labels, prior=pool.prior, axes=pool.axes, seed=seed, repeats=1, folds=5
+        pool.features,
+        labels,
+        prior=pool.prior,
+        axes=pool.axes,
+        seed=seed,
+        models=models,
+        repeats=1,
+        folds=5,
     )
 
 

@@ -20,7 +20,8 @@ LEAST_ROOM = 1e-6
 
 
 def normal_scores(values: Floats) -> Floats:
-    """Normal scores of ``values`` (n,), higher is higher; NaN counts as the lowest, as -inf does."""
+    """Normal scores of ``values`` (n,), higher is higher; NaN counts as the lowest, as -inf
+    does."""
     ranks = stats.rankdata(np.nan_to_num(values, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
     return np.asarray(stats.norm.ppf((ranks - 0.5) / len(values)), dtype=np.float64)
 
