@@ -93,3 +93,18 @@ def test_a_run_that_has_begun_keeps_its_plan(small_space: Path, tmp_path: Path) 
     again = planning.plan("5m", None, {"space": str(small_space)}, tmp_path / "run")
     assert again.spec == begun
     assert "is kept" in again.reasons[0]
+
+
+def test_labels_fit_the_budget_or_are_left_out(small_space: Path, tmp_path: Path) -> None:
+    flags = {"space": str(small_space), "truth": "none"}
+    short, long = (planning.plan(b, None, flags, tmp_path / b).spec for b in ("31s", "30m"))
+    assert long.label >= short.label
+    assert (long.label, long.verify, long.epochs) == (20, 5, 12)
+    given = planning.plan("31s", None, {**flags, "label": 3, "verify": 0}, tmp_path / "given").spec
+    assert (given.label, given.verify) == (3, 0)
+
+
+def test_where_truth_is_charged_the_search_gets_the_time_of_labels(tmp_path: Path) -> None:
+    plan = planning.plan("5m", None, {"steps": 1}, tmp_path / "run")
+    assert "the truth table is charged for labels: they take no time" in plan.reasons
+    assert (plan.spec.label, plan.spec.verify) == (20, 5)

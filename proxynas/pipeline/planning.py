@@ -26,13 +26,18 @@ from ..distill.loop import plan as plan_distillation
 from ..nets.flops import forward_flops
 from ..search.pool import cores
 from ..spaces import SearchSpace
-from ..specs import SearchSpec
+from ..specs import Recipe, SearchSpec
 from . import sources
 from .rounds import make_strategy
 from .run import costs
+from .truth_tables import find_truth
 
-SEARCH_SHARE = 0.55
-DISTILL_SHARE = 0.3  # the rest: start-up, ranking, report, and what the predictions miss
+SEARCH_SHARE = 0.35
+DISTILL_SHARE = 0.2
+LABEL_SHARE = (
+    0.3  # of labels, verification and the winner; the search's where a truth table is charged
+)
+# The rest: start-up, ranking, report, and what the predictions miss.
 
 FEWEST = 40
 """Candidates below which a correlation says too little (95 % of ρ = 0.5 is then 0.22 to 0.70)."""
@@ -87,9 +92,16 @@ def plan(
     dataset = datasets.load_for(first, watcher.loading)
     watcher.ended()
     watcher.say(f"planning for {budget}:")
-    spec, reasons = _search_part(first, given, dataset, SEARCH_SHARE * seconds, workers)
-    spec, more = _distill_part(spec, given, dataset, DISTILL_SHARE * seconds)
-    return Plan(spec, folder, (*reasons, *more))
+    machine = _measured(first, dataset, workers)
+    charged = _charged(first, dataset, machine.space)
+    share = SEARCH_SHARE + (LABEL_SHARE if charged else 0)
+    spec, reasons = _search_part(first, given, dataset, machine, share * seconds)
+    if charged:
+        labelling = ["the truth table is charged for labels: they take no time"]
+    else:
+        spec, labelling = _label_part(spec, given, dataset, machine, LABEL_SHARE * seconds)
+    spec, distilling = _distill_part(spec, given, dataset, DISTILL_SHARE * seconds)
+    return Plan(spec, folder, (*reasons, *labelling, *distilling))
 
 
 def parse(budget: str) -> float:
@@ -121,25 +133,49 @@ def _kept(folder: Path, given: Mapping[str, Any]) -> SearchSpec | None:
     )
 
 
-def _search_part(
-    spec: SearchSpec,
-    given: Mapping[str, Any],
-    dataset: Dataset,
-    seconds: float,
-    workers: int | None,
-) -> tuple[SearchSpec, list[str]]:
-    space = spaces.load(spec.space, spec.space_options)
-    workers = 1 if spec.device != "cpu" else workers or cores()
-    wanted = min(int(given.get("candidates", FEWEST)), space.size)
+@dataclass(frozen=True)
+class Machine:
+    """What candidates of a space cost here.
+
+    flops: operations of a forward pass of the mean candidate; speed: operations a second on one
+    core, or the GPU; workers: processes.
+    """
+
+    space: SearchSpace
+    flops: float
+    speed: float
+    workers: int
+
+
+def _measured(spec: SearchSpec, dataset: Dataset, workers: int | None) -> Machine:
     if spec.strategy == "all":
         raise SpecError(
             "--budget plans the number of candidates, and the strategy all takes every one; leave "
             "one out"
         )
+    space = spaces.load(spec.space, spec.space_options)
     cost = costs(space, dataset)
     sample = make_strategy(replace(spec, strategy="random", candidates=24), space, cost).ask(24)
     flops = [cost(arch)[1] for arch in sample]
     speed = _speed(spec, space, sample[_middle(flops)], dataset)
+    workers = 1 if spec.device != "cpu" else workers or cores()
+    return Machine(space, sum(flops) / len(flops), speed, workers)
+
+
+def _charged(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> bool:
+    """Whether labels come from a truth table; the flow has the last word, which knows the
+    candidates."""
+    table = find_truth(spec, dataset, space)
+    if table is None or spec.oracle == "none":
+        return False
+    return bool(table.rows["arch"].nunique() >= space.size)
+
+
+def _search_part(
+    spec: SearchSpec, given: Mapping[str, Any], dataset: Dataset, machine: Machine, seconds: float
+) -> tuple[SearchSpec, list[str]]:
+    space, workers = machine.space, machine.workers
+    wanted = min(int(given.get("candidates", FEWEST)), space.size)
     images = _images(spec)
     for ipc, updates, runs, val_size in LADDER:
         chosen = {"updates": updates, "seeds": runs, "val_size": val_size}
@@ -148,32 +184,67 @@ def _search_part(
             continue
         runs = len(sources.training_sources(tried)) * tried.seeds
         size = tried.ipc * dataset.num_classes if images is None else images
-        each = runs * _run_seconds(tried, dataset, size, sum(flops) / len(flops), speed)
+        each = runs * _run_seconds(tried, dataset, size, machine)
         affordable = int(seconds * workers / each)
         if affordable >= wanted:
             break
     if affordable < 5:
+        least = 10 * each / workers / SEARCH_SHARE
         raise SpecError(
-            f"--budget is too short: about {each / workers:.0f} s a candidate on this machine; "
-            "allow at least "
-            f"{10 * each / workers / SEARCH_SHARE:.0f}s"
+            f"--budget is too short: about {each / workers:.0f} s per candidate on this machine; "
+            f"allow at least {least:.0f}s"
         )
     n = min(given.get("candidates", min(affordable, MOST)), space.size)
+    fits = affordable >= wanted
+    ladder = "" if images is not None else f"ipc {tried.ipc}, "
     reasons = [
-        f"this machine does {speed / 1e6:,.0f} MFLOP/s a core on a middling candidate of "
+        f"this machine does {machine.speed / 1e6:,.0f} MFLOP/s per core on a middling candidate of "
         f"{space.name}",
-        ("" if images is not None else f"ipc {tried.ipc}, ")
-        + f"{tried.updates} updates, {tried.seeds} seed(s): "
-        + (
-            f"the most with room for {wanted} candidates"
-            if affordable >= wanted
-            else "the least that still tells something"
-        ),
+        f"{ladder}{tried.updates} updates, {tried.seeds} seed(s): "
+        + (f"the most with room for {wanted} candidates" if fits else "the least that helps"),
         f"{n} candidates: about {each * n / workers:.0f} s on {workers} core(s), the baselines "
         "included" + (f", more than the {seconds:.0f} s set aside" if n > affordable else ""),
         f"{tried.val_size} validation images score each run",
     ]
     return replace(tried, candidates=n), reasons
+
+
+EPOCHS = (12, 6, 3, 1)
+"""Passes over the whole data that labels may have, from what one would like down."""
+
+ENOUGH, FEWEST_TRAININGS = 12, 4
+"""Trainings on the whole data for which fewer epochs are not accepted, and that are worth it at
+all."""
+
+
+def _label_part(
+    spec: SearchSpec, given: Mapping[str, Any], dataset: Dataset, machine: Machine, seconds: float
+) -> tuple[SearchSpec, list[str]]:
+    """Labels, verification and their epochs: as many trainings on the whole data as fit, the
+    winner's among them."""
+    if not spec.label and not spec.verify:
+        return spec, ["no labels and no verification, as asked"]
+    for epochs in EPOCHS:
+        tried = _with(spec, given, epochs=epochs)
+        each = _whole_seconds(tried, dataset, machine)
+        trainings = int(seconds * machine.workers / each) - 1
+        if trainings >= ENOUGH or "epochs" in given:
+            break
+    if trainings < FEWEST_TRAININGS and not {"label", "verify"} & set(given):
+        need = (FEWEST_TRAININGS + 1) * each / machine.workers / LABEL_SHARE
+        reason = (
+            f"no labels and no verification: a training on the whole data takes {each:.0f} s; "
+            f"they fit from --budget {need:.0f}s on"
+        )
+        return replace(spec, label=0, verify=0), [reason]
+    verify = max(1, min(SearchSpec().verify, trainings // 4))
+    label = max(0, min(SearchSpec().label, trainings - verify))
+    chosen = _with(tried, given, label=label, verify=verify)
+    total = (chosen.label + chosen.verify + 1) * each / machine.workers
+    return chosen, [
+        f"{chosen.label} labels and {chosen.verify} verified, {chosen.epochs} epochs on the whole "
+        f"data each: about {total:.0f} s, the winner's training included"
+    ]
 
 
 def _distill_part(
@@ -254,19 +325,25 @@ def _images(spec: SearchSpec) -> int | None:
     return None if spec.proxy is None else len(proxyset.read(proxyset.locate(spec.proxy)))
 
 
-def _run_seconds(
-    spec: SearchSpec, dataset: Dataset, size: int, flops: float, speed: float
-) -> float:
+def _run_seconds(spec: SearchSpec, dataset: Dataset, size: int, machine: Machine) -> float:
     """One training run on a proxy set of ``size`` images.
 
     Forward and backward are three forward passes, validation is one, and calls cost something too.
     """
     recipe = spec.candidate_recipe()
-    batch = min(recipe.batch_size, size)
-    passes = 3 * recipe.updates * batch + spec.val_points * (
-        min(spec.val_size, len(dataset.val)) + spec.calibrate
-    )
-    return passes * flops / speed + recipe.updates * CALL_SECONDS
+    validated = spec.val_points * (min(spec.val_size, len(dataset.val)) + spec.calibrate)
+    return _seconds(recipe, min(recipe.batch_size, size), validated, machine)
+
+
+def _whole_seconds(spec: SearchSpec, dataset: Dataset, machine: Machine) -> float:
+    """One training run on the whole data."""
+    recipe = spec.whole_recipe(len(dataset.train))
+    return _seconds(recipe, min(recipe.batch_size, len(dataset.train)), len(dataset.val), machine)
+
+
+def _seconds(recipe: Recipe, batch: int, validated: int, machine: Machine) -> float:
+    passes = 3 * recipe.updates * batch + validated
+    return passes * machine.flops / machine.speed + recipe.updates * CALL_SECONDS
 
 
 CALL_SECONDS = 0.0015
