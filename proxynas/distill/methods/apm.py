@@ -92,14 +92,14 @@ class APM:
     augment: Strategy = ""  # of what experts and students are trained on
 
 
-def check(task: Task) -> None:
+def check(task: Task[APM]) -> None:
     """Refuse settings that do not fit each other or the data.
 
     Raises:
         SpecError: more checkpoints than epochs, augmentation for tables.
         SpaceError: an unknown student or expert.
     """
-    apm: APM = task.settings
+    apm = task.settings
     if apm.checkpoints > apm.epochs:
         limit = f"at most epochs, which is {apm.epochs}"
         raise SpecError(f"checkpoints must be {limit}, but got {apm.checkpoints}")
@@ -109,9 +109,9 @@ def check(task: Task) -> None:
     students.check(task, [_student_arch(task), apm.expert or _student_arch(task)])
 
 
-def pool(task: Task) -> Pool:
+def pool(task: Task[APM]) -> Pool:
     """The experts that the task's settings ask for."""
-    apm: APM = task.settings
+    apm = task.settings
     expert_training = Training(
         apm.expert or _student_arch(task),
         epochs=apm.expert_epochs,
@@ -123,7 +123,7 @@ def pool(task: Task) -> Pool:
     return Pool(task.dataset, expert_training, apm.experts)
 
 
-def prepare(task: Task, on_done: Callable[[int, int], None]) -> Shared:
+def prepare(task: Task[APM], on_done: Callable[[int, int], None]) -> Shared:
     """Train the experts that are not there yet; what all of them cost when they were trained."""
     experts_pool = pool(task)
     experts = experts_pool.complete(on_done)
@@ -142,16 +142,16 @@ def prepare(task: Task, on_done: Callable[[int, int], None]) -> Shared:
     )
 
 
-def init(task: Task) -> State:
+def init(task: Task[APM]) -> State:
     """Line 1: real images (C·ipc, …), drawn at random; and their momentum."""
     generator = seeds.generator(task.seed, "apm", "init")
     x = real_images(task.dataset, task.ipc, generator).flatten(0, 1)
     return {"x": x, "velocity": torch.zeros_like(x)}
 
 
-def step(task: Task, state: State, k: int) -> tuple[State, float]:
+def step(task: Task[APM], state: State, k: int) -> tuple[State, float]:
     """Lines 3 to 11: one round; its loss is eq. 4."""
-    apm: APM = task.settings
+    apm = task.settings
     first = k - k % apm.reuse  # the round whose expert and student this one has
     x = state["x"].clone()  # (C·ipc, …)
     velocity = state["velocity"].clone()
@@ -174,7 +174,7 @@ def step(task: Task, state: State, k: int) -> tuple[State, float]:
     return {"x": x, "velocity": velocity, **(_kept(checkpoints) if used_again else {})}, loss
 
 
-def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
+def finish(task: Task[APM], state: State) -> tuple[Tensor, Tensor]:
     """Line 12: images (C·ipc, …), class by class, and the logits (C·ipc, C) of the expert that
     validates best.
     """
@@ -183,17 +183,16 @@ def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
     return state["x"].clone(), logits(best, state["x"], task.settings.segment)
 
 
-def extras(task: Task, state: State) -> Extras:
+def extras(task: Task[APM], state: State) -> Extras:
     """The set was made for training as its students were: L1 on logits, and their rate."""
     return Extras(recipe={"loss": "l1", "lr": task.settings.student_lr})
 
 
-def rate(task: Task, k: int) -> float:
+def rate(task: Task[APM], k: int) -> float:
     """γ of round ``k``: times 0.3 from half of the rounds on, the published number's where only
     seconds are given.
     """
-    lr: float = task.settings.lr
-    return lr * (DECAY if 2 * k >= (task.steps or METHOD.steps) else 1.0)
+    return task.settings.lr * (DECAY if 2 * k >= (task.steps or METHOD.steps) else 1.0)
 
 
 def logits(net: nn.Module, x: Tensor, segment: int | None = None) -> Tensor:
@@ -245,12 +244,11 @@ def image_gradient(
     return total, grad_images
 
 
-def _student_arch(task: Task) -> str:
-    arch: str | None = task.settings.student
-    return arch or students.default_student(task.dataset.shape)
+def _student_arch(task: Task[APM]) -> str:
+    return task.settings.student or students.default_student(task.dataset.shape)
 
 
-def _batch(task: Task, n: int, k: int) -> Tensor:
+def _batch(task: Task[APM], n: int, k: int) -> Tensor:
     """Line 4: the images of round ``k``, B of ``n`` at random, drawn anew also where expert and
     student stay.
     """
@@ -258,18 +256,18 @@ def _batch(task: Task, n: int, k: int) -> Tensor:
     return order[: task.settings.batch]
 
 
-def _expert(task: Task, first: int) -> nn.Module:
+def _expert(task: Task[APM], first: int) -> nn.Module:
     """Line 3: any expert of the pool."""
     generator = seeds.generator(task.seed, "apm", "expert", first)
     pick = torch.randint(task.settings.experts, (), generator=generator)
     return pool(task).network(int(pick))
 
 
-def _train_student(task: Task, expert: nn.Module, x: Tensor, first: int) -> list[nn.Module]:
+def _train_student(task: Task[APM], expert: nn.Module, x: Tensor, first: int) -> list[nn.Module]:
     """Lines 5 to 9: K checkpoints of a fresh student, trained on images (B, …) and what the expert
     says of them.
     """
-    apm: APM = task.settings
+    apm = task.settings
     net = students.student(task, _student_arch(task), "apm", "student", first).to(x)
     passes = math.ceil(len(x) / apm.student_batch)  # updates an epoch
     recipe = training.Recipe(
@@ -312,7 +310,7 @@ def _kept(checkpoints: list[nn.Module]) -> State:
     }
 
 
-def _restored(task: Task, state: State, place: int) -> nn.Module:
+def _restored(task: Task[APM], state: State, place: int) -> nn.Module:
     """Checkpoint number ``place`` out of a state."""
     prefix = f"checkpoint.{place}."
     net = students.student(task, _student_arch(task), "apm", "student").to(state["x"])

@@ -23,7 +23,7 @@ vector (Zhao 2021, Appendix B). ``per_class = false`` matches one batch of all c
 2021, Table II).
 
 Where implementations differ: the authors' code, run on a student with batch norm, lets one forward
-pass of 16 real images a class move the running statistics a tenth of the way and freezes them
+pass of 16 real images per class move the running statistics a tenth of the way and freezes them
 there; the paper replaces them by those of the real images, and so does this file. Each class's
 gradients are the published ones; those of the synthetic images are taken for all classes in one
 ``vmap`` call where that is faster (:func:`batching_pays`), which only changes rounding. Medvedev's
@@ -70,7 +70,7 @@ GTN_SCHEDULE = (10, 10)
 class GM(synthetic.Learned):
     """Settings of gradient matching; the defaults are the published ones."""
 
-    real_batch: Annotated[int, Field(ge=1)] = 256  # images a class; in all if not per_class
+    real_batch: Annotated[int, Field(ge=1)] = 256  # images per class; in all if not per_class
     outer: Annotated[int, Field(ge=1)] | None = None  # None: by ipc, see SCHEDULE
     inner: Annotated[int, Field(ge=0)] | None = None  # epochs of the student between two matches
     student: str | None = None  # see spaces.resolve; None: students.default_student
@@ -83,14 +83,14 @@ class GM(synthetic.Learned):
     batch_classes: bool | None = None  # None: where it is faster
 
 
-def check(task: Task) -> None:
+def check(task: Task[GM]) -> None:
     """Refuse settings that do not fit each other or the data.
 
     Raises:
         SpecError: see :func:`synthetic.check`; a mean over layers of a distance that knows none.
         SpaceError: an unknown student.
     """
-    gm: GM = task.settings
+    gm = task.settings
     synthetic.check(task, PIXELS, GTN)
     if gm.layers is not None and gm.distance != "rowwise-cosine":
         wrong = f"but the distance is {gm.distance!r}"
@@ -98,18 +98,18 @@ def check(task: Task) -> None:
     students.check(task, [gm.student or students.default_student(task.dataset.shape)])
 
 
-def init(task: Task) -> State:
+def init(task: Task[GM]) -> State:
     """Noise N(0, 1), real images (C, ipc, …) or a generator."""
     return synthetic.start(task, "gm")
 
 
-def step(task: Task, state: State, k: int) -> tuple[State, float]:
+def step(task: Task[GM], state: State, k: int) -> tuple[State, float]:
     """One student's life: ``outer`` matches with ``inner`` epochs of training in between; the mean
     distance.
 
     The distance is that of a class, on average, or where ``per_class`` is false the one there is.
     """
-    gm: GM = task.settings
+    gm = task.settings
     outer, inner = schedule(gm, task.ipc)
     arch = gm.student or students.default_student(task.dataset.shape)
     net = students.student(task, arch, "gm", "student", k)
@@ -131,12 +131,12 @@ def step(task: Task, state: State, k: int) -> tuple[State, float]:
     return state, total / outer
 
 
-def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
+def finish(task: Task[GM], state: State) -> tuple[Tensor, Tensor]:
     """Images (C·ipc, …) and hard labels."""
     return synthetic.finish(task, synthetic.parameters_of(state), 1, "gm")
 
 
-def extras(task: Task, state: State) -> Extras:
+def extras(task: Task[GM], state: State) -> Extras:
     """The generator, where there is one."""
     return Extras(generator=synthetic.generator_of(task, synthetic.parameters_of(state)))
 
@@ -194,8 +194,9 @@ def class_gradients(
 
 
 def batching_pays(net: nn.Module, x: Tensor) -> bool:
-    """Whether one batched call beats a class at a time, for synthetic images ``x`` (C, ipc, …):
-    always on a GPU, and on a CPU while a class's work is small (measured with ``make bench``).
+    """Whether one batched call beats a class at a time, for synthetic images ``x`` (C, ipc, …).
+
+    Always on a GPU; on a CPU while a class's work is small (measured with ``make bench``).
     """
     return x.device.type != "cpu" or x.shape[1] * forward_flops(net, x[0, :1]) <= BATCHING_LIMIT
 
@@ -204,7 +205,7 @@ BATCHING_LIMIT = 70_000_000
 """Operations of a class's forward pass; from ``make bench``, two cores of an AMD EPYC (Zen 5)."""
 
 
-def _match(task: Task, net: nn.Module, x: Tensor, k: int, match: int) -> float:
+def _match(task: Task[GM], net: nn.Module, x: Tensor, k: int, match: int) -> float:
     """Leave the distance's gradient in ``x.grad`` and return the distance (eq. 9), that of a class
     on average.
     """
@@ -215,14 +216,14 @@ def _match(task: Task, net: nn.Module, x: Tensor, k: int, match: int) -> float:
 
 
 def _match_classes(
-    task: Task,
+    task: Task[GM],
     net: nn.Module,
     parameters: Parameters,
     x: Tensor,
     k: int,
     match: int,
 ) -> float:
-    gm: GM = task.settings
+    gm = task.settings
     layers = _layers(gm)
     transforms = [_transforms(task, k, match, c) for c in range(len(x))]
     real = _real_gradients(task, net, parameters, [of_real for of_real, _ in transforms], k, match)
@@ -248,7 +249,7 @@ def _match_classes(
 
 
 def _real_gradients(
-    task: Task,
+    task: Task[GM],
     net: nn.Module,
     parameters: Parameters,
     transforms: Sequence[augment.Transform],
@@ -266,7 +267,7 @@ def _real_gradients(
 
 
 def _match_whole(
-    task: Task,
+    task: Task[GM],
     net: nn.Module,
     parameters: Parameters,
     x: Tensor,
@@ -274,7 +275,7 @@ def _match_whole(
     match: int,
 ) -> float:
     """Not per class: one gradient on images of all classes (Medvedev 2021, Table II)."""
-    gm: GM = task.settings
+    gm = task.settings
     gradient = _gradient(net)
     of_real, of_synthetic = _transforms(task, k, match, 0)
     generator = seeds.generator(task.seed, "gm", "real", k, match)
@@ -298,7 +299,7 @@ def _layers(gm: GM) -> str:
 
 
 def _transforms(
-    task: Task,
+    task: Task[GM],
     k: int,
     match: int,
     c: int,
@@ -312,7 +313,7 @@ def _transforms(
     return transform, (transform if task.settings.siamese else augment.draw("", shape, generator))
 
 
-def _images(task: Task, parameters: Parameters, stream: tuple[object, ...]) -> Tensor:
+def _images(task: Task[GM], parameters: Parameters, stream: tuple[object, ...]) -> Tensor:
     """The synthetic images (C, ipc, …)."""
     generator = seeds.generator(task.seed, "gm", *stream)
     return synthetic.make(task).images(parameters, task.ipc, generator)
@@ -325,8 +326,8 @@ def _gradient(net: nn.Module) -> Callable[[Parameters, Tensor, Tensor], Paramete
     return grad(loss)
 
 
-def _freeze_batch_norm(task: Task, net: nn.Module, k: int, match: int) -> None:
-    """Give batch norms the statistics of 16 real images a class, and let them use those while
+def _freeze_batch_norm(task: Task[GM], net: nn.Module, k: int, match: int) -> None:
+    """Give batch norms the statistics of 16 real images per class, and let them use those while
     gradients are matched.
     """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
@@ -346,7 +347,7 @@ def _freeze_batch_norm(task: Task, net: nn.Module, k: int, match: int) -> None:
 
 
 def _train_student(
-    task: Task,
+    task: Task[GM],
     net: nn.Module,
     parameters: Parameters,
     epochs: int,
@@ -356,7 +357,7 @@ def _train_student(
     """Algorithm 1, line 9: plain SGD on the synthetic images; a GTN-rnd makes new ones for every
     epoch.
     """
-    gm: GM = task.settings
+    gm = task.settings
     seed = seeds.derive(task.seed, "gm", "student", k, match)
     augmentation = gm.augment if gm.siamese else ""
     rounds, epochs_each = (epochs, 1) if gm.synthetic == "gtn-rnd" else (min(1, epochs), epochs)
