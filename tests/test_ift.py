@@ -11,6 +11,7 @@ from proxynas.datasets import Dataset
 from proxynas.distill import students
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import ift
+from proxynas.distill.methods.ift import Series
 from proxynas.nets import convnet
 from proxynas.specs import DistillSpec
 
@@ -46,7 +47,7 @@ def test_against_the_closed_form_of_ridge_regression() -> None:
     alpha = 1 / torch.linalg.eigvalsh(hessian)[-1].item()
     errors = []
     for terms in (0, 1, 3, 10, 30, 100, 300, 1000):
-        found = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, alpha, terms)
+        found = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, Series(alpha, terms))
         errors.append(((found.x - exact).norm() / exact.norm()).item())
     assert all(later < earlier for earlier, later in pairwise(errors) if earlier > 1e-12)
     assert errors[-1] < 1e-9
@@ -63,7 +64,7 @@ def test_the_truncated_series_is_equation_7() -> None:
     outer = real[0].T @ (real[0] @ w - real[1]) + L2 * w
     mixed = torch.autograd.functional.jacobian(lambda x: x.T @ (x @ w - y), x)  # (D, B, D)
     expected = -torch.einsum("d,dbe->be", inverse @ outer, mixed)
-    found = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, alpha, terms)
+    found = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, Series(alpha, terms))
     torch.testing.assert_close(found.x, expected, rtol=1e-10, atol=1e-12)
     start, end = (
         outer.norm(),
@@ -89,7 +90,7 @@ def test_products_of_a_network_against_finite_differences() -> None:
     generator = torch.Generator().manual_seed(1)
     x, a = (torch.randn(n, 1, 8, 8, dtype=torch.float64, generator=generator) for n in (6, 9))
     y, real, alpha, h = torch.arange(6) % 3, (a, torch.arange(9) % 3), 0.1, 1e-5
-    found = ift.hypergradient(loss, parameters, x, y, real, alpha, 1)
+    found = ift.hypergradient(loss, parameters, x, y, real, Series(alpha, 1))
 
     def gradient(p: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return torch.func.grad(loss)(p, x, y)
@@ -159,17 +160,18 @@ def test_a_student_that_diverges_is_said(digits: Dataset) -> None:
 def test_a_set_that_gets_worse_is_said(digits: Dataset) -> None:
     task, _ = plan(DistillSpec(method="ift", settings=SMALL), digits)
     fine = ift.Hypergradient(2.3, torch.zeros(1), 0.5)
-    state = ift._check(task, {}, fine, 0.01, 0)
+    series = Series(0.01, 3)
+    state = ift._check(task, {}, fine, series, 0)
     for k in range(1, 5):
-        state = ift._check(task, state, fine, 0.01, k)
+        state = ift._check(task, state, fine, series, k)
     bad = replace(
         fine, loss=20.0
     )  # the running mean rises by 1.77 with the first and over ln 10 with the second
-    state = ift._check(task, state, bad, 0.01, 5)
+    state = ift._check(task, state, bad, series, 5)
     with pytest.raises(
         DivergedError, match=r"rose from 2\.3 to .*lower lr \(now 10\) or clip \(now 10\)"
     ):
-        ift._check(task, state, bad, 0.01, 6)
+        ift._check(task, state, bad, series, 6)
 
 
 def test_an_unknown_student_is_said_before_anything_runs(digits: Dataset) -> None:

@@ -17,8 +17,8 @@ from proxynas import datasets, proxyset, testing
 from proxynas.core import seeds
 from proxynas.core.errors import DivergedError, SpecError
 from proxynas.datasets import Dataset
-from proxynas.distill import implicit, linearised, studentpool
-from proxynas.distill.implicit import Pair
+from proxynas.distill import implicit, linearised, studentpool, students
+from proxynas.distill.implicit import Loop, Outer, Pair
 from proxynas.distill.linearised import LAST, Centred, Inner, Linearised, Standard
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.method import State, Task
@@ -189,10 +189,9 @@ def test_with_the_jacobian_at_hand_all_is_the_same(reparameterise: bool) -> None
     assert table.loss(u, x, y).item() == pytest.approx(inner.loss(u, x, y).item(), rel=1e-12)
     close(flat(table.gradient(u, x, y)[1]), flat(inner.gradient(u, x, y)[1]), 1e-12)
     close(flat(table.hessian_product(u, u, x, y)), flat(inner.hessian_product(u, u, x, y)), 1e-12)
+    outer, loop = Outer(real, tau, "platt"), Loop(5, 1e-3)
     usual, fast = (
-        implicit.hypergradient(
-            inner, (x, y), tau, real, "platt", steps=(5, 5), rates=(1e-3, 1e-3), tabulate=tabulate
-        )
+        implicit.hypergradient(inner, (x, y), outer, (loop, loop), tabulate=tabulate)
         for tabulate in (False, True)
     )
     assert fast.loss == pytest.approx(usual.loss, rel=1e-10)
@@ -255,7 +254,7 @@ def test_the_hypergradient_against_solving_the_inner_problem_again(
         1e-5,
     )
     best = converged(inner, x, y, inner.initial())
-    _, g, direct = implicit.outer_gradients(inner, best, (x, y), tau, real, kind)
+    _, g, direct = implicit.outer_gradients(inner, best, (x, y), Outer(real, tau, kind))
     v = shaped(torch.linalg.solve(hessian(inner, best, x, y), flat(g)), best)
     turned = implicit.implicit_gradient(inner, best, v, (x, y))
 
@@ -287,7 +286,7 @@ def test_real_images_in_chunks(dynamics: type, reparameterise: bool) -> None:
     inner, (synthetic, real), tau = problem(dynamics, reparameterise), data(), torch.tensor(0.3)
     u = plus(inner.initial(), like(inner.initial(), 5), 0.3)
     whole, parts = (
-        implicit.outer_gradients(inner, u, synthetic, tau, real, "platt", None, chunk)
+        implicit.outer_gradients(inner, u, synthetic, Outer(real, tau, "platt", chunk))
         for chunk in (None, 4)
     )
     assert parts[0] == pytest.approx(whole[0], rel=1e-12)
@@ -317,12 +316,11 @@ def test_both_loops_end_at_the_exact_hypergradient() -> None:
     inner, ((x, y), real), tau = problem(Linearised, True), data(), torch.tensor(0.0)
     inner = replace(inner, l2=0.2)
     best = converged(inner, x, y, inner.initial())
-    _, g, direct = implicit.outer_gradients(inner, best, (x, y), tau, real, "platt")
+    outer = Outer(real, tau, "platt")
+    _, g, direct = implicit.outer_gradients(inner, best, (x, y), outer)
     v = shaped(torch.linalg.solve(hessian(inner, best, x, y), flat(g)), best)
     wanted = implicit.implicit_gradient(inner, best, v, (x, y))
-    found = implicit.hypergradient(
-        inner, (x, y), tau, real, "platt", steps=(300, 300), rates=(0.01, 0.002)
-    )
+    found = implicit.hypergradient(inner, (x, y), outer, (Loop(300, 0.01), Loop(300, 0.002)))
     assert len(found.inner_losses) == len(found.inverse_losses) == 300
     assert implicit.decreases(found.inverse_losses[:20])
     close(found.direct[0], direct[0], 1e-2)
@@ -334,9 +332,8 @@ def test_without_steps_it_is_kernel_ridge_regression() -> None:
     """n_inner = n_Hinv = 0 and squares: the objective of FRePo (Zhou 2022), written anew."""
     net, ((x, y), (inputs, labels)) = network(), data()
     inner = problem(Linearised, True)
-    found = implicit.hypergradient(
-        inner, (x, y), torch.tensor(0.0), (inputs, labels), "mse", steps=(0, 0), rates=(1.0, 1.0)
-    )
+    outer = Outer((inputs, labels), torch.tensor(0.0), "mse")
+    found = implicit.hypergradient(inner, (x, y), outer, (Loop(0, 1.0), Loop(0, 1.0)))
     x, y = x.requires_grad_(), y.requires_grad_()
     seen, asked = (net.features(images).flatten(1) for images in (x, inputs))
     weights = torch.linalg.inv(seen @ seen.T + L2 * N * torch.eye(N)) @ y
@@ -359,7 +356,7 @@ def test_gradients_through_a_part_are_unbiased(dynamics: type, reparameterise: b
     u, v = plus(inner.initial(), like(inner.initial(), 5), 0.3), like(inner.initial(), 9)
 
     def every(keep: Tensor | None) -> list[Tensor]:
-        _, g, direct = implicit.outer_gradients(inner, u, (x, y), tau, real, "platt", keep)
+        _, g, direct = implicit.outer_gradients(inner, u, (x, y), Outer(real, tau, "platt"), keep)
         loss, own = inner.gradient(u, x, y, keep)
         product = inner.hessian_product(u, v, x, y, keep)
         turned = implicit.implicit_gradient(inner, u, v, (x, y), keep)
@@ -384,8 +381,8 @@ def test_the_draws_of_a_part_are_uniform(digits: Dataset) -> None:
 
 def test_nothing_of_a_loop_is_kept_to_differentiate() -> None:
     inner, (synthetic, _) = problem(Centred, True), data()
-    u, _ = implicit.solve_inner(inner, synthetic, 3, 0.01)
-    v, _ = implicit.solve_inverse(inner, u, like(u, 5), synthetic, 3, 0.01)
+    u, _ = implicit.solve_inner(inner, synthetic, Loop(3, 0.01))
+    v, _ = implicit.solve_inverse(inner, u, like(u, 5), synthetic, Loop(3, 0.01))
     assert not any(value.requires_grad for value in (*u.values(), *v.values()))
 
 
@@ -475,10 +472,12 @@ def test_rates_are_found_where_both_losses_fall(digits: Dataset) -> None:
     assert rates[1] > rcig.START_RATES[1]
     student = studentpool.member(task, STUDENT, state, 0).student
     inner, synthetic = rcig.inner_problem(task, student), rcig._training_set(task, state)
-    assert implicit.decreases(implicit.solve_inner(inner, synthetic, 6, rates[0])[1])
-    assert not implicit.decreases(
-        implicit.solve_inner(inner, synthetic, 6, rates[0] / 0.7 * 1.2)[1]
-    )
+
+    def decreases(rate: float) -> bool:
+        return implicit.decreases(implicit.solve_inner(inner, synthetic, Loop(6, rate))[1])
+
+    assert decreases(rates[0])
+    assert not decreases(rates[0] / 0.7 * 1.2)
 
 
 @pytest.mark.parametrize(
@@ -591,7 +590,7 @@ def test_a_student_is_trained_as_an_ordinary_network(digits: Dataset) -> None:
         features = member.student.body(member.student.parameters, x)
         return (features @ member.student.last.T - y).square().sum().item()
 
-    trained = {**state, **studentpool.train_member(state, taken, x, y, steps=50, lr=1e-2, life=100)}
+    trained = {**state, **studentpool.train_member(state, taken, (x, y), steps=50, lr=1e-2, life=100)}
     assert error(studentpool.member(task, STUDENT, trained, 1)) < 0.1 * error(taken)
     assert error(studentpool.member(task, STUDENT, trained, 0)) == pytest.approx(
         error(studentpool.member(task, STUDENT, state, 0))
@@ -639,7 +638,7 @@ def test_the_gradient_of_mirrored_images(digits: Dataset) -> None:
     assert torch.equal(x[10:], state["x.value"].flip(-1))
     assert torch.equal(y[10:], state["y.value"])
     weights = some(*x.shape, seed=1), some(*y.shape, seed=2)
-    back = rcig._gradient_in_set(task, weights)
+    back = rcig._view(task).pull_back(weights)
     change = some(*state["x.value"].shape, seed=3), some(*state["y.value"].shape, seed=4)
     moved = rcig._training_set(task, {**state, "x.value": change[0], "y.value": change[1]})
     for place in range(2):
@@ -659,10 +658,10 @@ def test_labels_and_temperature_are_learned(digits: Dataset) -> None:
 
 def test_mirrors_and_parts_by_size(digits: Dataset) -> None:
     colour = replace(digits, train=replace(digits.train, x=digits.train.x.expand(-1, 3, -1, -1)))
-    assert [rcig._training_size(planned(data, ipc=5)) for data in (digits, colour)] == [50, 100]
-    assert rcig._subset_size(planned(colour, ipc=5)) is None
+    assert [len(rcig._view(planned(data, ipc=5))) for data in (digits, colour)] == [50, 100]
+    assert rcig._view(planned(colour, ipc=5)).subset is None
     many = replace(planned(colour), ipc=101)  # 1010 images
-    assert (rcig._training_size(many), rcig._subset_size(many)) == (1010, 1000)
+    assert (len(rcig._view(many)), rcig._view(many).subset) == (1010, 1000)
 
 
 def test_default_students() -> None:
@@ -675,8 +674,8 @@ def test_default_students() -> None:
         (3, 128, 128): "D5-W128-none-relu",
     }
     for shape, name in wanted.items():
-        assert rcig.default_student(shape) == f"doubling-convnet:{name}"
-    assert rcig.default_student((2,)) == "evaluation-nets:mlp"
+        assert students.doubling_student(shape) == f"doubling-convnet:{name}"
+    assert students.doubling_student((2,)) == "evaluation-nets:mlp"
 
 
 @pytest.mark.parametrize(("side", "l2"), [(28, 5e-4), (32, 5e-4), (64, 5e-3), (128, 5e-2)])

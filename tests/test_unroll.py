@@ -17,6 +17,7 @@ from proxynas.datasets import Dataset
 from proxynas.distill import students, tracing
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import unroll
+from proxynas.distill.methods.unroll import InnerTraining
 from proxynas.nets import convnet
 from proxynas.specs import DistillSpec
 
@@ -61,7 +62,7 @@ def test_against_higher(batches: int, segment: int | None) -> None:
     """The gradients in images and learning rates are those of an independent implementation, to 1e-5."""
     net, (x, y, rates, real) = tiny(), problem(batches, 6)
     start, loss = students.student_loss([net])
-    found = unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM, segment)
+    found = unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real, segment)
     x, rates = x.clone().requires_grad_(), rates.clone().requires_grad_()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=MOMENTUM)
     with higher.innerloop_ctx(net, optimizer, override={"lr": [rates[0]]}) as (
@@ -83,9 +84,9 @@ def test_against_finite_differences() -> None:
     start, loss = students.student_loss([tiny()])
 
     def value(x: Tensor, rates: Tensor) -> float:
-        return unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM).loss
+        return unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real).loss
 
-    found = unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM)
+    found = unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real)
     generator, h = torch.Generator().manual_seed(4), 1e-5
     for _ in range(5):
         along, across = (
@@ -101,8 +102,8 @@ def test_against_finite_differences() -> None:
 def test_segments_only_change_rounding(segment: int) -> None:
     x, y, rates, real = problem(1, 7)
     start, loss = students.student_loss([tiny()])
-    whole = unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM)
-    parts = unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM, segment)
+    whole = unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real)
+    parts = unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real, segment)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
     assert relative(parts.x, whole.x) < 1e-10
     assert relative(parts.rates, whole.rates) < 1e-10
@@ -135,7 +136,7 @@ def test_segments_hold_less_memory() -> None:
     most = {}
     for segment in (None, 4, 1):
         with Live() as live:
-            unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM, segment)
+            unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real, segment)
         most[segment] = live.most
     assert most[4] < 0.5 * most[None]
     assert most[1] < most[4]
@@ -144,11 +145,11 @@ def test_segments_hold_less_memory() -> None:
 def test_stacked_students_are_the_sum_of_single_ones() -> None:
     nets, (x, y, rates, real) = [tiny(seed) for seed in range(3)], problem(1, 3)
     start, loss = students.student_loss(nets)
-    together = unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM)
+    together = unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real)
     each = []
     for net in nets:
         start, loss = students.student_loss([net])
-        each.append(unroll.hypergradient(loss, start, x, y, rates, real, MOMENTUM))
+        each.append(unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real))
     assert together.loss == pytest.approx(sum(one.loss for one in each), rel=1e-10)
     assert relative(together.x, torch.stack([one.x for one in each]).sum(0)) < 1e-10
 
@@ -171,7 +172,7 @@ def test_recorded_students_are_the_stacked_ones(arch: str) -> None:
     for each in (None, forward):
         start, loss = students.student_loss(nets, each)
         real = data.train.x[:9], data.train.y[:9]
-        found.append(unroll.hypergradient(loss, start, x, y, torch.full((6,), 0.3), real, MOMENTUM))
+        found.append(unroll.hypergradient(loss, start, InnerTraining(x, y, torch.full((6,), 0.3), MOMENTUM), real))
     assert found[0].loss == pytest.approx(found[1].loss, rel=1e-6)
     assert relative(found[1].x, found[0].x) < 1e-5
     assert relative(found[1].rates, found[0].rates) < 1e-5
@@ -211,7 +212,7 @@ def test_the_momentum_of_a_step(momentum: float) -> None:
     start, loss = students.student_loss([net])
     velocity = {name: torch.zeros_like(p) for name, p in start.items()}
     with torch.no_grad():
-        end, _ = unroll._run(loss, (start, velocity), x, y, rates, momentum, range(4))
+        end, _ = unroll._train(loss, (start, velocity), InnerTraining(x, y, rates, momentum), range(4))
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0, momentum=momentum)
     for n in range(4):
         optimizer.param_groups[0]["lr"] = rates[n].item()
@@ -237,10 +238,8 @@ def test_a_step_is_the_mean_over_students_and_architectures(digits: Dataset) -> 
             for r in range(2):
                 net = students.student(task, arch, "unroll", "student", 0, arch, r)
                 start, loss = students.student_loss([net])
-                rates = torch.full((4,), 0.02)
-                expected += (
-                    unroll.hypergradient(loss, start, x, torch.arange(10), rates, real, 0.5).x / 4
-                )
+                inner = InnerTraining(x, torch.arange(10), torch.full((4,), 0.02), 0.5)
+                expected += unroll.hypergradient(loss, start, inner, real).x / 4
         moved, _ = unroll.step(task, state, 0)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -327,7 +326,7 @@ def test_without_an_order_there_is_no_curriculum(digits: Dataset) -> None:
 @pytest.mark.parametrize(
     ("own", "said"),
     [
-        ({"ic": 3}, "ic must divide ipc, the images a class of all batches, which is 2, but got 3"),
+        ({"ic": 3}, "ic must divide ipc, the images per class, which is 2, but got 3"),
         ({"ic": 2, "inner": 5}, "ic must divide inner, the student's steps, which is 5, but got 2"),
         ({"ic": 2, "synthetic": "gtn-rnd"}, "ic must be 1 with synthetic = 'gtn-rnd'"),
         ({"optimizer": "adam"}, "optimizer = 'adam' needs lr too"),
