@@ -158,8 +158,8 @@ def test_segments_give_the_same_set_to_rounding(double: Dataset) -> None:
 
 @pytest.mark.parametrize("log", [True, False])
 def test_a_round_is_algorithm_1(double: Dataset, log: bool) -> None:
-    """Written again without the training loop: SGD 0.02, momentum 0.9, decay 5e-4, a tenth from half of the epochs on;
-    all six images are in the batch.
+    """Written again without the training loop: SGD 0.02, momentum 0.9, decay 5e-4, a tenth from
+    half of the epochs on; all six images are in the batch.
     """
     task = task_of(double, student="D1-W32-sigmoid-none-avgpooling", log=log, momentum=0.5)
     start = apm.init(task)
@@ -230,7 +230,9 @@ def test_a_reused_student_meets_a_batch_of_its_own_every_round(toy: Dataset) -> 
 
 
 def test_the_student_may_have_batches(toy: Dataset) -> None:
-    """Seven passes over six images in batches of four are two updates each; the checkpoints are after 2, 4 and 6."""
+    """Seven passes over six images in batches of four are two updates each; the checkpoints are
+    after 2, 4 and 6.
+    """
     task = task_of(toy, student_batch=4, epochs=7)
     nets = apm._train_student(task, apm._expert(task, 0), apm.init(task)["x"], 0)
     assert len(nets) == 3
@@ -430,8 +432,15 @@ def test_what_experts_cost_is_counted_also_where_they_were_found(
         )
         assert (shared["about"]["count"], len(shared["about"]["val_accuracy"])) == (2, 2)
     columns = ("source", "arch", "seed", "seconds")
-    paid = ledger(pd.DataFrame([("proxy", "a", 0, 1.0)], columns=columns), {}, None, distill=told, device="cpu",
-                  proxy_bytes=1, real_bytes=1)  # fmt: skip
+    paid = ledger(
+        pd.DataFrame([("proxy", "a", 0, 1.0)], columns=columns),
+        {},
+        None,
+        distill=told,
+        device="cpu",
+        proxy_bytes=1,
+        real_bytes=1,
+    )
     assert (paid.distill_s, paid.distill_core_s) == (told["seconds"], told["core_seconds"])
 
 

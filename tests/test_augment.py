@@ -27,7 +27,7 @@ def drawn(
 
 @pytest.mark.parametrize("op", augment.OPS)
 def test_shared_parameters_treat_all_images_alike(op: str) -> None:
-    """Siamese: one draw does to each image what it does to it alone, whatever else is in the batch."""
+    """Siamese: one draw does to each image what it does to it alone, whatever the batch."""
     x = images(5)
     for seed in range(4):
         transform = drawn(op, seed)
@@ -79,7 +79,9 @@ def test_operations_by_hand() -> None:
 
 
 def test_a_rotation_keeps_the_centre_and_lengths() -> None:
-    """A point a quarter of the height right of the centre turns by at most 15 degrees, also in a wide image."""
+    """A point a quarter of the height right of the centre turns by at most 15 degrees, also in a
+    wide image.
+    """
     y, x = torch.meshgrid(torch.arange(32.0) - 15.5, torch.arange(64.0) - 31.5, indexing="ij")
     spot = torch.exp(-((x - 8) ** 2 + y**2) / 4)[None, None].double()
     for seed in range(5):
@@ -207,7 +209,9 @@ def test_a_rotation_of_zhao2021_is_scipys(degrees: float) -> None:
 
 
 def test_zhao2021_draws_an_operation_for_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third each is shifted, scaled and turned within the published ranges, and filled with the published values."""
+    """A third each is shifted, scaled and turned within the published ranges, and filled with the
+    published values.
+    """
     places, drawn_values = augment.zhao2021_places, []
 
     def watched(*values: Tensor) -> Tensor:

@@ -93,14 +93,18 @@ def features(n: int, seed: int, d: int = 3) -> Tensor:
 
 
 def test_herding_by_hand() -> None:
-    """On a line, with the mean 2: first the point nearest to 2, then what keeps their mean nearest to 2."""
+    """On a line, with the mean 2: first the point nearest to 2, then what keeps their mean nearest
+    to 2.
+    """
     points = torch.tensor([[0.0], [1.9], [2.3], [3.8]], dtype=torch.float64)  # mean 2
     assert coreset.herd(points, 4).tolist() == [1, 2, 0, 3]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_herding_keeps_the_mean(seed: int) -> None:
-    """Each choice is the best of those left, all together have the mean, and a few have it better than random ones."""
+    """Each choice is the best of those left, all together have the mean, and a few have it better
+    than random ones.
+    """
     points = features(40, seed)
     chosen, mean = coreset.herd(points, 40).tolist(), points.mean(0)
     for size in range(1, 41):
@@ -125,7 +129,9 @@ def radius(points: Tensor, centers: list[int]) -> float:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_k_center_against_brute_force(n: int, seed: int) -> None:
-    """Its radius is at most twice that of the best choice (Gonzalez 1985), and a plain loop chooses the same."""
+    """Its radius is at most twice that of the best choice (Gonzalez 1985), and a plain loop chooses
+    the same.
+    """
     points = features(12, seed, d=2)
     chosen = coreset.farthest_first(points, n).tolist()
     assert radius(points, chosen) <= 2 * min(
@@ -151,7 +157,9 @@ def test_k_center_chooses_equal_points_once_each() -> None:
 
 @pytest.mark.parametrize("batch_size", [7, 20])
 def test_forgetting_against_a_loop(batch_size: int) -> None:
-    """Toneva 2019, Algorithm 1, written out with plain SGD; noise as data, so that much is forgotten."""
+    """Toneva 2019, Algorithm 1, written out with plain SGD; noise as data, so that much is
+    forgotten.
+    """
     x, y = features(20, 0).float(), torch.arange(20) % 2
     recipe = training.Recipe(
         updates=60, batch_size=batch_size, lr=0.3, momentum=0.0, weight_decay=0.0

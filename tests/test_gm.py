@@ -76,7 +76,9 @@ def test_the_gradient_of_the_distance_against_finite_differences(kind: str) -> N
 
 
 def test_the_distance_by_hand() -> None:
-    """One class, one 2×2 weight: a parallel row counts 0, an opposite one 2, a bias nothing (eq. 10); elsewhere all."""
+    """One class, one 2×2 weight: a parallel row counts 0, an opposite one 2, a bias nothing (eq.
+    10); elsewhere all.
+    """
     a = {"weight": torch.tensor([[[1.0, 2.0], [1.0, 0.0]]]), "bias": torch.tensor([[5.0, 5.0]])}
     b = {"weight": torch.tensor([[[2.0, 4.0], [-3.0, 0.0]]]), "bias": torch.tensor([[-5.0, 1.0]])}
     assert gm.distance(a, b, "rowwise-cosine").item() == pytest.approx(2.0, abs=1e-5)
@@ -149,7 +151,9 @@ def test_batched_and_one_by_one_steps_agree(digits: Dataset) -> None:
 
 
 def test_one_step_is_the_published_algorithm(digits: Dataset) -> None:
-    """Written again with autograd alone, a class at a time: SGD 0.1, momentum 0.5, the sum over classes."""
+    """Written again with autograd alone, a class at a time: SGD 0.1, momentum 0.5, the sum over
+    classes.
+    """
     task, _ = plan(
         DistillSpec(settings={**SMALL, "real_batch": 200}), digits
     )  # all the real images: nothing is drawn

@@ -20,13 +20,17 @@ L2 = 0.5
 
 
 def ridge_loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Half the squared error of ``x @ w`` and half of L2 · ‖w‖², the sum over rows; x (B, D), y (B,)."""
+    """Half the squared error of ``x @ w`` and half of L2 · ‖w‖², the sum over rows; x (B, D), y
+    (B,).
+    """
     w = parameters["w"]
     return 0.5 * (x @ w - y).square().sum() + 0.5 * L2 * w.square().sum()
 
 
 def ridge() -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
-    """Synthetic rows, their targets, real data, the weights that ridge regression finds, and the exact gradient."""
+    """Synthetic rows, their targets, real data, the weights that ridge regression finds, and the
+    exact gradient.
+    """
     generator = torch.Generator().manual_seed(0)
     x, y, a, b = (
         torch.randn(*size, dtype=torch.float64, generator=generator)
@@ -75,7 +79,7 @@ def test_the_truncated_series_is_equation_7() -> None:
 
 
 def test_products_of_a_network_against_finite_differences() -> None:
-    """One term: −α · p · ∂²L/∂θ∂x with p = (2I − αH) v, by differences of the gradient in float64."""
+    """One term: −α · p · ∂²L/∂θ∂x with p = (2I − αH) v, by differences in float64."""
     with seeds.seeded(0):
         net = convnet.make(
             (1, 8, 8),

@@ -20,8 +20,18 @@ POOL = {"what": "experts", "key": "abc", "seconds": 60.0, "core_seconds": 80.0}
 
 def made(seed: int, n: int = 4, **told: Any) -> ProxySet:
     generator = torch.Generator().manual_seed(seed)
-    provenance = {"method": "apm", "ipc": n // 2, "seed": seed, "data": "toy", "fingerprint": "f", "steps": 5,
-                  "seconds": 70.0, "core_seconds": 90.0, "peak_mib": 100.0 + seed, "losses": [1.0]}  # fmt: skip
+    provenance = {
+        "method": "apm",
+        "ipc": n // 2,
+        "seed": seed,
+        "data": "toy",
+        "fingerprint": "f",
+        "steps": 5,
+        "seconds": 70.0,
+        "core_seconds": 90.0,
+        "peak_mib": 100.0 + seed,
+        "losses": [1.0],
+    }
     return ProxySet(
         torch.randn(n, 1, 3, 3, generator=generator),
         torch.randn(n, 2, generator=generator),

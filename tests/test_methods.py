@@ -1,4 +1,6 @@
-"""The contract of :mod:`proxynas.testing` for every method on every synthetic set: a new method adds its rows here."""
+"""The contract of :mod:`proxynas.testing` for every method on every synthetic set: a new method
+adds its rows here.
+"""
 
 from collections.abc import Callable
 from dataclasses import fields, replace

@@ -1,4 +1,6 @@
-"""The networks that proxy sets are evaluated with: shapes, parameters counted by hand, batches of replicas."""
+"""The networks that proxy sets are evaluated with: shapes, parameters counted by hand, batches of
+replicas.
+"""
 
 from collections.abc import Callable
 from math import prod

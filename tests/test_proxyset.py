@@ -83,7 +83,7 @@ def test_whitening_survives_and_must_fit(
     proxyset.check(read, white)
     with pytest.raises(
         ProxyFileError,
-        match=r"whitened by --zca 0\.1, but the data are images that are not whitened; give --zca 0\.1",
+        match=r"by --zca 0\.1, but the data are images that are not whitened; give --zca 0\.1",
     ):
         proxyset.check(read, digits)
     with pytest.raises(ProxyFileError, match="leave --zca out"):

@@ -30,8 +30,14 @@ from proxynas.specs import DistillSpec
 N, CLASSES, L2 = 6, 3, 0.02
 STUDENT = "doubling-convnet:D1-W4-none-softplus"
 SMALL: dict[str, Any] = {
-    "student": STUDENT, "real_batch": 20, "n_inner": 2, "n_hinv": 2, "inner_lr": 1e-3, "hinv_lr": 1e-3, "pool": 2,
-}  # fmt: skip
+    "student": STUDENT,
+    "real_batch": 20,
+    "n_inner": 2,
+    "n_hinv": 2,
+    "inner_lr": 1e-3,
+    "hinv_lr": 1e-3,
+    "pool": 2,
+}
 KINDS = [(Linearised, True), (Linearised, False), (Centred, True), (Standard, False)]
 NAMES = ["rcig", "cig", "rig", "vig"]
 
@@ -89,7 +95,7 @@ def close(found: Tensor, wanted: Tensor, rtol: float) -> None:
     assert (found - wanted).norm() <= rtol * wanted.norm()
 
 
-# -- the inner problem ------------------------------------------------------------------------------------------------
+# -- the inner problem -----------------------------------------------------------------------------
 
 
 def test_the_linearised_output_is_the_first_order_taylor_expansion() -> None:
@@ -213,7 +219,7 @@ def test_the_best_last_layer_is_what_plain_training_ends_at() -> None:
     assert plain.gradient({**u, LAST: last}, x, y)[1][LAST].abs().max() < 1e-12
 
 
-# -- the hypergradient ------------------------------------------------------------------------------------------------
+# -- the hypergradient -----------------------------------------------------------------------------
 
 
 def hessian(inner: Inner, u: Parameters, x: Tensor, y: Tensor) -> Tensor:
@@ -226,7 +232,9 @@ def hessian(inner: Inner, u: Parameters, x: Tensor, y: Tensor) -> Tensor:
 
 
 def converged(inner: Inner, x: Tensor, y: Tensor, start: Parameters) -> Parameters:
-    """A minimum by Newton's method, far beyond what the test asks for: downhill first, where the loss is not convex."""
+    """A minimum by Newton's method, far beyond what the test asks for: downhill first, where the
+    loss is not convex.
+    """
     u = start
     for _ in range(100):
         loss, g = inner.gradient(u, x, y)
@@ -401,7 +409,7 @@ def test_a_change_of_the_solved_last_layer_is_not_stationary() -> None:
     torch.testing.assert_close(slope, -L2 * N * inner.last_layer(best, x, y))
 
 
-# -- optimisers and rates ---------------------------------------------------------------------------------------------
+# -- optimisers and rates --------------------------------------------------------------------------
 
 
 def test_adabelief_is_its_papers_formula() -> None:
@@ -544,7 +552,7 @@ def test_golden_losses(name: str, digits: Dataset) -> None:
     assert losses == pytest.approx(wanted, rel=1e-3)
 
 
-# -- the method -------------------------------------------------------------------------------------------------------
+# -- the method ------------------------------------------------------------------------------------
 
 
 def planned(dataset: Dataset, ipc: int = 1, **own: Any) -> Task:
@@ -590,7 +598,8 @@ def test_a_student_is_trained_as_an_ordinary_network(digits: Dataset) -> None:
         features = member.student.body(member.student.parameters, x)
         return (features @ member.student.last.T - y).square().sum().item()
 
-    trained = {**state, **studentpool.train_member(state, taken, (x, y), steps=50, lr=1e-2, life=100)}
+    pool = studentpool.train_member(state, taken, (x, y), steps=50, lr=1e-2, life=100)
+    trained = {**state, **pool}
     assert error(studentpool.member(task, STUDENT, trained, 1)) < 0.1 * error(taken)
     assert error(studentpool.member(task, STUDENT, trained, 0)) == pytest.approx(
         error(studentpool.member(task, STUDENT, state, 0))

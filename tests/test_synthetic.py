@@ -34,7 +34,9 @@ def fresh(k: int = 8, shape: tuple[int, ...] = (1, 8, 8), classes: int = 3) -> d
     ("k", "published"), [(64, 1.640e6), (32, 449.7e3 - 500 * 64), (128, 6.533e6 - 500 * 64)]
 )
 def test_the_generator_has_the_published_size(k: int, published: float) -> None:
-    """Medvedev 2021, Tables I and III: parameters on MNIST, GTN-lrn's counted without its input of ipc · 10 · 64."""
+    """Medvedev 2021, Tables I and III: parameters on MNIST, GTN-lrn's counted without its input of
+    ipc · 10 · 64.
+    """
     found = sum(p.numel() for p in Generator((1, 28, 28), 10, k).parameters())
     assert found == pytest.approx(published, rel=1e-3)
 
@@ -77,7 +79,7 @@ def test_pulling_back_is_the_gradient_through_the_generator() -> None:
 
 @pytest.mark.parametrize("kind", ["gtn-lrn", "gtn-rnd"])
 def test_a_gm_step_through_a_generator_is_the_algorithm(kind: str, digits: Dataset) -> None:
-    """One match written with autograd alone: mean over layers and classes, clip to 10, Adam 0.01."""
+    """One match by autograd alone: mean over layers and classes, clip to 10, Adam 0.01."""
     own = {
         **SMALL,
         "synthetic": kind,
@@ -153,7 +155,9 @@ def test_the_whole_distance_is_matched_where_it_is_not_per_class(digits: Dataset
 
 
 def test_siamese_augmentation_is_the_same_for_real_and_synthetic(digits: Dataset) -> None:
-    """Synthetic images that are the real ones have no distance to them; without ``siamese`` they do."""
+    """Synthetic images that are the real ones have no distance to them; without ``siamese`` they
+    do.
+    """
     n = min(digits.class_counts())
     x = torch.stack(
         [digits.train.x[digits.train.y == c][:n] for c in range(10)]
@@ -166,9 +170,13 @@ def test_siamese_augmentation_is_the_same_for_real_and_synthetic(digits: Dataset
         (False, True, False),
     ):
         own = {
-            "student": STUDENT, "real_batch": 10**6, "outer": 1, "augment": "crop+scale+rotate+cutout",
-            "siamese": siamese, "per_class": per_class,
-        }  # fmt: skip
+            "student": STUDENT,
+            "real_batch": 10**6,
+            "outer": 1,
+            "augment": "crop+scale+rotate+cutout",
+            "siamese": siamese,
+            "per_class": per_class,
+        }
         task, _ = plan(DistillSpec(ipc=n, settings=own), same)
         _, told = gm.step(task, {"synthetic.x": x}, 0)
         assert (told < 1e-3) == expected, (siamese, per_class, told)
@@ -270,7 +278,7 @@ def test_a_curriculum_is_saved(generated: ProxySet, tmp_path: Path) -> None:
 
 
 def test_a_curriculum_decides_what_is_seen_and_how_fast(digits: Dataset) -> None:
-    """Losses with it, fused and not, are those of a plain loop; past its end it goes round again."""
+    """Losses with it, fused and not, are those of a plain loop; past its end it starts again."""
     order, rates = torch.tensor([[0, 1, 2], [3, 4, 5]]), torch.tensor([0.2, 0.05])
     recipe = training.Recipe(updates=5, lr=123.0, schedule="step", momentum=0.0, weight_decay=0.0)
     nets, other = ([_net(r) for r in range(3)] for _ in "ab")
@@ -351,7 +359,9 @@ def test_ways_to_go_on_past_the_distilled_steps() -> None:
 
 
 def test_the_first_strategy_has_rates_of_its_own() -> None:
-    """Ten epochs, each 1.1 times as fast as the one before, then 0.95 times; the learned rates are not used."""
+    """Ten epochs, each 1.1 times as fast as the one before, then 0.95 times; the learned rates are
+    not used.
+    """
     order = torch.tensor([[0], [1]]).repeat(5, 1)  # five epochs of two steps
     curriculum = Curriculum(order, torch.linspace(1, 2, 10))
     assert curriculum.epoch == 2

@@ -59,7 +59,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("segment", [None, 1, 2])
 @pytest.mark.parametrize("batches", [1, 3])
 def test_against_higher(batches: int, segment: int | None) -> None:
-    """The gradients in images and learning rates are those of an independent implementation, to 1e-5."""
+    """The gradients in images and learning rates are those of an independent implementation, to
+    1e-5.
+    """
     net, (x, y, rates, real) = tiny(), problem(batches, 6)
     start, loss = students.student_loss([net])
     found = unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real, segment)
@@ -110,7 +112,9 @@ def test_segments_only_change_rounding(segment: int) -> None:
 
 
 class Live(TorchDispatchMode):
-    """The most bytes that lay in tensors made inside of the block at once, looked at every 20 operations."""
+    """The most bytes that lay in tensors made inside of the block at once, looked at every 20
+    operations.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +160,9 @@ def test_stacked_students_are_the_sum_of_single_ones() -> None:
 
 @pytest.mark.parametrize("arch", ["L1-relu", "L4x10-relu", "L2x5-tanh"])
 def test_recorded_students_are_the_stacked_ones(arch: str) -> None:
-    """Losses and hypergradients are equal to rounding, for the batch size of the record and for others."""
+    """Losses and hypergradients are equal to rounding, for the batch size of the record and for
+    others.
+    """
     data = datasets.load_for(DistillSpec(data="moons"))
     task, _ = plan(
         DistillSpec(
@@ -172,7 +178,8 @@ def test_recorded_students_are_the_stacked_ones(arch: str) -> None:
     for each in (None, forward):
         start, loss = students.student_loss(nets, each)
         real = data.train.x[:9], data.train.y[:9]
-        found.append(unroll.hypergradient(loss, start, InnerTraining(x, y, torch.full((6,), 0.3), MOMENTUM), real))
+        inner = InnerTraining(x, y, torch.full((6,), 0.3), MOMENTUM)
+        found.append(unroll.hypergradient(loss, start, inner, real))
     assert found[0].loss == pytest.approx(found[1].loss, rel=1e-6)
     assert relative(found[1].x, found[0].x) < 1e-5
     assert relative(found[1].rates, found[0].rates) < 1e-5
@@ -211,8 +218,9 @@ def test_the_momentum_of_a_step(momentum: float) -> None:
     net, (x, y, rates, _) = tiny(), problem(2, 4)
     start, loss = students.student_loss([net])
     velocity = {name: torch.zeros_like(p) for name, p in start.items()}
+    inner = InnerTraining(x, y, rates, momentum)
     with torch.no_grad():
-        end, _ = unroll._train(loss, (start, velocity), InnerTraining(x, y, rates, momentum), range(4))
+        end, _ = unroll._train(loss, (start, velocity), inner, range(4))
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0, momentum=momentum)
     for n in range(4):
         optimizer.param_groups[0]["lr"] = rates[n].item()
@@ -224,7 +232,9 @@ def test_the_momentum_of_a_step(momentum: float) -> None:
 
 
 def test_a_step_is_the_mean_over_students_and_architectures(digits: Dataset) -> None:
-    """With SGD without momentum or clipping the set moves by −lr times the mean of the students' hypergradients."""
+    """With SGD without momentum or clipping the set moves by −lr times the mean of the students'
+    hypergradients.
+    """
     digits = replace(digits, train=replace(digits.train, x=digits.train.x.double()))
     archs = ["D1-W32-sigmoid-none-avgpooling", "D1-W32-sigmoid-none-none"]
     own = {**SMALL, "students": archs, "replicas": 2, "lr": 0.3, "momentum": 0.0, "clip": 1e9}
@@ -250,7 +260,9 @@ def test_a_step_is_the_mean_over_students_and_architectures(digits: Dataset) -> 
 
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_a_student_with_batch_norm(replicas: int, digits: Dataset) -> None:
-    """It uses the statistics of the batch, single or stacked, and a step leaves nothing of it behind."""
+    """It uses the statistics of the batch, single or stacked, and a step leaves nothing of it
+    behind.
+    """
     own = {**SMALL, "students": ["D1-W32-relu-batchnorm-avgpooling"], "replicas": replicas}
     one, two = (distill(DistillSpec(method="unroll", steps=2, settings=own), digits) for _ in "ab")
     assert torch.equal(one.x, two.x)
