@@ -56,12 +56,12 @@ def test_all_are_registered() -> None:
 
 @pytest.mark.parametrize("name", CHEAP)
 def test_chosen_are_real_images_of_their_class_each_once(name: str, small: Dataset) -> None:
-    made = distill(DistillSpec(method=name, ipc=3, settings=CHEAP[name]), small)
-    rows = rows_of(made.x, small)
+    proxy = distill(DistillSpec(method=name, ipc=3, settings=CHEAP[name]), small)
+    rows = rows_of(proxy.x, small)
     assert len(set(rows)) == 30
     assert (
         small.train.y[rows].tolist()
-        == made.y.tolist()
+        == proxy.y.tolist()
         == class_labels(10, 3, torch.device("cpu")).tolist()
     )
 
@@ -82,9 +82,9 @@ def test_the_seed_decides_and_the_test_split_does_not(name: str, small: Dataset)
 @pytest.mark.parametrize("name", CHEAP)
 def test_tables(name: str) -> None:
     moons = datasets.load("moons")
-    made = distill(DistillSpec(method=name, ipc=5, settings=CHEAP[name]), moons)
-    assert made.x.shape == (10, 2)
-    rows = rows_of(made.x, moons)
+    proxy = distill(DistillSpec(method=name, ipc=5, settings=CHEAP[name]), moons)
+    assert proxy.x.shape == (10, 2)
+    rows = rows_of(proxy.x, moons)
     assert moons.train.y[rows].tolist() == [0] * 5 + [1] * 5
 
 
@@ -108,10 +108,10 @@ def test_herding_keeps_the_mean(seed: int) -> None:
     points = features(40, seed)
     chosen, mean = coreset.herd(points, 40).tolist(), points.mean(0)
     for size in range(1, 41):
-        own = float((points[chosen[:size]].mean(0) - mean).norm())
+        config = float((points[chosen[:size]].mean(0) - mean).norm())
         rest = set(range(40)) - set(chosen[: size - 1])
         best = min(float((points[[*chosen[: size - 1], i]].mean(0) - mean).norm()) for i in rest)
-        assert own == pytest.approx(best, abs=1e-12)
+        assert config == pytest.approx(best, abs=1e-12)
     assert sorted(chosen) == list(range(40))
     generator = torch.Generator().manual_seed(seed)
     drawn = [
@@ -186,8 +186,8 @@ def test_forgetting_against_a_loop(batch_size: int) -> None:
                 p -= 0.3 * g
     assert counts.tolist() == [n if known else 61 for n, known in zip(expected, ever, strict=True)]
     assert sum(n for n, known in zip(expected, ever, strict=True) if known) > 0
-    for p, own in zip(net.parameters(), by_hand.parameters(), strict=True):
-        torch.testing.assert_close(p, own)
+    for p, config in zip(net.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(p, config)
     assert not net._forward_hooks
 
 
@@ -237,7 +237,7 @@ def test_features_are_those_of_the_trained_network(
     init: Callable[[Task], dict[str, Tensor]], small: Dataset
 ) -> None:
     """Before its last layer, in evaluation mode: one row an image."""
-    found = coreset._features(task_of("herding", small), "herding")
-    assert found.shape == (200, 8)  # three poolings take 8×8 to one pixel
-    assert found.isfinite().all()
+    actual = coreset._features(task_of("herding", small), "herding")
+    assert actual.shape == (200, 8)  # three poolings take 8×8 to one pixel
+    assert actual.isfinite().all()
     assert init(task_of("herding", small))["x"].shape == (10, 2, 1, 8, 8)

@@ -51,8 +51,8 @@ def test_against_the_closed_form_of_ridge_regression() -> None:
     alpha = 1 / torch.linalg.eigvalsh(hessian)[-1].item()
     errors = []
     for terms in (0, 1, 3, 10, 30, 100, 300, 1000):
-        found = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, Series(alpha, terms))
-        errors.append(((found.x - exact).norm() / exact.norm()).item())
+        actual = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, Series(alpha, terms))
+        errors.append(((actual.x - exact).norm() / exact.norm()).item())
     assert all(later < earlier for earlier, later in pairwise(errors) if earlier > 1e-12)
     assert errors[-1] < 1e-9
 
@@ -68,14 +68,14 @@ def test_the_truncated_series_is_equation_7() -> None:
     outer = real[0].T @ (real[0] @ w - real[1]) + L2 * w
     mixed = torch.autograd.functional.jacobian(lambda x: x.T @ (x @ w - y), x)  # (D, B, D)
     expected = -torch.einsum("d,dbe->be", inverse @ outer, mixed)
-    found = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, Series(alpha, terms))
-    torch.testing.assert_close(found.x, expected, rtol=1e-10, atol=1e-12)
+    actual = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, Series(alpha, terms))
+    torch.testing.assert_close(actual.x, expected, rtol=1e-10, atol=1e-12)
     start, end = (
         outer.norm(),
         (torch.linalg.matrix_power(torch.eye(4) - alpha * hessian, terms) @ outer).norm(),
     )
-    assert found.growth == pytest.approx((end / start).item(), rel=1e-6)
-    assert found.loss == pytest.approx(ridge_loss({"w": w}, *real).item(), rel=1e-12)
+    assert actual.growth == pytest.approx((end / start).item(), rel=1e-6)
+    assert actual.loss == pytest.approx(ridge_loss({"w": w}, *real).item(), rel=1e-12)
 
 
 def test_products_of_a_network_against_finite_differences() -> None:
@@ -94,7 +94,7 @@ def test_products_of_a_network_against_finite_differences() -> None:
     generator = torch.Generator().manual_seed(1)
     x, a = (torch.randn(n, 1, 8, 8, dtype=torch.float64, generator=generator) for n in (6, 9))
     y, real, alpha, h = torch.arange(6) % 3, (a, torch.arange(9) % 3), 0.1, 1e-5
-    found = ift.hypergradient(loss, parameters, x, y, real, Series(alpha, 1))
+    actual = ift.hypergradient(loss, parameters, x, y, real, Series(alpha, 1))
 
     def gradient(p: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return torch.func.grad(loss)(p, x, y)
@@ -108,7 +108,7 @@ def test_products_of_a_network_against_finite_differences() -> None:
     direction = torch.randn(x.shape, dtype=torch.float64, generator=generator)
     plus, minus = (gradient(parameters, x + sign * h * direction, y) for sign in (1, -1))
     slope = -alpha * sum((p[name] * (plus[name] - minus[name]) / (2 * h)).sum() for name in p)
-    assert (found.x * direction).sum().item() == pytest.approx(float(slope), rel=1e-5)
+    assert (actual.x * direction).sum().item() == pytest.approx(float(slope), rel=1e-5)
 
 
 @pytest.mark.parametrize("restart", [0, 1, 3])
@@ -156,9 +156,9 @@ def test_a_series_that_diverges_is_said_with_a_better_alpha(digits: Dataset) -> 
 
 
 def test_a_student_that_diverges_is_said(digits: Dataset) -> None:
-    own = {**SMALL, "student": "D2-W32-relu-none-none", "student_lr": 1e20}
+    config = {**SMALL, "student": "D2-W32-relu-none-none", "student_lr": 1e20}
     with pytest.raises(DivergedError, match=r"lower student_lr \(now 1e\+20\) or lr \(now 10\)"):
-        distill(DistillSpec(method="ift", steps=3, settings=own), digits)
+        distill(DistillSpec(method="ift", steps=3, settings=config), digits)
 
 
 def test_a_set_that_gets_worse_is_said(digits: Dataset) -> None:
@@ -185,9 +185,9 @@ def test_an_unknown_student_is_said_before_anything_runs(digits: Dataset) -> Non
 
 def test_a_noise_of_its_own_for_every_step_of_the_student(digits: Dataset) -> None:
     """GTN-rnd: the same seed makes the same set, another step's noise another image."""
-    own = {**SMALL, "synthetic": "gtn-rnd", "k": 8}
+    config = {**SMALL, "synthetic": "gtn-rnd", "k": 8}
     one, two = (
-        distill(DistillSpec(method="ift", ipc=2, steps=2, settings=own), digits) for _ in "ab"
+        distill(DistillSpec(method="ift", ipc=2, steps=2, settings=config), digits) for _ in "ab"
     )
     assert torch.equal(one.x, two.x)
     assert one.generator is not None

@@ -141,8 +141,8 @@ def test_replicas_are_trained_fused_as_one_by_one() -> None:
     )
     recipe = training.Recipe(updates=3, batch_size=6, lr=0.1)
     one, fused = (
-        training.fit([small(MIXED, seed) for seed in range(3)], x, y, recipe, fused=how)
-        for how in (False, True)
+        training.fit([small(MIXED, seed) for seed in range(3)], x, y, recipe, fused=fused)
+        for fused in (False, True)
     )
     torch.testing.assert_close(one.losses, fused.losses, rtol=1e-4, atol=1e-5)
     for a, b in zip(one.nets, fused.nets, strict=True):

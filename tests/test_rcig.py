@@ -91,8 +91,8 @@ def shaped(values: Tensor, u: Parameters) -> Parameters:
     return {name: part.view_as(u[name]) for name, part in zip(u, parts, strict=True)}
 
 
-def close(found: Tensor, wanted: Tensor, rtol: float) -> None:
-    assert (found - wanted).norm() <= rtol * wanted.norm()
+def close(actual: Tensor, wanted: Tensor, rtol: float) -> None:
+    assert (actual - wanted).norm() <= rtol * wanted.norm()
 
 
 # -- the inner problem -----------------------------------------------------------------------------
@@ -109,18 +109,18 @@ def test_the_linearised_output_is_the_first_order_taylor_expansion() -> None:
     }
     change["classifier.bias"] = torch.zeros(CLASSES)
     (x, y), (inputs, _) = data()
-    found = inner.predict(u, inner.last_layer(u, x, y), inputs)
+    actual = inner.predict(u, inner.last_layer(u, x, y), inputs)
     errors = []
     for size in (1e-2, 1e-3):  # f(θ₀ + εu) = f(θ₀) + ε f_lin(u) + O(ε²)
         moved, still = (
             functional_call(net, p, (inputs,)) for p in (plus(start, change, size), start)
         )
-        errors.append((moved - still - size * found).norm().item())
+        errors.append((moved - still - size * actual).norm().item())
     assert errors[1] == pytest.approx(errors[0] / 100, rel=0.05)
     ahead, back = (
         functional_call(net, plus(start, change, size), (inputs,)) for size in (1e-5, -1e-5)
     )
-    close(found, (ahead - back) / 2e-5, 1e-8)
+    close(actual, (ahead - back) / 2e-5, 1e-8)
 
 
 def test_centred_training_is_the_change_of_the_output_and_linearised_its_first_order() -> None:
@@ -153,9 +153,9 @@ def test_the_last_layer_against_least_squares() -> None:
 def test_float32_is_solved_in_float64() -> None:
     features, y = some(40, 60, seed=1) @ some(60, 60, seed=2) + 100, some(40, CLASSES, seed=3)
     exact = linearised.ridge(features.float().double(), y.float().double(), 1e-4)
-    found = linearised.ridge(features.float(), y.float(), 1e-4)
-    assert found.dtype == torch.float32
-    close(found.double(), exact, 1e-6)
+    actual = linearised.ridge(features.float(), y.float(), 1e-4)
+    assert actual.dtype == torch.float32
+    close(actual.double(), exact, 1e-6)
 
 
 @pytest.mark.parametrize(("dynamics", "reparameterise"), KINDS, ids=NAMES)
@@ -225,8 +225,8 @@ def test_the_best_last_layer_is_what_plain_training_ends_at() -> None:
 def hessian(inner: Inner, u: Parameters, x: Tensor, y: Tensor) -> Tensor:
     """Reverse mode twice, which no product here is."""
     leaves = linearised.as_leaves(u)
-    found = torch.autograd.grad(inner.loss(leaves, x, y), list(leaves.values()), create_graph=True)
-    g = torch.cat([part.flatten() for part in found])
+    actual = torch.autograd.grad(inner.loss(leaves, x, y), list(leaves.values()), create_graph=True)
+    g = torch.cat([part.flatten() for part in actual])
     rows = torch.autograd.grad(g, list(leaves.values()), torch.eye(len(g)), is_grads_batched=True)
     return torch.cat([part.flatten(1) for part in rows], 1)
 
@@ -278,12 +278,12 @@ def test_the_hypergradient_against_solving_the_inner_problem_again(
         (0 * x, 0 * y, 1.0),
     ):
         wanted = (outer(h, dx, dy, dtau) - outer(-h, dx, dy, dtau)) / (2 * h)
-        found = (
+        actual = (
             ((direct[0] + turned[0]) * dx).sum()
             + ((direct[1] + turned[1]) * dy).sum()
             + direct[2] * dtau
         )
-        assert found.item() == pytest.approx(wanted, rel=1e-5, abs=1e-9)
+        assert actual.item() == pytest.approx(wanted, rel=1e-5, abs=1e-9)
     if not reparameterise:
         assert not direct[0].any()  # the outer loss does not see the set
         assert not direct[1].any()
@@ -328,12 +328,12 @@ def test_both_loops_end_at_the_exact_hypergradient() -> None:
     _, g, direct = implicit.outer_gradients(inner, best, (x, y), outer)
     v = shaped(torch.linalg.solve(hessian(inner, best, x, y), flat(g)), best)
     wanted = implicit.implicit_gradient(inner, best, v, (x, y))
-    found = implicit.hypergradient(inner, (x, y), outer, (Loop(300, 0.01), Loop(300, 0.002)))
-    assert len(found.inner_losses) == len(found.inverse_losses) == 300
-    assert implicit.decreases(found.inverse_losses[:20])
-    close(found.direct[0], direct[0], 1e-2)
-    close(found.implicit[0], wanted[0], 2e-2)
-    close(found.implicit[1], wanted[1], 2e-2)
+    actual = implicit.hypergradient(inner, (x, y), outer, (Loop(300, 0.01), Loop(300, 0.002)))
+    assert len(actual.inner_losses) == len(actual.inverse_losses) == 300
+    assert implicit.decreases(actual.inverse_losses[:20])
+    close(actual.direct[0], direct[0], 1e-2)
+    close(actual.implicit[0], wanted[0], 2e-2)
+    close(actual.implicit[1], wanted[1], 2e-2)
 
 
 def test_without_steps_it_is_kernel_ridge_regression() -> None:
@@ -341,7 +341,7 @@ def test_without_steps_it_is_kernel_ridge_regression() -> None:
     net, ((x, y), (inputs, labels)) = network(), data()
     inner = problem(Linearised, True)
     outer = Outer((inputs, labels), torch.tensor(0.0), "mse")
-    found = implicit.hypergradient(inner, (x, y), outer, (Loop(0, 1.0), Loop(0, 1.0)))
+    actual = implicit.hypergradient(inner, (x, y), outer, (Loop(0, 1.0), Loop(0, 1.0)))
     x, y = x.requires_grad_(), y.requires_grad_()
     seen, asked = (net.features(images).flatten(1) for images in (x, inputs))
     weights = torch.linalg.inv(seen @ seen.T + L2 * N * torch.eye(N)) @ y
@@ -350,11 +350,11 @@ def test_without_steps_it_is_kernel_ridge_regression() -> None:
     loss.backward()
     assert x.grad is not None
     assert y.grad is not None
-    assert found.loss == pytest.approx(loss.item(), rel=1e-12)
-    close(found.direct[0], x.grad, 1e-10)
-    close(found.direct[1], y.grad, 1e-10)
-    assert not found.implicit[0].any()
-    assert not found.implicit[1].any()
+    assert actual.loss == pytest.approx(loss.item(), rel=1e-12)
+    close(actual.direct[0], x.grad, 1e-10)
+    close(actual.direct[1], y.grad, 1e-10)
+    assert not actual.implicit[0].any()
+    assert not actual.implicit[1].any()
 
 
 @pytest.mark.parametrize(("dynamics", "reparameterise"), KINDS, ids=NAMES)
@@ -365,14 +365,14 @@ def test_gradients_through_a_part_are_unbiased(dynamics: type, reparameterise: b
 
     def every(keep: Tensor | None) -> list[Tensor]:
         _, g, direct = implicit.outer_gradients(inner, u, (x, y), Outer(real, tau, "platt"), keep)
-        loss, own = inner.gradient(u, x, y, keep)
+        loss, config = inner.gradient(u, x, y, keep)
         product = inner.hessian_product(u, v, x, y, keep)
         turned = implicit.implicit_gradient(inner, u, v, (x, y), keep)
-        return [loss, flat(g), *direct, flat(own), flat(product), *turned]
+        return [loss, flat(g), *direct, flat(config), flat(product), *turned]
 
     parts = [every(torch.tensor(keep)) for keep in combinations(range(N), 2)]
-    for wanted, *found in zip(every(None), *parts, strict=True):
-        torch.testing.assert_close(torch.stack(found).mean(0), wanted, rtol=1e-9, atol=1e-12)
+    for wanted, *actual in zip(every(None), *parts, strict=True):
+        torch.testing.assert_close(torch.stack(actual).mean(0), wanted, rtol=1e-9, atol=1e-12)
     assert (parts[0][-2] != 0).flatten(1).any(1).sum() == 2  # only the part's own images
 
 
@@ -435,14 +435,14 @@ def test_adam_is_pytorchs() -> None:
     def gradient(u: Parameters) -> tuple[Tensor, Parameters]:
         return ((u["w"] - target) ** 4).sum(), {"w": 4 * (u["w"] - target) ** 3}
 
-    found, losses = implicit.adam({"w": torch.zeros(5)}, gradient, 6, 0.1)
+    actual, losses = implicit.adam({"w": torch.zeros(5)}, gradient, 6, 0.1)
     optimizer, wanted = torch.optim.Adam([parameter], lr=0.1), []
     for _ in range(6):
         loss, g = gradient({"w": parameter.detach()})
         parameter.grad = g["w"]
         wanted.append(loss.item())
         optimizer.step()
-    torch.testing.assert_close(found["w"], parameter.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(actual["w"], parameter.detach(), rtol=1e-12, atol=0)
     assert losses == pytest.approx(wanted)
 
 
@@ -453,8 +453,8 @@ def test_a_rate_grows_while_the_loss_falls() -> None:
         tried.append(rate)
         return [3.0, 2.0, 1.0] if rate < 0.1 else [3.0, 2.0, 2.5]
 
-    found = implicit.find_rate(run, 1e-3)
-    assert 0.7 * 0.1 / 1.2 < found < 0.7 * 0.1
+    actual = implicit.find_rate(run, 1e-3)
+    assert 0.7 * 0.1 / 1.2 < actual < 0.7 * 0.1
     assert max(tried) < 0.12
     assert len(tried) < 40
     from_above = implicit.find_rate(run, 10.0)
@@ -512,15 +512,15 @@ def test_the_watch(
 ) -> None:
     task = planned(digits, inner_lr=None, hinv_lr=None)
     nothing = torch.zeros(1)
-    found = implicit.Hypergradient(
+    actual = implicit.Hypergradient(
         1.0, (nothing, nothing, nothing), (nothing, nothing), inner, inverse
     )
     state = {"rates": torch.tensor([1e-3, 1e-2]), "fell": torch.tensor(fell)}
-    after = rcig._adjust_rates(task, state, found, k)
+    after = rcig._adjust_rates(task, state, actual, k)
     assert after["rates"].tolist() == pytest.approx([1e-3 * factors[0], 1e-2 * factors[1]])
     assert after["fell"] == (0 if k == 49 else fell + (len(inner) == 2 and inner[1] < inner[0]))
     assert torch.equal(
-        rcig._adjust_rates(planned(digits), state, found, k)["rates"], state["rates"]
+        rcig._adjust_rates(planned(digits), state, actual, k)["rates"], state["rates"]
     )  # given ones stay
 
 
@@ -555,8 +555,8 @@ def test_golden_losses(name: str, digits: Dataset) -> None:
 # -- the method ------------------------------------------------------------------------------------
 
 
-def planned(dataset: Dataset, ipc: int = 1, **own: Any) -> Task:
-    return plan(DistillSpec(method="rcig", ipc=ipc, settings={**SMALL, **own}), dataset)[0]
+def planned(dataset: Dataset, ipc: int = 1, **config: Any) -> Task:
+    return plan(DistillSpec(method="rcig", ipc=ipc, settings={**SMALL, **config}), dataset)[0]
 
 
 def double_of(dataset: Dataset) -> Dataset:
@@ -634,10 +634,10 @@ def test_what_is_kept_is_the_average(digits: Dataset) -> None:
     states = [after(task, steps) for steps in range(4)]
     assert torch.equal(rcig.finish(task, states[0])[0], states[0]["x.value"])
     weights = torch.tensor([0.8**2, 0.8, 1.0])
-    for name, found in zip("xy", rcig.finish(task, states[3]), strict=True):
+    for name, actual in zip("xy", rcig.finish(task, states[3]), strict=True):
         values = torch.stack([state[f"{name}.value"] for state in states[1:]])
         wanted = torch.tensordot(weights / weights.sum(), values, 1)
-        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=1e-14)
 
 
 def test_the_gradient_of_mirrored_images(digits: Dataset) -> None:
@@ -711,18 +711,18 @@ def test_the_network() -> None:
 def test_rows_of_a_table() -> None:
     moons = datasets.load("moons")
     torch.set_default_dtype(torch.float32)
-    made = distill(
+    proxy = distill(
         DistillSpec(method="rcig", ipc=2, steps=2, settings={**SMALL, "student": None}), moons
     )
-    assert made.x.shape == (4, 2)
+    assert proxy.x.shape == (4, 2)
     with pytest.raises(SpecError, match="flip = true mirrors images"):
         planned(moons, student=None, flip=True)
 
 
 def test_a_set_on_disk_has_soft_labels_and_their_loss(digits: Dataset, tmp_path: Any) -> None:
     torch.set_default_dtype(torch.float32)
-    made = distill(DistillSpec(method="rcig", ipc=2, steps=2, settings=SMALL), digits)
-    made.save(tmp_path / "set.safetensors")
+    proxy = distill(DistillSpec(method="rcig", ipc=2, steps=2, settings=SMALL), digits)
+    proxy.save(tmp_path / "set.safetensors")
     read = proxyset.read(tmp_path / "set.safetensors")
     assert read.y.shape == (20, 10)
     assert read.recipe.loss == "mse"
@@ -730,7 +730,7 @@ def test_a_set_on_disk_has_soft_labels_and_their_loss(digits: Dataset, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("config", "message"),
     [
         (
             {"student": "doubling-convnet:D1-W4-batchnorm-relu", "subset": 3},
@@ -741,10 +741,10 @@ def test_a_set_on_disk_has_soft_labels_and_their_loss(digits: Dataset, tmp_path:
     ],
 )
 def test_what_cannot_work_is_said_before_anything_runs(
-    own: dict[str, Any], said: str, digits: Dataset
+    config: dict[str, Any], message: str, digits: Dataset
 ) -> None:
-    with pytest.raises(Exception, match=said):
-        planned(digits, **own)
+    with pytest.raises(Exception, match=message):
+        planned(digits, **config)
 
 
 def test_a_network_without_a_linear_end_is_refused() -> None:
@@ -765,29 +765,29 @@ def test_batch_norm_uses_the_batch_and_keeps_its_averages(digits: Dataset) -> No
 def test_a_gradient_that_is_not_finite_is_said(digits: Dataset) -> None:
     task = planned(double_of(digits))
     bad = (torch.full((10, 1, 8, 8), math.nan), torch.zeros(10, 10), torch.tensor(0.0))
-    found = implicit.Hypergradient(
+    actual = implicit.Hypergradient(
         1.0, bad, (torch.zeros(10, 1, 8, 8), torch.zeros(10, 10)), [], []
     )
     with pytest.raises(DivergedError, match=r"lower lr \(now 0\.003\) or raise l2"):
-        rcig._update_set(task, rcig.init(task), found)
+        rcig._update_set(task, rcig.init(task), actual)
 
 
 def test_it_learns_what_ridge_regression_needs() -> None:
     """Thirty steps on the toy data bring the outer loss down, for every relative."""
     toy = testing.toy(dtype=torch.float64)
-    check: Callable[[dict[str, Any]], list[float]] = lambda own: losses(toy, own)  # noqa: E731
-    for own in ({}, {"linearise": False}, {"n_inner": 0, "n_hinv": 0, "outer": "mse"}):
-        found = check({"lr": 0.03, "real_batch": 120, "n_inner": 5, "n_hinv": 5, **own})
-        assert np.mean(found[-5:]) < 0.8 * np.mean(found[:5])
+    check: Callable[[dict[str, Any]], list[float]] = lambda config: losses(toy, config)  # noqa: E731
+    for config in ({}, {"linearise": False}, {"n_inner": 0, "n_hinv": 0, "outer": "mse"}):
+        actual = check({"lr": 0.03, "real_batch": 120, "n_inner": 5, "n_hinv": 5, **config})
+        assert np.mean(actual[-5:]) < 0.8 * np.mean(actual[:5])
 
 
-def losses(dataset: Dataset, own: dict[str, Any]) -> list[float]:
-    task = planned(dataset, **own)
-    state, found = rcig.init(task), []
+def losses(dataset: Dataset, config: dict[str, Any]) -> list[float]:
+    task = planned(dataset, **config)
+    state, actual = rcig.init(task), []
     for k in range(30):
         state, loss = rcig.step(task, state, k)
-        found.append(loss)
-    return found
+        actual.append(loss)
+    return actual
 
 
 def test_platt_and_squares() -> None:

@@ -52,8 +52,8 @@ def problem(batches: int, steps: int) -> tuple[Tensor, Tensor, Tensor, tuple[Ten
     return x, torch.arange(6) % 3, rates, real
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    return ((found - expected).norm() / expected.norm()).item()
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return ((actual - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("segment", [None, 1, 2])
@@ -64,7 +64,7 @@ def test_against_higher(batches: int, segment: int | None) -> None:
     """
     net, (x, y, rates, real) = tiny(), problem(batches, 6)
     start, loss = students.student_loss([net])
-    found = unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real, segment)
+    actual = unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real, segment)
     x, rates = x.clone().requires_grad_(), rates.clone().requires_grad_()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=MOMENTUM)
     with higher.innerloop_ctx(net, optimizer, override={"lr": [rates[0]]}) as (
@@ -76,9 +76,9 @@ def test_against_higher(batches: int, segment: int | None) -> None:
             differentiable.step(inner, override={"lr": [rates[n]]})
         outer = F.cross_entropy(copy(real[0]), real[1])
         dx, drates = torch.autograd.grad(outer, [x, rates])
-    assert found.loss == pytest.approx(outer.item(), rel=1e-9)
-    assert relative(found.x, dx) < 1e-5
-    assert relative(found.rates, drates) < 1e-5
+    assert actual.loss == pytest.approx(outer.item(), rel=1e-9)
+    assert relative(actual.x, dx) < 1e-5
+    assert relative(actual.rates, drates) < 1e-5
 
 
 def test_against_finite_differences() -> None:
@@ -88,16 +88,16 @@ def test_against_finite_differences() -> None:
     def value(x: Tensor, rates: Tensor) -> float:
         return unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real).loss
 
-    found = unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real)
+    actual = unroll.hypergradient(loss, start, InnerTraining(x, y, rates, MOMENTUM), real)
     generator, h = torch.Generator().manual_seed(4), 1e-5
     for _ in range(5):
         along, across = (
             torch.randn(t.shape, dtype=t.dtype, generator=generator) for t in (x, rates)
         )
         slope = (value(x + h * along, rates) - value(x - h * along, rates)) / (2 * h)
-        assert (found.x * along).sum().item() == pytest.approx(slope, rel=1e-5)
+        assert (actual.x * along).sum().item() == pytest.approx(slope, rel=1e-5)
         slope = (value(x, rates + h * across) - value(x, rates - h * across)) / (2 * h)
-        assert (found.rates * across).sum().item() == pytest.approx(slope, rel=1e-5)
+        assert (actual.rates * across).sum().item() == pytest.approx(slope, rel=1e-5)
 
 
 @pytest.mark.parametrize("segment", [1, 2, 3, 5, 7, 100])
@@ -174,15 +174,15 @@ def test_recorded_students_are_the_stacked_ones(arch: str) -> None:
     forward = students.recorded(task, f"mlp-grid:{arch}", 3, 4)
     assert forward is not None
     x, y = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 2
-    found = []
+    actual = []
     for each in (None, forward):
         start, loss = students.student_loss(nets, each)
         real = data.train.x[:9], data.train.y[:9]
         inner = InnerTraining(x, y, torch.full((6,), 0.3), MOMENTUM)
-        found.append(unroll.hypergradient(loss, start, inner, real))
-    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-6)
-    assert relative(found[1].x, found[0].x) < 1e-5
-    assert relative(found[1].rates, found[0].rates) < 1e-5
+        actual.append(unroll.hypergradient(loss, start, inner, real))
+    assert actual[0].loss == pytest.approx(actual[1].loss, rel=1e-6)
+    assert relative(actual[1].x, actual[0].x) < 1e-5
+    assert relative(actual[1].rates, actual[0].rates) < 1e-5
 
 
 def test_a_record_has_only_what_does_something() -> None:
@@ -237,8 +237,8 @@ def test_a_step_is_the_mean_over_students_and_architectures(digits: Dataset) -> 
     """
     digits = replace(digits, train=replace(digits.train, x=digits.train.x.double()))
     archs = ["D1-W32-sigmoid-none-avgpooling", "D1-W32-sigmoid-none-none"]
-    own = {**SMALL, "students": archs, "replicas": 2, "lr": 0.3, "momentum": 0.0, "clip": 1e9}
-    task, _ = plan(DistillSpec(method="unroll", settings=own), digits)
+    config = {**SMALL, "students": archs, "replicas": 2, "lr": 0.3, "momentum": 0.0, "clip": 1e9}
+    task, _ = plan(DistillSpec(method="unroll", settings=config), digits)
     torch.set_default_dtype(torch.float64)
     try:
         state = unroll.init(task)
@@ -263,8 +263,10 @@ def test_a_student_with_batch_norm(replicas: int, digits: Dataset) -> None:
     """It uses the statistics of the batch, single or stacked, and a step leaves nothing of it
     behind.
     """
-    own = {**SMALL, "students": ["D1-W32-relu-batchnorm-avgpooling"], "replicas": replicas}
-    one, two = (distill(DistillSpec(method="unroll", steps=2, settings=own), digits) for _ in "ab")
+    config = {**SMALL, "students": ["D1-W32-relu-batchnorm-avgpooling"], "replicas": replicas}
+    one, two = (
+        distill(DistillSpec(method="unroll", steps=2, settings=config), digits) for _ in "ab"
+    )
     assert torch.equal(one.x, two.x)
     assert one.provenance["losses"][0] > 1
 
@@ -272,34 +274,38 @@ def test_a_student_with_batch_norm(replicas: int, digits: Dataset) -> None:
 @pytest.mark.parametrize("segment", [1, 3])
 @pytest.mark.parametrize("kind", ["pixels", "gtn-lrn", "gtn-rnd"])
 def test_segments_in_a_step(kind: str, segment: int, digits: Dataset) -> None:
-    made = []
+    sets = []
     for each in (None, segment):
-        own = {**SMALL, "synthetic": kind, "k": 8, **({} if each is None else {"segment": each})}
-        made.append(distill(DistillSpec(method="unroll", ipc=2, steps=1, settings=own), digits).x)
-    torch.testing.assert_close(made[0], made[1], rtol=1e-3, atol=1e-3)
+        config = {**SMALL, "synthetic": kind, "k": 8, **({} if each is None else {"segment": each})}
+        sets.append(
+            distill(DistillSpec(method="unroll", ipc=2, steps=1, settings=config), digits).x
+        )
+    torch.testing.assert_close(sets[0], sets[1], rtol=1e-3, atol=1e-3)
 
 
 def test_learned_rates_are_learned_kept_positive_and_used(digits: Dataset) -> None:
-    own = {**SMALL, "ic": 2, "learn_rates": True, "rate_lr": 5.0}
-    made = distill(DistillSpec(method="unroll", ipc=2, steps=3, settings=own), digits)
-    assert made.curriculum is not None
-    rates = made.curriculum.rates
+    config = {**SMALL, "ic": 2, "learn_rates": True, "rate_lr": 5.0}
+    proxy = distill(DistillSpec(method="unroll", ipc=2, steps=3, settings=config), digits)
+    assert proxy.curriculum is not None
+    rates = proxy.curriculum.rates
     assert rates is not None
     assert rates.shape == (4,)
     assert (rates > 0).all()
     assert not torch.allclose(rates, torch.full((4,), 0.02), rtol=1e-3)
-    assert (made.recipe.momentum, made.recipe.weight_decay) == (0.5, 0.0)
+    assert (proxy.recipe.momentum, proxy.recipe.weight_decay) == (0.5, 0.0)
     net = convnet.make(digits.shape, 10, depth=1, width=4, norm="none")
     expected = [p.clone() for p in net.parameters()]
     velocity = [torch.zeros_like(p) for p in expected]
     other = convnet.make(digits.shape, 10, depth=1, width=4, norm="none")
     other.load_state_dict(net.state_dict())
-    training.fit([net], made.x, made.y, replace(made.recipe, updates=6), curriculum=made.curriculum)
+    training.fit(
+        [net], proxy.x, proxy.y, replace(proxy.recipe, updates=6), curriculum=proxy.curriculum
+    )
     for n in range(6):  # by hand: 4 distilled steps, then round again
-        rows = made.curriculum.order[n % 4]
-        assert made.y[rows].tolist() == list(range(10))
+        rows = proxy.curriculum.order[n % 4]
+        assert proxy.y[rows].tolist() == list(range(10))
         other.zero_grad()
-        F.cross_entropy(other(made.x[rows]), made.y[rows]).backward()
+        F.cross_entropy(other(proxy.x[rows]), proxy.y[rows]).backward()
         with torch.no_grad():
             for p, v in zip(other.parameters(), velocity, strict=True):
                 v.mul_(0.5).add_(p.grad)
@@ -336,7 +342,7 @@ def test_without_an_order_there_is_no_curriculum(digits: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("config", "message"),
     [
         ({"ic": 3}, "ic must divide ipc, the images per class, which is 2, but got 3"),
         ({"ic": 2, "inner": 5}, "ic must divide inner, the student's steps, which is 5, but got 2"),
@@ -346,10 +352,10 @@ def test_without_an_order_there_is_no_curriculum(digits: Dataset) -> None:
         ({"augment": "crop+spin"}, "there is no 'spin'"),
     ],
 )
-def test_bad_settings(own: dict[str, object], said: str, digits: Dataset) -> None:
+def test_bad_settings(config: dict[str, object], message: str, digits: Dataset) -> None:
     with pytest.raises(SpecError) as caught:
-        plan(DistillSpec(method="unroll", ipc=2, settings=own), digits)
-    assert said in str(caught.value)
+        plan(DistillSpec(method="unroll", ipc=2, settings=config), digits)
+    assert message in str(caught.value)
 
 
 def test_an_unknown_student_is_said_before_anything_runs(digits: Dataset) -> None:
@@ -358,6 +364,6 @@ def test_an_unknown_student_is_said_before_anything_runs(digits: Dataset) -> Non
 
 
 def test_divergence_is_said(digits: Dataset) -> None:
-    own = {**SMALL, "students": ["D1-W32-relu-none-none"], "student_lr": 1e30}
+    config = {**SMALL, "students": ["D1-W32-relu-none-none"], "student_lr": 1e30}
     with pytest.raises(DivergedError, match=r"lower its learning rate|diverged"):
-        distill(DistillSpec(method="unroll", steps=3, settings=own), digits)
+        distill(DistillSpec(method="unroll", steps=3, settings=config), digits)
