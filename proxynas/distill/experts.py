@@ -77,7 +77,7 @@ class Expert:
     val_accuracy: float
     val_loss: float
     update: int
-    seconds: float  # wall
+    seconds: float  # wall-clock
     core_seconds: float
     peak_mib: float
     made_on: str

@@ -47,7 +47,7 @@ class Shared:
 
     what: str
     key: str
-    seconds: float  # wall
+    seconds: float  # wall-clock
     core_seconds: float
     peak_mib: float
     about: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,6 @@
-"""APM: Chen et al., "Dataset Distillation via Adversarial Prediction Matching" (2023), Algorithm 1.
+"""APM, adversarial prediction matching.
+
+Chen et al., "Dataset Distillation via Adversarial Prediction Matching" (2023), Algorithm 1.
 
 Images u₁ … u_B of classes y₁ … y_B, an expert f_T, checkpoints f₁ … f_K of a student; d is the mean
 of |difference| over classes, H the cross-entropy:
@@ -67,9 +69,7 @@ SMALLEST = 1e-12
 
 @checked(frozen=True, config=settings.CONFIG)
 class APM:
-    """Settings of adversarial prediction matching; published, but for the number of experts and the
-    augmentation.
-    """
+    """Settings of APM: the published ones, but for the number of experts and the augmentation."""
 
     batch: Positive = 500  # B, synthetic images a round
     epochs: Positive = 250  # E, of a student
@@ -175,28 +175,27 @@ def step(task: Task[APM], state: State, k: int) -> tuple[State, float]:
 
 
 def finish(task: Task[APM], state: State) -> tuple[Tensor, Tensor]:
-    """Line 12: images (C·ipc, …), class by class, and the logits (C·ipc, C) of the expert that
-    validates best.
-    """
+    """Line 12: images (C·ipc, …), class by class, and the best expert's logits (C·ipc, C)."""
     experts_pool = pool(task)
     best = experts_pool.network(experts_pool.best())
     return state["x"].clone(), logits(best, state["x"], task.settings.segment)
 
 
 def extras(task: Task[APM], state: State) -> Extras:
-    """The set was made for training as its students were: L1 on logits, and their rate."""
+    """The set is for training as its students were: L1 on logits, and their rate."""
     return Extras(recipe={"loss": "l1", "lr": task.settings.student_lr})
 
 
 def rate(task: Task[APM], k: int) -> float:
-    """γ of round ``k``: times 0.3 from half of the rounds on, the published number's where only
-    seconds are given.
+    """γ of round ``k``: times 0.3 from half of the rounds on.
+
+    Where only seconds are given, the rounds are the published number.
     """
     return task.settings.lr * (DECAY if 2 * k >= (task.steps or METHOD.steps) else 1.0)
 
 
 def logits(net: nn.Module, x: Tensor, segment: int | None = None) -> Tensor:
-    """What a network says of images (n, …), ``segment`` at a time, as (n, C) without a graph."""
+    """A network's logits (n, C) of images (n, …), ``segment`` at a time, without a graph."""
     with torch.no_grad():
         return torch.cat([net(part) for part in torch.split(x, segment or len(x))])
 
@@ -211,9 +210,9 @@ def image_gradient(
     log: bool = True,
     segment: int | None = None,
 ) -> tuple[float, Tensor]:
-    """Eq. 4 of images ``x`` (n, …) of classes ``y`` (n,), and its gradient in the images:
-    ``segment`` of them and one network at a time.
+    """Eq. 4 of images ``x`` (n, …) of classes ``y`` (n,), and its gradient in the images.
 
+    It takes ``segment`` images and one network at a time; seven parameters, because eq. 4 has them.
     The distance has a gradient in the expert's logits too. It is summed over the checkpoints, and
     goes through the expert once: Σₖ ∂dₖ/∂u + (∂f_T/∂u)ᵀ Σₖ ∂dₖ/∂f_T. The networks are in evaluation
     mode.
@@ -222,7 +221,7 @@ def image_gradient(
     segments = torch.split(torch.arange(n, device=x.device), segment or n)
     expert_logits = logits(expert, x, segment)  # (n, C)
     grad_images = torch.zeros_like(x)
-    grad_logits = torch.zeros_like(expert_logits)  # in what the expert says
+    grad_logits = torch.zeros_like(expert_logits)  # in the expert's
     total = 0.0
     for checkpoint in checkpoints:
         for rows in segments:
@@ -249,9 +248,7 @@ def _student_arch(task: Task[APM]) -> str:
 
 
 def _batch(task: Task[APM], n: int, k: int) -> Tensor:
-    """Line 4: the images of round ``k``, B of ``n`` at random, drawn anew also where expert and
-    student stay.
-    """
+    """Line 4: B of the ``n`` images at random; others in each round, also of a reused student."""
     order = torch.randperm(n, generator=seeds.generator(task.seed, "apm", "batch", k))
     return order[: task.settings.batch]
 
@@ -264,9 +261,7 @@ def _expert(task: Task[APM], first: int) -> nn.Module:
 
 
 def _train_student(task: Task[APM], expert: nn.Module, x: Tensor, first: int) -> list[nn.Module]:
-    """Lines 5 to 9: K checkpoints of a fresh student, trained on images (B, …) and what the expert
-    says of them.
-    """
+    """Lines 5 to 9: K checkpoints of a fresh student, trained on images (B, …) and their logits."""
     apm = task.settings
     net = students.student(task, _student_arch(task), "apm", "student", first).to(x)
     passes = math.ceil(len(x) / apm.student_batch)  # updates an epoch

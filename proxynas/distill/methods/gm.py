@@ -1,6 +1,8 @@
-"""GM, gradient matching: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching" (ICLR
-2021), Algorithm 1; generators as in Medvedev & D'yakonov 2021 (§VI, Fig. 5), augmentation as in
-Zhao & Bilen 2021 (DSA).
+"""GM, gradient matching.
+
+Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching" (ICLR 2021), Algorithm 1;
+generators as in Medvedev & D'yakonov 2021 (§VI, Fig. 5), augmentation as in Zhao & Bilen 2021
+(DSA).
 
 Real images T_c and synthetic ones S_c of class c; a student θ; ℓ: cross-entropy; row i of layer l:
 
@@ -104,10 +106,9 @@ def init(task: Task[GM]) -> State:
 
 
 def step(task: Task[GM], state: State, k: int) -> tuple[State, float]:
-    """One student's life: ``outer`` matches with ``inner`` epochs of training in between; the mean
-    distance.
+    """One student: ``outer`` matches, ``inner`` epochs of training between two; the mean distance.
 
-    The distance is that of a class, on average, or where ``per_class`` is false the one there is.
+    The distance is a mean over classes; where ``per_class`` is false, that of the whole gradient.
     """
     gm = task.settings
     outer, inner = schedule(gm, task.ipc)
@@ -142,7 +143,7 @@ def extras(task: Task[GM], state: State) -> Extras:
 
 
 def schedule(gm: GM, ipc: int) -> tuple[int, int]:
-    """Matches a student, and epochs between two of them."""
+    """Matches per student, and epochs between two of them."""
     of_pixels = SCHEDULE[max(size for size in SCHEDULE if size <= ipc)]
     outer, inner = of_pixels if gm.synthetic == "pixels" else GTN_SCHEDULE
     return gm.outer or outer, inner if gm.inner is None else gm.inner
@@ -154,8 +155,7 @@ def distance(
     kind: str,
     layers: str = "sum",
 ) -> Tensor:
-    """The distance between gradients with a leading class axis, (C, …) each, summed over classes; a
-    scalar.
+    """The distance between gradients (C, …), summed over the C classes; a scalar.
 
     ``layers`` is ``sum`` or ``mean``, for the row-wise distance: over weights, those with one
     dimension left out.
@@ -182,9 +182,7 @@ def class_gradients(
     x: list[Tensor],
     batched: bool,
 ) -> Parameters:
-    """Gradients of each class's mean loss: images of class c in ``x[c]`` (n, …), results (C, …) by
-    parameter name.
-    """
+    """Gradients (C, …) by parameter name: of each class's mean loss on images ``x[c]`` (n, …)."""
     gradient = _gradient(net)
     y = [torch.full((len(batch),), c, device=batch.device) for c, batch in enumerate(x)]
     if batched:
@@ -206,9 +204,7 @@ BATCHING_LIMIT = 70_000_000
 
 
 def _match(task: Task[GM], net: nn.Module, x: Tensor, k: int, match: int) -> float:
-    """Leave the distance's gradient in ``x.grad`` and return the distance (eq. 9), that of a class
-    on average.
-    """
+    """Leave the distance's gradient in ``x.grad``; the distance (eq. 9), a mean over classes."""
     parameters = {name: p.detach() for name, p in net.named_parameters()}
     if task.settings.per_class:
         return _match_classes(task, net, parameters, x, k, match) / len(x)
@@ -304,9 +300,7 @@ def _transforms(
     match: int,
     c: int,
 ) -> tuple[augment.Transform, augment.Transform]:
-    """What is done to the real images of a class and to its synthetic ones: the same where it is
-    siamese.
-    """
+    """The augmentation of a class's real images, and of its synthetic ones: one where siamese."""
     generator = seeds.generator(task.seed, "gm", "augment", k, match, c)
     shape = task.dataset.shape
     transform = augment.draw(task.settings.augment, shape, generator)
@@ -327,9 +321,7 @@ def _gradient(net: nn.Module) -> Callable[[Parameters, Tensor, Tensor], Paramete
 
 
 def _freeze_batch_norm(task: Task[GM], net: nn.Module, k: int, match: int) -> None:
-    """Give batch norms the statistics of 16 real images per class, and let them use those while
-    gradients are matched.
-    """
+    """Set batch norms to the statistics of 16 real images per class, for matching gradients."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
@@ -354,9 +346,7 @@ def _train_student(
     k: int,
     match: int,
 ) -> None:
-    """Algorithm 1, line 9: plain SGD on the synthetic images; a GTN-rnd makes new ones for every
-    epoch.
-    """
+    """Algorithm 1, line 9: plain SGD on the synthetic images; a GTN-rnd renews them every epoch."""
     gm = task.settings
     seed = seeds.derive(task.seed, "gm", "student", k, match)
     augmentation = gm.augment if gm.siamese else ""

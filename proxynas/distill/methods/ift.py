@@ -16,7 +16,7 @@ back-propagated through training, so memory does not depend on how long it takes
 parameters take the place of X, and Adam that of SGD.
 
 A student lives for ``restart`` steps: 1 is Fig. 3 (line 3 draws θ in every step); 0 is Lorraine's
-algorithm, where one student is trained on for ever. Between steps it lies in the state.
+algorithm, where one student is trained throughout. Between steps it lies in the state.
 
 The series converges where every curvature of the student's loss, an eigenvalue of H, is positive
 and under 2/α. Where its last term is ``GROWTH`` times the first, or the student's loss on real data
@@ -66,7 +66,7 @@ class IFT(synthetic.Learned):
     inner: Annotated[int, Field(ge=1)] = 10  # ζ, steps of the student at most
     terms: Annotated[int, Field(ge=0)] = 10  # N of the Neumann series, beside the first
     alpha: Annotated[float, Field(gt=0)] | None = None  # None: as published, see ALPHA
-    restart: Annotated[int, Field(ge=0)] = 1  # steps that a student lives; 0: one for ever
+    restart: Annotated[int, Field(ge=0)] = 1  # steps that a student lives; 0: all
     student: str | None = None  # see spaces.resolve; None: students.default_student
     student_lr: Annotated[float, Field(gt=0)] = 0.02
     student_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
