@@ -33,8 +33,9 @@ from .distill.method import Method, State, Task
 def toy(
     *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
 ) -> Dataset:
-    """Three classes of 8×8 images, a smooth pattern each and noise of the same strength; 40 to
-    learn from, 40 to validate on and 40 to test on a class.
+    """Three classes of 8×8 images, a smooth pattern each and noise of the same strength.
+
+    There are 40 images per class in each of the training, validation and test splits.
     """
     generator = seeds.generator(seed, "toy")
     coarse = torch.randn(3, 1, 3, 3, generator=generator, dtype=torch.float32)
@@ -42,36 +43,34 @@ def toy(
     y = torch.arange(3).repeat(40)
 
     def split() -> Split:
-        x = patterns[y] + 0.5 * torch.randn(
-            len(y), 1, 8, 8, generator=generator, dtype=torch.float32
-        )
-        return Split(x.to(device, dtype), y.to(device))
+        noise = torch.randn(len(y), 1, 8, 8, generator=generator, dtype=torch.float32)
+        return Split((patterns[y] + 0.5 * noise).to(device, dtype), y.to(device))
 
-    return Dataset(
-        "toy", split(), split(), split(), Preprocessing((0.0,), (1.0,)), ("a", "b", "c"), "toy"
-    )
+    preprocessing = Preprocessing((0.0,), (1.0,))
+    return Dataset("toy", split(), split(), split(), preprocessing, ("a", "b", "c"), "toy")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A method with settings that suit :func:`toy`; ``steps`` for the quick checks, ``enough`` to
-    improve."""
+    """A method with settings that suit :func:`toy`.
 
-    method: Method
+    ``steps`` is how many steps the quick checks take, ``enough`` how many suffice to improve.
+    """
+
+    method: Method[Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
     ipc: int = 2
     steps: int = 3
     enough: int = 30
     dataset: Dataset = field(default_factory=toy)
 
-    def task(self, dataset: Dataset | None = None, seed: int = 0) -> Task:
-        """The task, its settings made and checked as the distillation loop does."""
-        own: object = settings.make(
-            self.method.settings, dict(self.settings), where=f"settings of {self.method.name}"
-        )
-        made = Task(dataset or self.dataset, self.ipc, own, seed)
-        self.method.check(made)
-        return made
+    def task(self, dataset: Dataset | None = None, seed: int = 0) -> Task[Any]:
+        """The task, its settings checked as the distillation loop checks them."""
+        where = f"settings of {self.method.name}"
+        config = settings.make(self.method.settings, dict(self.settings), where=where)
+        task = Task(dataset or self.dataset, self.ipc, config, seed)
+        self.method.check(task)
+        return task
 
     @property
     def length(self) -> int:
@@ -79,10 +78,11 @@ class Case:
         return min(self.steps, self.method.steps)
 
     def run(
-        self, task: Task, steps: int, state: State | None = None, first: int = 0
+        self, task: Task[Any], steps: int, state: State | None = None, first: int = 0
     ) -> tuple[State, list[float]]:
         """The state after steps ``first`` to ``steps``, and their losses."""
-        state, losses = self.method.init(task) if state is None else state, []
+        state = self.method.init(task) if state is None else state
+        losses = []
         for k in range(first, steps):
             state, loss = self.method.step(task, state, k)
             losses.append(loss)
@@ -93,29 +93,26 @@ def same_seed_same_result(case: Case) -> None:
     """Two runs with one seed agree to the bit; another seed gives another set."""
     one, two, other = (case.run(case.task(seed=seed), case.length)[0] for seed in (0, 0, 1))
     _equal(one, two, "two runs with the same seed")
-    sets = [
-        case.method.finish(case.task(seed=seed), state)
-        for seed, state in ((0, one), (0, two), (1, other))
-    ]
-    assert all(torch.equal(a, b) for a, b in zip(sets[0], sets[1], strict=True)), (
-        "finish gave two different sets"
-    )
-    assert not torch.equal(sets[0][0], sets[2][0]), (
+    first = case.method.finish(case.task(seed=0), one)
+    second = case.method.finish(case.task(seed=0), two)
+    third = case.method.finish(case.task(seed=1), other)
+    same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert same, "finish gave two different sets"
+    assert not torch.equal(first[0], third[0]), (
         "another seed must give other images, but gave the same"
     )
 
 
 def resumes_bit_for_bit(case: Case) -> None:
-    """A state that went through a checkpoint file, after any step, leads to where the uninterrupted
-    run ends."""
+    """Resumed from a checkpoint file after any step, a run ends like an uninterrupted one."""
     task = case.task()
     whole, losses = case.run(task, case.length)
     for k in range(case.length):
         state, early = case.run(task, k)
-        state = load(save({name: value.cpu().contiguous() for name, value in state.items()}))
+        stored = load(save({name: value.cpu().contiguous() for name, value in state.items()}))
         state = {
             name: value.to(whole[name].device) if name in whole else value
-            for name, value in state.items()
+            for name, value in stored.items()
         }
         resumed, late = case.run(case.task(), case.length, state, k)
         _equal(whole, resumed, f"a run resumed after {k} steps and an uninterrupted one")
@@ -125,68 +122,68 @@ def resumes_bit_for_bit(case: Case) -> None:
 
 
 def does_not_change_its_arguments(case: Case) -> None:
-    """Neither ``step`` nor ``finish`` changes the state or the data it is given, nor PyTorch's own
-    random numbers."""
+    """``step`` and ``finish`` change neither state nor data nor PyTorch's random numbers."""
     task = case.task()
     random = torch.get_rng_state()
-    data = {
-        f"{name} {part}": getattr(getattr(task.dataset, name), part)
-        for name in ("train", "val")
-        for part in "xy"
-    }
-    before = {name: value.clone() for name, value in data.items()}
+    train, val = task.dataset.train, task.dataset.val
+    data = {"train x": train.x, "train y": train.y, "val x": val.x, "val y": val.y}
+    data_before = _copy(data)
     state = case.method.init(task)
     for k in range(case.length):
-        kept = {name: value.clone() for name, value in state.items()}
+        before = _copy(state)
         after, _ = case.method.step(task, state, k)
-        _equal(kept, state, "the state before and after step, which must not change its argument,")
+        _equal(
+            before, state, "the state before and after step, which must not change its argument,"
+        )
         state = after
-    kept = {name: value.clone() for name, value in state.items()}
+    before = _copy(state)
     case.method.finish(task, state)
     case.method.extras(task, state)
-    _equal(kept, state, "the state before and after finish, which must not change its argument,")
-    _equal(before, data, "the data before and after, which a method must not change,")
+    _equal(before, state, "the state before and after finish, which must not change its argument,")
+    _equal(data_before, data, "the data before and after, which a method must not change,")
     assert torch.equal(random, torch.get_rng_state()), (
         "the global random generator was used; see proxynas.seeds"
     )
 
 
 def keeps_dtype_device_and_shape(case: Case) -> None:
-    """Images come back in the data's dtype and on its device, ipc a class, class by class, with
-    fitting labels."""
+    """Dtype and device are the data's, images lie class by class, ipc of each, and labels fit."""
     for dtype in (torch.float32, torch.float64):
         with _default(dtype):
-            learn, held = (
-                Split(part.x.to(dtype), part.y) for part in (case.dataset.train, case.dataset.val)
-            )
-            dataset = replace(case.dataset, train=learn, val=held)
-            task = case.task(dataset)
+            train = Split(case.dataset.train.x.to(dtype), case.dataset.train.y)
+            val = Split(case.dataset.val.x.to(dtype), case.dataset.val.y)
+            task = case.task(replace(case.dataset, train=train, val=val))
             state, _ = case.run(task, min(1, case.length))
             x, y = case.method.finish(task, state)
-        classes, wanted = (
-            dataset.num_classes,
-            (dataset.num_classes * case.ipc, *dataset.train.x.shape[1:]),
-        )
-        assert tuple(x.shape) == wanted, f"images must be {wanted}, but are {tuple(x.shape)}"
-        assert x.dtype == dtype, f"images of {dtype} data must be {dtype}, but are {x.dtype}"
-        assert x.device == dataset.train.x.device, (
-            f"images must be on {dataset.train.x.device}, but are on {x.device}"
-        )
-        assert not x.requires_grad, "images must be detached"
-        if y.ndim == 1:
-            assert y.tolist() == [c for c in range(classes) for _ in range(case.ipc)], (
-                "images must lie class by class"
-            )
-        else:
-            assert y.shape == (len(x), classes), (
-                f"soft labels must be {(len(x), classes)}, but are {tuple(y.shape)}"
-            )
-        assert y.dtype == (torch.int64 if y.ndim == 1 else dtype), (
-            f"labels of {dtype} data are {y.dtype}"
-        )
+        _check_images(x, task)
+        _check_labels(y, task)
         curriculum = case.method.extras(task, state).curriculum
         if curriculum is not None:
             curriculum.check(len(x))
+
+
+def _check_images(x: Tensor, task: Task[Any]) -> None:
+    data = task.dataset.train.x
+    shape = (task.dataset.num_classes * task.ipc, *data.shape[1:])
+    assert tuple(x.shape) == shape, f"images must be {shape}, but are {tuple(x.shape)}"
+    assert x.dtype == data.dtype, (
+        f"images of {data.dtype} data must be {data.dtype}, but are {x.dtype}"
+    )
+    assert x.device == data.device, f"images must be on {data.device}, but are on {x.device}"
+    assert not x.requires_grad, "images must be detached"
+
+
+def _check_labels(y: Tensor, task: Task[Any]) -> None:
+    classes = task.dataset.num_classes
+    dtype = task.dataset.train.x.dtype
+    if y.ndim == 1:
+        by_class = [c for c in range(classes) for _ in range(task.ipc)]
+        assert y.tolist() == by_class, "images must lie class by class"
+    else:
+        shape = (classes * task.ipc, classes)
+        assert y.shape == shape, f"soft labels must be {shape}, but are {tuple(y.shape)}"
+    fitting = torch.int64 if y.ndim == 1 else dtype
+    assert y.dtype == fitting, f"labels of {dtype} data must be {fitting}, but are {y.dtype}"
 
 
 def stays_finite(case: Case) -> None:
@@ -198,25 +195,28 @@ def stays_finite(case: Case) -> None:
     )
     assert all(math.isfinite(loss) for loss in losses), f"losses must be finite, but are {losses}"
     bad = [name for name, value in state.items() if not value.isfinite().all()]
-    assert not bad, f"not finite: {', '.join(bad)}"
+    assert not bad, f"these parts of the state are not finite: {', '.join(bad)}"
     assert case.method.finish(task, state)[0].isfinite().all(), "images must be finite"
 
 
 def improves(case: Case) -> None:
-    """Networks trained on the set get a lower validation loss than on the set it started from, or,
-    for a coreset, than chance; as a mean over three networks.
+    """Networks trained on the set validate better than on the set it started from.
+
+    Those trained on a coreset validate better than chance. The measure is the mean loss of three
+    networks.
     """
     task = case.task()
     start, _ = case.run(task, 0)
     end, _ = case.run(task, min(case.enough, case.method.steps))
     after = _validation_loss(case, task, end)
     if case.method.steps == 0:
-        before, what = math.log(task.dataset.num_classes), "chance"
+        before = math.log(task.dataset.num_classes)
+        baseline = "chance"
     else:
-        before, what = _validation_loss(case, task, start), "the set it started from"
-    assert after < before, (
-        f"{case.method.name} did not improve: a validation loss of {after:.3f}, {what} {before:.3f}"
-    )
+        before = _validation_loss(case, task, start)
+        baseline = "the set it started from"
+    losses = f"a validation loss of {after:.3f}, {baseline} {before:.3f}"
+    assert after < before, f"{case.method.name} did not improve: {losses}"
 
 
 CONTRACT: tuple[Callable[[Case], None], ...] = (
@@ -230,34 +230,37 @@ CONTRACT: tuple[Callable[[Case], None], ...] = (
 """All checks."""
 
 
-def _validation_loss(case: Case, task: Task, state: State) -> float:
-    """Mean over three networks, trained on the set for as long as it was made for (30 updates
-    otherwise)."""
-    (x, y), extras = case.method.finish(task, state), case.method.extras(task, state)
-    updates = 30 if extras.curriculum is None else len(extras.curriculum.order)
-    usual: dict[str, Any] = {
-        "updates": updates,
+def _validation_loss(case: Case, task: Task[Any], state: State) -> float:
+    """Mean over three networks, trained for the set's own steps, or for 30 updates."""
+    dataset = task.dataset
+    x, y = case.method.finish(task, state)
+    extras = case.method.extras(task, state)
+    recipe: dict[str, Any] = {
+        "updates": 30 if extras.curriculum is None else len(extras.curriculum.order),
         "lr": 0.02,
         "momentum": 0.5,
         "weight_decay": 0.0,
         "loss": _loss(y),
+        **extras.recipe,
     }
-    recipe = settings.make(training.Recipe, {**usual, **extras.recipe})
-    space, total = spaces.load("convnet-grid"), 0.0
+    checked_recipe = settings.make(training.Recipe, recipe)
+    space = spaces.load("convnet-grid")
+    arch = students.default_student(dataset.shape)
+    losses = []
     for r in range(3):
         with seeds.seeded(seeds.derive(r, "contract")):
-            net = space.build(
-                students.default_student(task.dataset.shape),
-                task.dataset.shape,
-                task.dataset.num_classes,
-            )
-        training.fit([net.to(x)], x, y, recipe, seed=r, curriculum=extras.curriculum)
-        total += training.evaluate(net, task.dataset.val.x, task.dataset.val.y)[1] / 3
-    return total
+            net = space.build(arch, dataset.shape, dataset.num_classes).to(x)
+        training.fit([net], x, y, checked_recipe, seed=r, curriculum=extras.curriculum)
+        losses.append(training.evaluate(net, dataset.val.x, dataset.val.y)[1])
+    return sum(losses) / len(losses)
 
 
 def _loss(y: Tensor) -> training.Loss:
     return "mse" if y.ndim == 2 else "cross-entropy"
+
+
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in tensors.items()}
 
 
 def _equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor], what: str) -> None:
@@ -272,9 +275,9 @@ def _equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor], what: str) -> N
 
 @contextmanager
 def _default(dtype: torch.dtype) -> Iterator[None]:
-    usual = torch.get_default_dtype()
+    before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         yield
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(before)

@@ -75,16 +75,16 @@ def equation_4(
     """Written again as it stands in the paper, one image after the other."""
     total = torch.zeros((), dtype=x.dtype)
     for image, label in zip(x, y, strict=True):
-        said = expert(image[None])[0]
+        expected = expert(image[None])[0]
         for net in nets:
-            d = F.l1_loss(said, net(image[None])[0])
+            d = F.l1_loss(expected, net(image[None])[0])
             total = total - (d.log() if log else d)
-        total = total - alpha * said.log_softmax(0)[label]
+        total = total - alpha * expected.log_softmax(0)[label]
     return total / len(x)
 
 
-def pools(dataset: Dataset, size: int = 2, **own: Any) -> Pool:
-    return Pool(dataset, Training(STUDENT, epochs=2, **own), size)
+def pools(dataset: Dataset, size: int = 2, **config: Any) -> Pool:
+    return Pool(dataset, Training(STUDENT, epochs=2, **config), size)
 
 
 def weights(pool: Pool, i: int) -> dict[str, Tensor]:
@@ -97,9 +97,9 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     )
 
 
-def task_of(dataset: Dataset, ipc: int = 2, steps: int | None = None, **own: Any) -> Task:
+def task_of(dataset: Dataset, ipc: int = 2, steps: int | None = None, **config: Any) -> Task:
     return plan(
-        DistillSpec(method="apm", ipc=ipc, steps=steps, settings={**SMALL, **own}), dataset
+        DistillSpec(method="apm", ipc=ipc, steps=steps, settings={**SMALL, **config}), dataset
     )[0]
 
 
@@ -107,12 +107,12 @@ def task_of(dataset: Dataset, ipc: int = 2, steps: int | None = None, **own: Any
 @pytest.mark.parametrize("segment", [None, 1, 4])
 def test_the_loss_and_its_gradient_are_those_of_equation_4(log: bool, segment: int | None) -> None:
     expert, nets, x, y = problem()
-    loss, found = apm.image_gradient(expert, nets, x, y, alpha=0.3, log=log, segment=segment)
+    loss, actual = apm.image_gradient(expert, nets, x, y, alpha=0.3, log=log, segment=segment)
     u = x.clone().requires_grad_()
     wanted = equation_4(expert, nets, u, y, 0.3, log)
     (gradient,) = torch.autograd.grad(wanted, u)
     assert loss == pytest.approx(wanted.item(), rel=1e-12)
-    torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(actual, gradient, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("log", [True, False])
@@ -123,12 +123,12 @@ def test_the_gradient_against_finite_differences(log: bool, alpha: float) -> Non
     def value(x: Tensor) -> float:
         return apm.image_gradient(expert, nets, x, y, alpha=alpha, log=log)[0]
 
-    _, found = apm.image_gradient(expert, nets, x, y, alpha=alpha, log=log)
+    _, actual = apm.image_gradient(expert, nets, x, y, alpha=alpha, log=log)
     generator = torch.Generator().manual_seed(4)
     for _ in range(5):
         direction, h = torch.randn(x.shape, dtype=torch.float64, generator=generator), 1e-6
         slope = (value(x + h * direction) - value(x - h * direction)) / (2 * h)
-        assert (found * direction).sum().item() == pytest.approx(slope, rel=1e-6)
+        assert (actual * direction).sum().item() == pytest.approx(slope, rel=1e-6)
 
 
 @pytest.mark.parametrize("segment", SEGMENTS)
@@ -152,14 +152,14 @@ def test_segments_give_the_same_set_to_rounding(double: Dataset) -> None:
         results.append((*apm.finish(task, state), torch.tensor(loss)))
     assert not torch.equal(results[0][0], apm.init(task)["x"])
     for other in results[1:]:
-        for found, wanted in zip(other, results[0], strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+        for actual, wanted in zip(other, results[0], strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("log", [True, False])
 def test_a_round_is_algorithm_1(double: Dataset, log: bool) -> None:
-    """Written again without the training loop: SGD 0.02, momentum 0.9, decay 5e-4, a tenth from half of the epochs on;
-    all six images are in the batch.
+    """Written again without the training loop: SGD 0.02, momentum 0.9, decay 5e-4, a tenth from
+    half of the epochs on; all six images are in the batch.
     """
     task = task_of(double, student="D1-W32-sigmoid-none-avgpooling", log=log, momentum=0.5)
     start = apm.init(task)
@@ -178,9 +178,9 @@ def test_a_round_is_algorithm_1(double: Dataset, log: bool) -> None:
     u = start["x"].clone().requires_grad_()
     loss = equation_4(expert, nets, u, class_labels(3, 2, u.device), 0.1, log)
     loss.backward()
-    state, told = apm.step(task, start, 0)
+    state, step_loss = apm.step(task, start, 0)
     assert u.grad is not None
-    assert told == pytest.approx(loss.item(), rel=1e-6)
+    assert step_loss == pytest.approx(loss.item(), rel=1e-6)
     torch.testing.assert_close(state["x"], (u - u.grad).detach(), rtol=1e-6, atol=1e-8)
 
 
@@ -230,7 +230,9 @@ def test_a_reused_student_meets_a_batch_of_its_own_every_round(toy: Dataset) -> 
 
 
 def test_the_student_may_have_batches(toy: Dataset) -> None:
-    """Seven passes over six images in batches of four are two updates each; the checkpoints are after 2, 4 and 6."""
+    """Seven passes over six images in batches of four are two updates each; the checkpoints are
+    after 2, 4 and 6.
+    """
     task = task_of(toy, student_batch=4, epochs=7)
     nets = apm._train_student(task, apm._expert(task, 0), apm.init(task)["x"], 0)
     assert len(nets) == 3
@@ -238,7 +240,7 @@ def test_the_student_may_have_batches(toy: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("config", "message"),
     [
         ({"checkpoints": 7}, "checkpoints must be at most epochs, which is 6, but got 7"),
         ({"lr": 0}, "lr: input should be greater than 0"),
@@ -246,10 +248,10 @@ def test_the_student_may_have_batches(toy: Dataset) -> None:
     ],
 )
 def test_settings_that_cannot_work_are_refused(
-    own: dict[str, Any], said: str, toy: Dataset
+    config: dict[str, Any], message: str, toy: Dataset
 ) -> None:
-    with pytest.raises(SpecError, match=said):
-        task_of(toy, **own)
+    with pytest.raises(SpecError, match=message):
+        task_of(toy, **config)
 
 
 def test_a_student_that_diverges_is_said(toy: Dataset) -> None:
@@ -260,10 +262,10 @@ def test_a_student_that_diverges_is_said(toy: Dataset) -> None:
 
 def test_rows_of_a_table() -> None:
     moons = datasets.load("moons")
-    own = {"epochs": 4, "checkpoints": 2, "experts": 1, "expert_epochs": 1}
-    made = distill(DistillSpec(method="apm", ipc=2, steps=2, settings=own), moons)
-    assert made.x.shape == (4, 2)
-    assert made.y.shape == (4, 2)
+    config = {"epochs": 4, "checkpoints": 2, "experts": 1, "expert_epochs": 1}
+    proxy = distill(DistillSpec(method="apm", ipc=2, steps=2, settings=config), moons)
+    assert proxy.x.shape == (4, 2)
+    assert proxy.y.shape == (4, 2)
     with pytest.raises(SpecError, match="augment = 'crop' is for images"):
         plan(DistillSpec(method="apm", settings={"augment": "crop"}), moons)
 
@@ -282,19 +284,19 @@ def test_soft_labels_are_the_logits_of_the_expert_that_validates_best(
     toy: Dataset, tmp_path: Path
 ) -> None:
     spec = DistillSpec(method="apm", ipc=2, steps=2, settings={**SMALL, "experts": 3})
-    made = distill(spec, toy)
-    found = apm.pool(plan(spec, toy)[0])
-    scores = [training.evaluate(found.network(i), toy.val.x, toy.val.y) for i in range(3)]
+    proxy = distill(spec, toy)
+    experts_pool = apm.pool(plan(spec, toy)[0])
+    scores = [training.evaluate(experts_pool.network(i), toy.val.x, toy.val.y) for i in range(3)]
     best = max(range(3), key=lambda i: (scores[i][0], -scores[i][1]))
-    assert found.best() == best == made.provenance["shared"]["about"]["labels"]
-    assert torch.equal(made.y, found.network(best)(made.x))
-    assert (made.recipe.loss, made.recipe.lr) == ("l1", 0.02)
-    made.save(tmp_path / "a.safetensors")
+    assert experts_pool.best() == best == proxy.provenance["shared"]["about"]["labels"]
+    assert torch.equal(proxy.y, experts_pool.network(best)(proxy.x))
+    assert (proxy.recipe.loss, proxy.recipe.lr) == ("l1", 0.02)
+    proxy.save(tmp_path / "a.safetensors")
     read = proxyset.read(tmp_path / "a.safetensors")
-    assert torch.equal(read.y, made.y)
-    assert read.recipe == made.recipe
-    assert read.provenance == json.loads(json.dumps(made.provenance))
-    assert set(read.score(found.network(best).requires_grad_(True), toy.val)) == {
+    assert torch.equal(read.y, proxy.y)
+    assert read.recipe == proxy.recipe
+    assert read.provenance == json.loads(json.dumps(proxy.provenance))
+    assert set(read.score(experts_pool.network(best).requires_grad_(True), toy.val)) == {
         "sotl",
         "val_accuracy",
         "val_loss",
@@ -309,21 +311,21 @@ def test_a_pool_goes_on_after_an_interruption_bit_for_bit(
     monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path / "other"))
     fit, calls = training.fit, []
 
-    def dies(*arguments: Any, **own: Any) -> training.Trained:
+    def dies(*arguments: Any, **options: Any) -> training.Trained:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return fit(*arguments, **own)
+        return fit(*arguments, **options)
 
     monkeypatch.setattr(training, "fit", dies)
     with pytest.raises(KeyboardInterrupt):
         pools(toy, 3).complete()
     kept = list((tmp_path / "other" / "experts").rglob("*"))
     assert [path.name for path in kept if path.is_file()] == ["000.safetensors"]
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     resumed = pools(toy, 3)
-    resumed.complete(lambda done, total: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    resumed.complete(lambda done, total: progress.append((done, total)))
+    assert progress == [(1, 3), (2, 3), (3, 3)]
     assert len(calls) == 4  # the first, the one that died, and two more
     assert all(same(weights(resumed, i), wanted[i]) for i in range(3))
 
@@ -366,12 +368,12 @@ def test_an_expert_keeps_what_validates_best(toy: Dataset, monkeypatch: pytest.M
     """Made to peak in the middle, it keeps the weights it had then."""
     accuracies, seen, evaluate = iter([0.1, 0.9, 0.9, 0.2]), [], training.evaluate
 
-    def told(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    def fake_evaluate(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
         assert x is toy.val.x
         seen.append({name: value.clone() for name, value in net.state_dict().items()})
         return next(accuracies), 1.0
 
-    monkeypatch.setattr(training, "evaluate", told)
+    monkeypatch.setattr(training, "evaluate", fake_evaluate)
     pool = Pool(toy, Training(STUDENT, epochs=8, batch_size=60, validations=4), 1)
     (expert,) = pool.complete()
     monkeypatch.setattr(training, "evaluate", evaluate)
@@ -405,10 +407,10 @@ def slow(monkeypatch: pytest.MonkeyPatch, wall: float, core: float) -> None:
     """Experts that are trained from now on say that they cost this much."""
     write = experts._write
 
-    def told(path: Path, expert: experts.Expert, kept: dict[str, Tensor]) -> None:
+    def fake_write(path: Path, expert: experts.Expert, kept: dict[str, Tensor]) -> None:
         write(path, replace(expert, seconds=wall, core_seconds=core), kept)
 
-    monkeypatch.setattr(experts, "_write", told)
+    monkeypatch.setattr(experts, "_write", fake_write)
 
 
 def test_what_experts_cost_is_counted_also_where_they_were_found(
@@ -419,10 +421,10 @@ def test_what_experts_cost_is_counted_also_where_they_were_found(
         slow(patch, 100.0, 150.0)
         apm.prepare(plan(spec, toy)[0], lambda done, total: None)
     for seed in (0, 1):
-        told = distill(replace(spec, seed=seed), toy).provenance
-        assert 200 < told["seconds"] < 210
-        assert 300 < told["core_seconds"] < 310
-        shared = told["shared"]
+        provenance = distill(replace(spec, seed=seed), toy).provenance
+        assert 200 < provenance["seconds"] < 210
+        assert 300 < provenance["core_seconds"] < 310
+        shared = provenance["shared"]
         assert (shared["what"], shared["seconds"], shared["core_seconds"]) == (
             "experts",
             200.0,
@@ -430,19 +432,32 @@ def test_what_experts_cost_is_counted_also_where_they_were_found(
         )
         assert (shared["about"]["count"], len(shared["about"]["val_accuracy"])) == (2, 2)
     columns = ("source", "arch", "seed", "seconds")
-    paid = ledger(pd.DataFrame([("proxy", "a", 0, 1.0)], columns=columns), {}, None, distill=told, device="cpu",
-                  proxy_bytes=1, real_bytes=1)  # fmt: skip
-    assert (paid.distill_s, paid.distill_core_s) == (told["seconds"], told["core_seconds"])
+    paid = ledger(
+        pd.DataFrame([("proxy", "a", 0, 1.0)], columns=columns),
+        {},
+        None,
+        distill=provenance,
+        device="cpu",
+        proxy_bytes=1,
+        real_bytes=1,
+    )
+    assert (paid.distill_s, paid.distill_core_s) == (
+        provenance["seconds"],
+        provenance["core_seconds"],
+    )
 
 
 def test_a_search_trains_candidates_on_soft_labels(small_spec: SearchSpec, tmp_path: Path) -> None:
     spec, watcher = replace(small_spec, method="apm", ipc=2, steps=1, settings=SMALL), Watched()
     proxy = sources.get_proxy(spec, datasets.load_for(spec), tmp_path, watcher)
     assert watcher.told == [(1, 2), (2, 2)]
-    found = sources.prepare(spec, tmp_path).sources
-    assert torch.equal(found["proxy"].y, proxy.y)
-    assert (found["proxy"].recipe.loss, found["random"].recipe.loss) == ("l1", "cross-entropy")
-    assert len(found["proxy"].x) == len(found["random"].x) == 20
+    prepared = sources.prepare(spec, tmp_path).sources
+    assert torch.equal(prepared["proxy"].y, proxy.y)
+    assert (prepared["proxy"].recipe.loss, prepared["random"].recipe.loss) == (
+        "l1",
+        "cross-entropy",
+    )
+    assert len(prepared["proxy"].x) == len(prepared["random"].x) == 20
 
 
 class Watched(Watcher):
@@ -475,10 +490,10 @@ def test_a_resumed_distillation_pays_for_its_experts_once(
         RunFolderError, match="of another distillation"
     ):  # said before any expert is trained
         distill(replace(spec, settings={**SMALL, "experts": 99}), toy, checkpoint=checkpoint)
-    made = distill(spec, toy, checkpoint=checkpoint)
-    assert torch.equal(made.x, whole.x)
-    assert torch.equal(made.y, whole.y)
-    assert 200 < made.provenance["seconds"] < 210
+    proxy = distill(spec, toy, checkpoint=checkpoint)
+    assert torch.equal(proxy.x, whole.x)
+    assert torch.equal(proxy.y, whole.y)
+    assert 200 < proxy.provenance["seconds"] < 210
 
 
 def test_fewer_seconds_than_the_experts_took_are_refused(

@@ -27,7 +27,7 @@ def drawn(
 
 @pytest.mark.parametrize("op", augment.OPS)
 def test_shared_parameters_treat_all_images_alike(op: str) -> None:
-    """Siamese: one draw does to each image what it does to it alone, whatever else is in the batch."""
+    """Siamese: one draw does to each image what it does to it alone, whatever the batch."""
     x = images(5)
     for seed in range(4):
         transform = drawn(op, seed)
@@ -41,9 +41,9 @@ def test_shared_parameters_treat_all_images_alike(op: str) -> None:
 @pytest.mark.parametrize("op", augment.OPS)
 def test_own_parameters_differ_between_images(op: str) -> None:
     x = images(1).expand(12, -1, -1, -1)
-    made = drawn(op, 1, 12)(x)
-    assert len({tuple(image.flatten().tolist()) for image in made}) >= 2
-    assert torch.equal(made, drawn(op, 1, 12)(x))
+    transformed = drawn(op, 1, 12)(x)
+    assert len({tuple(image.flatten().tolist()) for image in transformed}) >= 2
+    assert torch.equal(transformed, drawn(op, 1, 12)(x))
 
 
 @pytest.mark.parametrize("op", augment.OPS)
@@ -79,7 +79,9 @@ def test_operations_by_hand() -> None:
 
 
 def test_a_rotation_keeps_the_centre_and_lengths() -> None:
-    """A point a quarter of the height right of the centre turns by at most 15 degrees, also in a wide image."""
+    """A point a quarter of the height right of the centre turns by at most 15 degrees, also in a
+    wide image.
+    """
     y, x = torch.meshgrid(torch.arange(32.0) - 15.5, torch.arange(64.0) - 31.5, indexing="ij")
     spot = torch.exp(-((x - 8) ** 2 + y**2) / 4)[None, None].double()
     for seed in range(5):
@@ -93,9 +95,9 @@ def test_a_scale_is_within_its_factor() -> None:
     y, x = torch.meshgrid(torch.arange(32.0) - 15.5, torch.arange(32.0) - 15.5, indexing="ij")
     spot = torch.exp(-((x - 8) ** 2 + (y - 8) ** 2) / 4)[None, None].double()
     for seed in range(5):
-        made = drawn("scale", seed, 1, (1, 32, 32))(spot)[0, 0]
+        transformed = drawn("scale", seed, 1, (1, 32, 32))(spot)[0, 0]
         for axis in (x, y):
-            assert 8 / 1.22 < (made * axis).sum() / made.sum() < 8 * 1.22
+            assert 8 / 1.22 < (transformed * axis).sum() / transformed.sum() < 8 * 1.22
 
 
 def test_one_operation_a_batch_is_drawn_from_the_strategy() -> None:
@@ -103,9 +105,13 @@ def test_one_operation_a_batch_is_drawn_from_the_strategy() -> None:
     generator = torch.Generator().manual_seed(0)
     kinds = set()
     for _ in range(40):
-        made = augment.draw("flip+cutout", (3, 8, 8), generator)(x)
+        transformed = augment.draw("flip+cutout", (3, 8, 8), generator)(x)
         kinds.add(
-            "same" if torch.equal(made, x) else "flip" if torch.equal(made, x.flip(3)) else "cutout"
+            "same"
+            if torch.equal(transformed, x)
+            else "flip"
+            if torch.equal(transformed, x.flip(3))
+            else "cutout"
         )
     assert kinds == {"same", "flip", "cutout"}
 
@@ -164,9 +170,9 @@ def spots(n: int, side: tuple[int, int]) -> Tensor:
     return x + torch.tensor([0.5, -2.0], dtype=torch.float64).view(1, 2, 1, 1)
 
 
-def one_place(kind: int, **own: object) -> Tensor:
+def one_place(kind: int, **config: object) -> Tensor:
     """The matrix of one image, float64 (1, 2, 3)."""
-    usual = {"shift": (0, 0), "factor": (1.0, 1.0), "angle": 0.0, **own}
+    usual = {"shift": (0, 0), "factor": (1.0, 1.0), "angle": 0.0, **config}
     return augment.zhao2021_places(
         torch.tensor([kind]),
         torch.tensor([usual["shift"]]),
@@ -181,33 +187,35 @@ def test_a_shift_of_zhao2021_is_a_crop_of_the_padded_image() -> None:
     padded = torch.nn.functional.pad(x, (4, 4, 4, 4))
     for left, up in ((-4, 3), (0, 0), (2, -1)):
         wanted = padded[:, :, 4 + up : 13 + up, 4 + left : 11 + left]
-        found = augment._sampled(x, one_place(0, shift=(left, up)))
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+        actual = augment._sampled(x, one_place(0, shift=(left, up)))
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("factor", [(0.8, 1.2), (1.1, 0.9)])
 def test_a_scale_of_zhao2021_is_scipys(factor: tuple[float, float]) -> None:
     x = spots(1, (9, 7))
-    found = augment._sampled(x, one_place(1, factor=factor))[0, 0].numpy()
+    actual = augment._sampled(x, one_place(1, factor=factor))[0, 0].numpy()
     steps = np.array([1 / factor[1], 1 / factor[0]])  # rows, columns
     centre = np.array([4.0, 3.0])
     wanted = ndimage.affine_transform(
         x[0, 0].numpy(), steps, centre - steps * centre, order=1, mode="grid-constant"
     )
-    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    np.testing.assert_allclose(actual, wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize("degrees", [-45.0, 10.0, 30.0])
 def test_a_rotation_of_zhao2021_is_scipys(degrees: float) -> None:
     """Non-square images too: no shear."""
     x = spots(1, (9, 7))
-    found = augment._sampled(x, one_place(2, angle=math.radians(degrees)))[0, 0].numpy()
+    actual = augment._sampled(x, one_place(2, angle=math.radians(degrees)))[0, 0].numpy()
     wanted = ndimage.rotate(x[0, 0].numpy(), degrees, reshape=False, order=1, mode="grid-constant")
-    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    np.testing.assert_allclose(actual, wanted, atol=1e-12)
 
 
 def test_zhao2021_draws_an_operation_for_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third each is shifted, scaled and turned within the published ranges, and filled with the published values."""
+    """A third each is shifted, scaled and turned within the published ranges, and filled with the
+    published values.
+    """
     places, drawn_values = augment.zhao2021_places, []
 
     def watched(*values: Tensor) -> Tensor:
@@ -216,7 +224,7 @@ def test_zhao2021_draws_an_operation_for_every_image(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(augment, "zhao2021_places", watched)
     x = spots(900, (9, 7))
-    made = drawn("zhao2021", 0, 900, (2, 9, 7))(x)
+    transformed = drawn("zhao2021", 0, 900, (2, 9, 7))(x)
     kind, shift, factor, angle, side = drawn_values[0]
     assert side == (9, 7)
     assert all(250 < (kind == k).sum() < 350 for k in range(3))
@@ -233,15 +241,15 @@ def test_zhao2021_draws_an_operation_for_every_image(monkeypatch: pytest.MonkeyP
         wanted = torch.stack(
             [augment._sampled(x[one, c : c + 1] - fill[c], theta)[0, 0] + fill[c] for c in range(2)]
         )
-        torch.testing.assert_close(made[i], wanted, rtol=0, atol=1e-6)
+        torch.testing.assert_close(transformed[i], wanted, rtol=0, atol=1e-6)
 
 
 def test_zhao2021_with_one_set_of_parameters_treats_images_alike() -> None:
     x = images(5)
     for seed in range(6):
-        made = drawn("zhao2021", seed)(x)
+        transformed = drawn("zhao2021", seed)(x)
         again = drawn("zhao2021", seed)(x.flip(0))
-        torch.testing.assert_close(made, again.flip(0))
+        torch.testing.assert_close(transformed, again.flip(0))
     assert torch.autograd.gradcheck(
         drawn("zhao2021", 1, 2, (3, 5, 6)), (images(2)[:, :, :5, :6].requires_grad_(),)
     )

@@ -56,12 +56,12 @@ def test_all_are_registered() -> None:
 
 @pytest.mark.parametrize("name", CHEAP)
 def test_chosen_are_real_images_of_their_class_each_once(name: str, small: Dataset) -> None:
-    made = distill(DistillSpec(method=name, ipc=3, settings=CHEAP[name]), small)
-    rows = rows_of(made.x, small)
+    proxy = distill(DistillSpec(method=name, ipc=3, settings=CHEAP[name]), small)
+    rows = rows_of(proxy.x, small)
     assert len(set(rows)) == 30
     assert (
         small.train.y[rows].tolist()
-        == made.y.tolist()
+        == proxy.y.tolist()
         == class_labels(10, 3, torch.device("cpu")).tolist()
     )
 
@@ -82,9 +82,9 @@ def test_the_seed_decides_and_the_test_split_does_not(name: str, small: Dataset)
 @pytest.mark.parametrize("name", CHEAP)
 def test_tables(name: str) -> None:
     moons = datasets.load("moons")
-    made = distill(DistillSpec(method=name, ipc=5, settings=CHEAP[name]), moons)
-    assert made.x.shape == (10, 2)
-    rows = rows_of(made.x, moons)
+    proxy = distill(DistillSpec(method=name, ipc=5, settings=CHEAP[name]), moons)
+    assert proxy.x.shape == (10, 2)
+    rows = rows_of(proxy.x, moons)
     assert moons.train.y[rows].tolist() == [0] * 5 + [1] * 5
 
 
@@ -93,21 +93,25 @@ def features(n: int, seed: int, d: int = 3) -> Tensor:
 
 
 def test_herding_by_hand() -> None:
-    """On a line, with the mean 2: first the point nearest to 2, then what keeps their mean nearest to 2."""
+    """On a line, with the mean 2: first the point nearest to 2, then what keeps their mean nearest
+    to 2.
+    """
     points = torch.tensor([[0.0], [1.9], [2.3], [3.8]], dtype=torch.float64)  # mean 2
     assert coreset.herd(points, 4).tolist() == [1, 2, 0, 3]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_herding_keeps_the_mean(seed: int) -> None:
-    """Each choice is the best of those left, all together have the mean, and a few have it better than random ones."""
+    """Each choice is the best of those left, all together have the mean, and a few have it better
+    than random ones.
+    """
     points = features(40, seed)
     chosen, mean = coreset.herd(points, 40).tolist(), points.mean(0)
     for size in range(1, 41):
-        own = float((points[chosen[:size]].mean(0) - mean).norm())
+        config = float((points[chosen[:size]].mean(0) - mean).norm())
         rest = set(range(40)) - set(chosen[: size - 1])
         best = min(float((points[[*chosen[: size - 1], i]].mean(0) - mean).norm()) for i in rest)
-        assert own == pytest.approx(best, abs=1e-12)
+        assert config == pytest.approx(best, abs=1e-12)
     assert sorted(chosen) == list(range(40))
     generator = torch.Generator().manual_seed(seed)
     drawn = [
@@ -125,7 +129,9 @@ def radius(points: Tensor, centers: list[int]) -> float:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_k_center_against_brute_force(n: int, seed: int) -> None:
-    """Its radius is at most twice that of the best choice (Gonzalez 1985), and a plain loop chooses the same."""
+    """Its radius is at most twice that of the best choice (Gonzalez 1985), and a plain loop chooses
+    the same.
+    """
     points = features(12, seed, d=2)
     chosen = coreset.farthest_first(points, n).tolist()
     assert radius(points, chosen) <= 2 * min(
@@ -151,7 +157,9 @@ def test_k_center_chooses_equal_points_once_each() -> None:
 
 @pytest.mark.parametrize("batch_size", [7, 20])
 def test_forgetting_against_a_loop(batch_size: int) -> None:
-    """Toneva 2019, Algorithm 1, written out with plain SGD; noise as data, so that much is forgotten."""
+    """Toneva 2019, Algorithm 1, written out with plain SGD; noise as data, so that much is
+    forgotten.
+    """
     x, y = features(20, 0).float(), torch.arange(20) % 2
     recipe = training.Recipe(
         updates=60, batch_size=batch_size, lr=0.3, momentum=0.0, weight_decay=0.0
@@ -178,8 +186,8 @@ def test_forgetting_against_a_loop(batch_size: int) -> None:
                 p -= 0.3 * g
     assert counts.tolist() == [n if known else 61 for n, known in zip(expected, ever, strict=True)]
     assert sum(n for n, known in zip(expected, ever, strict=True) if known) > 0
-    for p, own in zip(net.parameters(), by_hand.parameters(), strict=True):
-        torch.testing.assert_close(p, own)
+    for p, config in zip(net.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(p, config)
     assert not net._forward_hooks
 
 
@@ -229,7 +237,7 @@ def test_features_are_those_of_the_trained_network(
     init: Callable[[Task], dict[str, Tensor]], small: Dataset
 ) -> None:
     """Before its last layer, in evaluation mode: one row an image."""
-    found = coreset._features(task_of("herding", small), "herding")
-    assert found.shape == (200, 8)  # three poolings take 8×8 to one pixel
-    assert found.isfinite().all()
+    actual = coreset._features(task_of("herding", small), "herding")
+    assert actual.shape == (200, 8)  # three poolings take 8×8 to one pixel
+    assert actual.isfinite().all()
     assert init(task_of("herding", small))["x"].shape == (10, 2, 1, 8, 8)

@@ -47,12 +47,12 @@ def parameters_of(net: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("batched", [True, False])
 def test_class_gradients_are_autograds(batched: bool) -> None:
     net, x = tiny(), classes_of(3, 5, 1)
-    found = gm.class_gradients(net, parameters_of(net), x, batched)
+    actual = gm.class_gradients(net, parameters_of(net), x, batched)
     for c, batch in enumerate(x):
         net.zero_grad()
         F.cross_entropy(net(batch), torch.full((5,), c)).backward()
         for name, p in net.named_parameters():
-            torch.testing.assert_close(found[name][c], p.grad, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(actual[name][c], p.grad, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["rowwise-cosine", "cosine", "euclidean"])
@@ -76,7 +76,9 @@ def test_the_gradient_of_the_distance_against_finite_differences(kind: str) -> N
 
 
 def test_the_distance_by_hand() -> None:
-    """One class, one 2×2 weight: a parallel row counts 0, an opposite one 2, a bias nothing (eq. 10); elsewhere all."""
+    """One class, one 2×2 weight: a parallel row counts 0, an opposite one 2, a bias nothing (eq.
+    10); elsewhere all.
+    """
     a = {"weight": torch.tensor([[[1.0, 2.0], [1.0, 0.0]]]), "bias": torch.tensor([[5.0, 5.0]])}
     b = {"weight": torch.tensor([[[2.0, 4.0], [-3.0, 0.0]]]), "bias": torch.tensor([[-5.0, 1.0]])}
     assert gm.distance(a, b, "rowwise-cosine").item() == pytest.approx(2.0, abs=1e-5)
@@ -93,14 +95,15 @@ def test_the_distance_by_hand() -> None:
 
 @pytest.mark.parametrize("kind", ["rowwise-cosine", "cosine", "euclidean"])
 @pytest.mark.parametrize(
-    "own", [{"batch_classes": True}, {"batch_classes": False}, {"per_class": False}]
+    "config", [{"batch_classes": True}, {"batch_classes": False}, {"per_class": False}]
 )
 def test_the_gradient_of_an_augmented_match_against_finite_differences(
-    kind: str, own: dict[str, object], digits: Dataset
+    kind: str, config: dict[str, object], digits: Dataset
 ) -> None:
     digits = replace(digits, train=replace(digits.train, x=digits.train.x.double()))
     task, _ = plan(
-        DistillSpec(settings={**SMALL, **own, "distance": kind, "augment": "rotate+scale"}), digits
+        DistillSpec(settings={**SMALL, **config, "distance": kind, "augment": "rotate+scale"}),
+        digits,
     )
     torch.set_default_dtype(torch.float64)
     try:
@@ -122,8 +125,8 @@ def test_the_gradient_of_an_augmented_match_against_finite_differences(
 
 def test_matching_a_class_to_itself_is_at_the_minimum() -> None:
     net, x = tiny(), classes_of(3, 4, 5)
-    found = gm.class_gradients(net, parameters_of(net), x, True)
-    assert gm.distance(found, found, "rowwise-cosine").item() == pytest.approx(0, abs=1e-9)
+    actual = gm.class_gradients(net, parameters_of(net), x, True)
+    assert gm.distance(actual, actual, "rowwise-cosine").item() == pytest.approx(0, abs=1e-9)
 
 
 def test_batched_and_one_by_one_steps_agree(digits: Dataset) -> None:
@@ -149,7 +152,9 @@ def test_batched_and_one_by_one_steps_agree(digits: Dataset) -> None:
 
 
 def test_one_step_is_the_published_algorithm(digits: Dataset) -> None:
-    """Written again with autograd alone, a class at a time: SGD 0.1, momentum 0.5, the sum over classes."""
+    """Written again with autograd alone, a class at a time: SGD 0.1, momentum 0.5, the sum over
+    classes.
+    """
     task, _ = plan(
         DistillSpec(settings={**SMALL, "real_batch": 200}), digits
     )  # all the real images: nothing is drawn
@@ -224,10 +229,10 @@ def test_ten_learned_images_train_better_than_ten_random_ones(digits: Dataset) -
     drawn = distill(DistillSpec(method="random"), digits)
     assert learned.provenance["losses"][-1] < 0.75 * learned.provenance["losses"][0]
     accuracy = []
-    for made in (learned, drawn):
+    for proxy in (learned, drawn):
         with seeds.seeded(1):
             net = convnet.make(digits.shape, 10, depth=2, width=32)
-        training.fit([net], made.x, made.y, training.Recipe(updates=200))
+        training.fit([net], proxy.x, proxy.y, training.Recipe(updates=200))
         accuracy.append(training.evaluate(net, digits.val.x, digits.val.y)[0])
     assert accuracy[0] > accuracy[1] + 0.05
 
@@ -265,10 +270,10 @@ def test_a_checkpoint_of_another_distillation_is_refused(digits: Dataset, tmp_pa
 
 
 def test_a_budget_in_seconds_ends_the_loop(digits: Dataset) -> None:
-    made = distill(DistillSpec(seconds=0.5, settings=SMALL), digits)
-    assert made.provenance["steps"] >= 1
-    assert made.provenance["seconds"] >= 0.5
-    assert made.provenance["peak_mib"] > 0
+    proxy = distill(DistillSpec(seconds=0.5, settings=SMALL), digits)
+    assert proxy.provenance["steps"] >= 1
+    assert proxy.provenance["seconds"] >= 0.5
+    assert proxy.provenance["peak_mib"] > 0
 
 
 def test_divergence_is_said(digits: Dataset) -> None:
@@ -291,7 +296,7 @@ def test_divergence_is_said(digits: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         ({"ipc": 101}, "ipc must be at most"),
         ({"method": "gmm"}, "there is no method 'gmm'; known: gm"),
@@ -304,7 +309,7 @@ def test_divergence_is_said(digits: Dataset) -> None:
         ({"method": "random", "steps": 5}, "takes no steps"),
     ],
 )
-def test_bad_settings(bad: dict[str, object], said: str, digits: Dataset) -> None:
+def test_bad_settings(bad: dict[str, object], message: str, digits: Dataset) -> None:
     with pytest.raises(SpecError) as caught:
         plan(DistillSpec(**bad), digits)  # type: ignore[arg-type]
-    assert said in str(caught.value)
+    assert message in str(caught.value)

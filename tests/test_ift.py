@@ -11,6 +11,7 @@ from proxynas.datasets import Dataset
 from proxynas.distill import students
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import ift
+from proxynas.distill.methods.ift import Series
 from proxynas.nets import convnet
 from proxynas.specs import DistillSpec
 
@@ -19,13 +20,17 @@ L2 = 0.5
 
 
 def ridge_loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Half the squared error of ``x @ w`` and half of L2 · ‖w‖², the sum over rows; x (B, D), y (B,)."""
+    """Half the squared error of ``x @ w`` and half of L2 · ‖w‖², the sum over rows; x (B, D), y
+    (B,).
+    """
     w = parameters["w"]
     return 0.5 * (x @ w - y).square().sum() + 0.5 * L2 * w.square().sum()
 
 
 def ridge() -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
-    """Synthetic rows, their targets, real data, the weights that ridge regression finds, and the exact gradient."""
+    """Synthetic rows, their targets, real data, the weights that ridge regression finds, and the
+    exact gradient.
+    """
     generator = torch.Generator().manual_seed(0)
     x, y, a, b = (
         torch.randn(*size, dtype=torch.float64, generator=generator)
@@ -46,8 +51,8 @@ def test_against_the_closed_form_of_ridge_regression() -> None:
     alpha = 1 / torch.linalg.eigvalsh(hessian)[-1].item()
     errors = []
     for terms in (0, 1, 3, 10, 30, 100, 300, 1000):
-        found = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, alpha, terms)
-        errors.append(((found.x - exact).norm() / exact.norm()).item())
+        actual = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, Series(alpha, terms))
+        errors.append(((actual.x - exact).norm() / exact.norm()).item())
     assert all(later < earlier for earlier, later in pairwise(errors) if earlier > 1e-12)
     assert errors[-1] < 1e-9
 
@@ -63,18 +68,18 @@ def test_the_truncated_series_is_equation_7() -> None:
     outer = real[0].T @ (real[0] @ w - real[1]) + L2 * w
     mixed = torch.autograd.functional.jacobian(lambda x: x.T @ (x @ w - y), x)  # (D, B, D)
     expected = -torch.einsum("d,dbe->be", inverse @ outer, mixed)
-    found = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, alpha, terms)
-    torch.testing.assert_close(found.x, expected, rtol=1e-10, atol=1e-12)
+    actual = ift.hypergradient(ridge_loss, {"w": w}, x, y, real, Series(alpha, terms))
+    torch.testing.assert_close(actual.x, expected, rtol=1e-10, atol=1e-12)
     start, end = (
         outer.norm(),
         (torch.linalg.matrix_power(torch.eye(4) - alpha * hessian, terms) @ outer).norm(),
     )
-    assert found.growth == pytest.approx((end / start).item(), rel=1e-6)
-    assert found.loss == pytest.approx(ridge_loss({"w": w}, *real).item(), rel=1e-12)
+    assert actual.growth == pytest.approx((end / start).item(), rel=1e-6)
+    assert actual.loss == pytest.approx(ridge_loss({"w": w}, *real).item(), rel=1e-12)
 
 
 def test_products_of_a_network_against_finite_differences() -> None:
-    """One term: −α · p · ∂²L/∂θ∂x with p = (2I − αH) v, by differences of the gradient in float64."""
+    """One term: −α · p · ∂²L/∂θ∂x with p = (2I − αH) v, by differences in float64."""
     with seeds.seeded(0):
         net = convnet.make(
             (1, 8, 8),
@@ -89,7 +94,7 @@ def test_products_of_a_network_against_finite_differences() -> None:
     generator = torch.Generator().manual_seed(1)
     x, a = (torch.randn(n, 1, 8, 8, dtype=torch.float64, generator=generator) for n in (6, 9))
     y, real, alpha, h = torch.arange(6) % 3, (a, torch.arange(9) % 3), 0.1, 1e-5
-    found = ift.hypergradient(loss, parameters, x, y, real, alpha, 1)
+    actual = ift.hypergradient(loss, parameters, x, y, real, Series(alpha, 1))
 
     def gradient(p: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return torch.func.grad(loss)(p, x, y)
@@ -103,7 +108,7 @@ def test_products_of_a_network_against_finite_differences() -> None:
     direction = torch.randn(x.shape, dtype=torch.float64, generator=generator)
     plus, minus = (gradient(parameters, x + sign * h * direction, y) for sign in (1, -1))
     slope = -alpha * sum((p[name] * (plus[name] - minus[name]) / (2 * h)).sum() for name in p)
-    assert (found.x * direction).sum().item() == pytest.approx(float(slope), rel=1e-5)
+    assert (actual.x * direction).sum().item() == pytest.approx(float(slope), rel=1e-5)
 
 
 @pytest.mark.parametrize("restart", [0, 1, 3])
@@ -151,25 +156,26 @@ def test_a_series_that_diverges_is_said_with_a_better_alpha(digits: Dataset) -> 
 
 
 def test_a_student_that_diverges_is_said(digits: Dataset) -> None:
-    own = {**SMALL, "student": "D2-W32-relu-none-none", "student_lr": 1e20}
+    config = {**SMALL, "student": "D2-W32-relu-none-none", "student_lr": 1e20}
     with pytest.raises(DivergedError, match=r"lower student_lr \(now 1e\+20\) or lr \(now 10\)"):
-        distill(DistillSpec(method="ift", steps=3, settings=own), digits)
+        distill(DistillSpec(method="ift", steps=3, settings=config), digits)
 
 
 def test_a_set_that_gets_worse_is_said(digits: Dataset) -> None:
     task, _ = plan(DistillSpec(method="ift", settings=SMALL), digits)
     fine = ift.Hypergradient(2.3, torch.zeros(1), 0.5)
-    state = ift._check(task, {}, fine, 0.01, 0)
+    series = Series(0.01, 3)
+    state = ift._check(task, {}, fine, series, 0)
     for k in range(1, 5):
-        state = ift._check(task, state, fine, 0.01, k)
+        state = ift._check(task, state, fine, series, k)
     bad = replace(
         fine, loss=20.0
     )  # the running mean rises by 1.77 with the first and over ln 10 with the second
-    state = ift._check(task, state, bad, 0.01, 5)
+    state = ift._check(task, state, bad, series, 5)
     with pytest.raises(
         DivergedError, match=r"rose from 2\.3 to .*lower lr \(now 10\) or clip \(now 10\)"
     ):
-        ift._check(task, state, bad, 0.01, 6)
+        ift._check(task, state, bad, series, 6)
 
 
 def test_an_unknown_student_is_said_before_anything_runs(digits: Dataset) -> None:
@@ -179,9 +185,9 @@ def test_an_unknown_student_is_said_before_anything_runs(digits: Dataset) -> Non
 
 def test_a_noise_of_its_own_for_every_step_of_the_student(digits: Dataset) -> None:
     """GTN-rnd: the same seed makes the same set, another step's noise another image."""
-    own = {**SMALL, "synthetic": "gtn-rnd", "k": 8}
+    config = {**SMALL, "synthetic": "gtn-rnd", "k": 8}
     one, two = (
-        distill(DistillSpec(method="ift", ipc=2, steps=2, settings=own), digits) for _ in "ab"
+        distill(DistillSpec(method="ift", ipc=2, steps=2, settings=config), digits) for _ in "ab"
     )
     assert torch.equal(one.x, two.x)
     assert one.generator is not None

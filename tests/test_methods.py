@@ -1,4 +1,6 @@
-"""The contract of :mod:`proxynas.testing` for every method on every synthetic set: a new method adds its rows here."""
+"""The contract of :mod:`proxynas.testing` for every method on every synthetic set: a new method
+adds its rows here.
+"""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -121,7 +123,7 @@ COUNT: list[int] = []
 
 
 @pytest.mark.parametrize(
-    ("check", "parts", "said"),
+    ("check", "parts", "message"),
     [
         (
             testing.does_not_change_its_arguments,
@@ -145,7 +147,7 @@ COUNT: list[int] = []
     ],
 )
 def test_the_contract_notices(
-    check: Callable[[Case], None], parts: dict[str, Any], said: str
+    check: Callable[[Case], None], parts: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         check(_wrong(**parts))

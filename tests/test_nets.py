@@ -1,4 +1,6 @@
-"""The networks that proxy sets are evaluated with: shapes, parameters counted by hand, batches of replicas."""
+"""The networks that proxy sets are evaluated with: shapes, parameters counted by hand, batches of
+replicas.
+"""
 
 from collections.abc import Callable
 from math import prod
@@ -149,9 +151,9 @@ def test_stacked_replicas_give_what_each_gives(name: str) -> None:
         torch.randn(2, 5, 1, 8, 8, dtype=torch.float64),
     )
     parameters, buffers = stack_module_state(nets)
-    found = vmap(lambda p, b, x: functional_call(nets[0], (p, b), (x,)))(parameters, buffers, x)
-    for net, own, logits in zip(nets, x, found, strict=True):
-        torch.testing.assert_close(logits, net(own))
+    actual = vmap(lambda p, b, x: functional_call(nets[0], (p, b), (x,)))(parameters, buffers, x)
+    for net, config, logits in zip(nets, x, actual, strict=True):
+        torch.testing.assert_close(logits, net(config))
 
 
 def test_norms_are_where_they_should_be() -> None:
@@ -248,11 +250,11 @@ def test_published_names() -> None:
 
 
 def test_architectures_are_found_in_their_spaces() -> None:
-    found = {
+    actual = {
         arch: spaces.resolve(arch)[0].name
         for arch in ("D1-W32-relu-none-none", "lenet", "mlp-grid:L1-relu")
     }
-    assert list(found.values()) == ["convnet-grid", "evaluation-nets", "mlp-grid"]
+    assert list(actual.values()) == ["convnet-grid", "evaluation-nets", "mlp-grid"]
     assert spaces.resolve("mlp-grid:L1-relu")[1] == "L1-relu"
     assert spaces.resolve("L1-relu", "mlp-grid")[0].name == "mlp-grid"
     with pytest.raises(SpaceError, match="did you mean 'resnet18'"):

@@ -18,37 +18,37 @@ from proxynas.training import Recipe
 
 
 @pytest.fixture
-def made(digits: Dataset) -> ProxySet:
+def proxy(digits: Dataset) -> ProxySet:
     return distill(DistillSpec(method="random", ipc=2), digits, Recipe(updates=5))
 
 
-def test_round_trip(made: ProxySet, tmp_path: Path) -> None:
-    made.save(tmp_path / "a.safetensors")
+def test_round_trip(proxy: ProxySet, tmp_path: Path) -> None:
+    proxy.save(tmp_path / "a.safetensors")
     read = proxyset.read(tmp_path / "a.safetensors")
-    assert torch.equal(read.x, made.x)
-    assert torch.equal(read.y, made.y)
+    assert torch.equal(read.x, proxy.x)
+    assert torch.equal(read.y, proxy.y)
     assert (read.recipe, read.preprocessing, read.class_names) == (
-        made.recipe,
-        made.preprocessing,
-        made.class_names,
+        proxy.recipe,
+        proxy.preprocessing,
+        proxy.class_names,
     )
-    assert read.provenance == json.loads(json.dumps(made.provenance))
+    assert read.provenance == json.loads(json.dumps(proxy.provenance))
 
 
 def test_a_file_from_before_augmentation_generators_and_curricula(
-    made: ProxySet, tmp_path: Path
+    proxy: ProxySet, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.safetensors"
-    made.save(path)
+    proxy.save(path)
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["proxynas"])["about"]
     del about["recipe"]["augment"]
-    tensors = {"x": made.x, "y": made.y}
-    told = {"about": about, "checksum": proxyset.file._checksum(about, tensors)}
-    save_file(tensors, path, {"proxynas": json.dumps(told)})
+    tensors = {"x": proxy.x, "y": proxy.y}
+    metadata = {"about": about, "checksum": proxyset.file._checksum(about, tensors)}
+    save_file(tensors, path, {"proxynas": json.dumps(metadata)})
     read = proxyset.read(path)
-    assert read.recipe == made.recipe
-    assert torch.equal(read.x, made.x)
+    assert read.recipe == proxy.recipe
+    assert torch.equal(read.x, proxy.x)
     assert (read.curriculum, read.generator) == (None, None)
 
 
@@ -83,7 +83,7 @@ def test_whitening_survives_and_must_fit(
     proxyset.check(read, white)
     with pytest.raises(
         ProxyFileError,
-        match=r"whitened by --zca 0\.1, but the data are images that are not whitened; give --zca 0\.1",
+        match=r"by --zca 0\.1, but the data are images that are not whitened; give --zca 0\.1",
     ):
         proxyset.check(read, digits)
     with pytest.raises(ProxyFileError, match="leave --zca out"):
@@ -105,24 +105,24 @@ def test_whitening_by_kornias_convention_is_another(
         proxyset.check(read, datasets.load_for(DistillSpec(zca=0.1)))
 
 
-def test_it_is_a_torch_dataset(made: ProxySet) -> None:
-    x, y = next(iter(DataLoader(made, batch_size=20)))
-    assert torch.equal(x, made.x)
+def test_it_is_a_torch_dataset(proxy: ProxySet) -> None:
+    x, y = next(iter(DataLoader(proxy, batch_size=20)))
+    assert torch.equal(x, proxy.x)
     assert y.tolist() == [c for c in range(10) for _ in range(2)]
-    assert made.images().min() >= 0
-    assert made.images().max() <= 1
+    assert proxy.images().min() >= 0
+    assert proxy.images().max() <= 1
 
 
-def test_score_is_one_call(made: ProxySet, digits: Dataset) -> None:
+def test_score_is_one_call(proxy: ProxySet, digits: Dataset) -> None:
     net = spaces.load("convnet-grid").build("D1-W32-relu-none-avgpooling", digits.shape, 10)
-    found = made.score(net, digits.val)
-    assert set(found) == {"sotl", "val_accuracy", "val_loss"}
-    assert found["val_accuracy"] > 0.1
+    indicators = proxy.score(net, digits.val)
+    assert set(indicators) == {"sotl", "val_accuracy", "val_loss"}
+    assert indicators["val_accuracy"] > 0.1
 
 
-def test_truncated(made: ProxySet, tmp_path: Path) -> None:
+def test_truncated(proxy: ProxySet, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    made.save(path)
+    proxy.save(path)
     for size in (0, 5, 300, path.stat().st_size - 1):
         cut = tmp_path / f"cut{size}.safetensors"
         cut.write_bytes(path.read_bytes()[:size])
@@ -137,9 +137,9 @@ def test_foreign(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [-1, -200, 400])
-def test_tampered(made: ProxySet, place: int, tmp_path: Path) -> None:
+def test_tampered(proxy: ProxySet, place: int, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    made.save(path)
+    proxy.save(path)
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(bytes(data))
@@ -152,18 +152,18 @@ def test_missing(tmp_path: Path) -> None:
         proxyset.read(tmp_path / "nothing.safetensors")
 
 
-def test_a_set_of_other_data_is_refused(made: ProxySet, digits: Dataset) -> None:
-    proxyset.check(made, digits)
+def test_a_set_of_other_data_is_refused(proxy: ProxySet, digits: Dataset) -> None:
+    proxyset.check(proxy, digits)
     with pytest.raises(ProxyFileError, match="made for data"):
-        proxyset.check(made, replace(digits, fingerprint="another"))
+        proxyset.check(proxy, replace(digits, fingerprint="another"))
     with pytest.raises(ProxyFileError, match="made for classes"):
-        proxyset.check(made, replace(digits, class_names=tuple("abcdefghij")))
+        proxyset.check(proxy, replace(digits, class_names=tuple("abcdefghij")))
     with pytest.raises(ProxyFileError, match="made for image shape"):
-        proxyset.check(replace(made, x=torch.zeros(20, 3, 8, 8)), digits)
+        proxyset.check(replace(proxy, x=torch.zeros(20, 3, 8, 8)), digits)
 
 
-def test_an_unwritable_place_leaves_nothing(made: ProxySet, tmp_path: Path) -> None:
+def test_an_unwritable_place_leaves_nothing(proxy: ProxySet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(RunFolderError, match="cannot write"):
-        made.save(tmp_path / "file" / "a.safetensors")
+        proxy.save(tmp_path / "file" / "a.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -17,8 +17,8 @@ from proxynas import datasets, proxyset, testing
 from proxynas.core import seeds
 from proxynas.core.errors import DivergedError, SpecError
 from proxynas.datasets import Dataset
-from proxynas.distill import implicit, linearised, studentpool
-from proxynas.distill.implicit import Pair
+from proxynas.distill import implicit, linearised, studentpool, students
+from proxynas.distill.implicit import Loop, Outer, Pair
 from proxynas.distill.linearised import LAST, Centred, Inner, Linearised, Standard
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.method import State, Task
@@ -30,8 +30,14 @@ from proxynas.specs import DistillSpec
 N, CLASSES, L2 = 6, 3, 0.02
 STUDENT = "doubling-convnet:D1-W4-none-softplus"
 SMALL: dict[str, Any] = {
-    "student": STUDENT, "real_batch": 20, "n_inner": 2, "n_hinv": 2, "inner_lr": 1e-3, "hinv_lr": 1e-3, "pool": 2,
-}  # fmt: skip
+    "student": STUDENT,
+    "real_batch": 20,
+    "n_inner": 2,
+    "n_hinv": 2,
+    "inner_lr": 1e-3,
+    "hinv_lr": 1e-3,
+    "pool": 2,
+}
 KINDS = [(Linearised, True), (Linearised, False), (Centred, True), (Standard, False)]
 NAMES = ["rcig", "cig", "rig", "vig"]
 
@@ -85,11 +91,11 @@ def shaped(values: Tensor, u: Parameters) -> Parameters:
     return {name: part.view_as(u[name]) for name, part in zip(u, parts, strict=True)}
 
 
-def close(found: Tensor, wanted: Tensor, rtol: float) -> None:
-    assert (found - wanted).norm() <= rtol * wanted.norm()
+def close(actual: Tensor, wanted: Tensor, rtol: float) -> None:
+    assert (actual - wanted).norm() <= rtol * wanted.norm()
 
 
-# -- the inner problem ------------------------------------------------------------------------------------------------
+# -- the inner problem -----------------------------------------------------------------------------
 
 
 def test_the_linearised_output_is_the_first_order_taylor_expansion() -> None:
@@ -103,18 +109,18 @@ def test_the_linearised_output_is_the_first_order_taylor_expansion() -> None:
     }
     change["classifier.bias"] = torch.zeros(CLASSES)
     (x, y), (inputs, _) = data()
-    found = inner.predict(u, inner.last_layer(u, x, y), inputs)
+    actual = inner.predict(u, inner.last_layer(u, x, y), inputs)
     errors = []
     for size in (1e-2, 1e-3):  # f(θ₀ + εu) = f(θ₀) + ε f_lin(u) + O(ε²)
         moved, still = (
             functional_call(net, p, (inputs,)) for p in (plus(start, change, size), start)
         )
-        errors.append((moved - still - size * found).norm().item())
+        errors.append((moved - still - size * actual).norm().item())
     assert errors[1] == pytest.approx(errors[0] / 100, rel=0.05)
     ahead, back = (
         functional_call(net, plus(start, change, size), (inputs,)) for size in (1e-5, -1e-5)
     )
-    close(found, (ahead - back) / 2e-5, 1e-8)
+    close(actual, (ahead - back) / 2e-5, 1e-8)
 
 
 def test_centred_training_is_the_change_of_the_output_and_linearised_its_first_order() -> None:
@@ -147,9 +153,9 @@ def test_the_last_layer_against_least_squares() -> None:
 def test_float32_is_solved_in_float64() -> None:
     features, y = some(40, 60, seed=1) @ some(60, 60, seed=2) + 100, some(40, CLASSES, seed=3)
     exact = linearised.ridge(features.float().double(), y.float().double(), 1e-4)
-    found = linearised.ridge(features.float(), y.float(), 1e-4)
-    assert found.dtype == torch.float32
-    close(found.double(), exact, 1e-6)
+    actual = linearised.ridge(features.float(), y.float(), 1e-4)
+    assert actual.dtype == torch.float32
+    close(actual.double(), exact, 1e-6)
 
 
 @pytest.mark.parametrize(("dynamics", "reparameterise"), KINDS, ids=NAMES)
@@ -189,10 +195,9 @@ def test_with_the_jacobian_at_hand_all_is_the_same(reparameterise: bool) -> None
     assert table.loss(u, x, y).item() == pytest.approx(inner.loss(u, x, y).item(), rel=1e-12)
     close(flat(table.gradient(u, x, y)[1]), flat(inner.gradient(u, x, y)[1]), 1e-12)
     close(flat(table.hessian_product(u, u, x, y)), flat(inner.hessian_product(u, u, x, y)), 1e-12)
+    outer, loop = Outer(real, tau, "platt"), Loop(5, 1e-3)
     usual, fast = (
-        implicit.hypergradient(
-            inner, (x, y), tau, real, "platt", steps=(5, 5), rates=(1e-3, 1e-3), tabulate=tabulate
-        )
+        implicit.hypergradient(inner, (x, y), outer, (loop, loop), tabulate=tabulate)
         for tabulate in (False, True)
     )
     assert fast.loss == pytest.approx(usual.loss, rel=1e-10)
@@ -214,20 +219,22 @@ def test_the_best_last_layer_is_what_plain_training_ends_at() -> None:
     assert plain.gradient({**u, LAST: last}, x, y)[1][LAST].abs().max() < 1e-12
 
 
-# -- the hypergradient ------------------------------------------------------------------------------------------------
+# -- the hypergradient -----------------------------------------------------------------------------
 
 
 def hessian(inner: Inner, u: Parameters, x: Tensor, y: Tensor) -> Tensor:
     """Reverse mode twice, which no product here is."""
     leaves = linearised.as_leaves(u)
-    found = torch.autograd.grad(inner.loss(leaves, x, y), list(leaves.values()), create_graph=True)
-    g = torch.cat([part.flatten() for part in found])
+    actual = torch.autograd.grad(inner.loss(leaves, x, y), list(leaves.values()), create_graph=True)
+    g = torch.cat([part.flatten() for part in actual])
     rows = torch.autograd.grad(g, list(leaves.values()), torch.eye(len(g)), is_grads_batched=True)
     return torch.cat([part.flatten(1) for part in rows], 1)
 
 
 def converged(inner: Inner, x: Tensor, y: Tensor, start: Parameters) -> Parameters:
-    """A minimum by Newton's method, far beyond what the test asks for: downhill first, where the loss is not convex."""
+    """A minimum by Newton's method, far beyond what the test asks for: downhill first, where the
+    loss is not convex.
+    """
     u = start
     for _ in range(100):
         loss, g = inner.gradient(u, x, y)
@@ -255,7 +262,7 @@ def test_the_hypergradient_against_solving_the_inner_problem_again(
         1e-5,
     )
     best = converged(inner, x, y, inner.initial())
-    _, g, direct = implicit.outer_gradients(inner, best, (x, y), tau, real, kind)
+    _, g, direct = implicit.outer_gradients(inner, best, (x, y), Outer(real, tau, kind))
     v = shaped(torch.linalg.solve(hessian(inner, best, x, y), flat(g)), best)
     turned = implicit.implicit_gradient(inner, best, v, (x, y))
 
@@ -271,12 +278,12 @@ def test_the_hypergradient_against_solving_the_inner_problem_again(
         (0 * x, 0 * y, 1.0),
     ):
         wanted = (outer(h, dx, dy, dtau) - outer(-h, dx, dy, dtau)) / (2 * h)
-        found = (
+        actual = (
             ((direct[0] + turned[0]) * dx).sum()
             + ((direct[1] + turned[1]) * dy).sum()
             + direct[2] * dtau
         )
-        assert found.item() == pytest.approx(wanted, rel=1e-5, abs=1e-9)
+        assert actual.item() == pytest.approx(wanted, rel=1e-5, abs=1e-9)
     if not reparameterise:
         assert not direct[0].any()  # the outer loss does not see the set
         assert not direct[1].any()
@@ -287,7 +294,7 @@ def test_real_images_in_chunks(dynamics: type, reparameterise: bool) -> None:
     inner, (synthetic, real), tau = problem(dynamics, reparameterise), data(), torch.tensor(0.3)
     u = plus(inner.initial(), like(inner.initial(), 5), 0.3)
     whole, parts = (
-        implicit.outer_gradients(inner, u, synthetic, tau, real, "platt", None, chunk)
+        implicit.outer_gradients(inner, u, synthetic, Outer(real, tau, "platt", chunk))
         for chunk in (None, 4)
     )
     assert parts[0] == pytest.approx(whole[0], rel=1e-12)
@@ -317,26 +324,24 @@ def test_both_loops_end_at_the_exact_hypergradient() -> None:
     inner, ((x, y), real), tau = problem(Linearised, True), data(), torch.tensor(0.0)
     inner = replace(inner, l2=0.2)
     best = converged(inner, x, y, inner.initial())
-    _, g, direct = implicit.outer_gradients(inner, best, (x, y), tau, real, "platt")
+    outer = Outer(real, tau, "platt")
+    _, g, direct = implicit.outer_gradients(inner, best, (x, y), outer)
     v = shaped(torch.linalg.solve(hessian(inner, best, x, y), flat(g)), best)
     wanted = implicit.implicit_gradient(inner, best, v, (x, y))
-    found = implicit.hypergradient(
-        inner, (x, y), tau, real, "platt", steps=(300, 300), rates=(0.01, 0.002)
-    )
-    assert len(found.inner_losses) == len(found.inverse_losses) == 300
-    assert implicit.decreases(found.inverse_losses[:20])
-    close(found.direct[0], direct[0], 1e-2)
-    close(found.implicit[0], wanted[0], 2e-2)
-    close(found.implicit[1], wanted[1], 2e-2)
+    actual = implicit.hypergradient(inner, (x, y), outer, (Loop(300, 0.01), Loop(300, 0.002)))
+    assert len(actual.inner_losses) == len(actual.inverse_losses) == 300
+    assert implicit.decreases(actual.inverse_losses[:20])
+    close(actual.direct[0], direct[0], 1e-2)
+    close(actual.implicit[0], wanted[0], 2e-2)
+    close(actual.implicit[1], wanted[1], 2e-2)
 
 
 def test_without_steps_it_is_kernel_ridge_regression() -> None:
     """n_inner = n_Hinv = 0 and squares: the objective of FRePo (Zhou 2022), written anew."""
     net, ((x, y), (inputs, labels)) = network(), data()
     inner = problem(Linearised, True)
-    found = implicit.hypergradient(
-        inner, (x, y), torch.tensor(0.0), (inputs, labels), "mse", steps=(0, 0), rates=(1.0, 1.0)
-    )
+    outer = Outer((inputs, labels), torch.tensor(0.0), "mse")
+    actual = implicit.hypergradient(inner, (x, y), outer, (Loop(0, 1.0), Loop(0, 1.0)))
     x, y = x.requires_grad_(), y.requires_grad_()
     seen, asked = (net.features(images).flatten(1) for images in (x, inputs))
     weights = torch.linalg.inv(seen @ seen.T + L2 * N * torch.eye(N)) @ y
@@ -345,11 +350,11 @@ def test_without_steps_it_is_kernel_ridge_regression() -> None:
     loss.backward()
     assert x.grad is not None
     assert y.grad is not None
-    assert found.loss == pytest.approx(loss.item(), rel=1e-12)
-    close(found.direct[0], x.grad, 1e-10)
-    close(found.direct[1], y.grad, 1e-10)
-    assert not found.implicit[0].any()
-    assert not found.implicit[1].any()
+    assert actual.loss == pytest.approx(loss.item(), rel=1e-12)
+    close(actual.direct[0], x.grad, 1e-10)
+    close(actual.direct[1], y.grad, 1e-10)
+    assert not actual.implicit[0].any()
+    assert not actual.implicit[1].any()
 
 
 @pytest.mark.parametrize(("dynamics", "reparameterise"), KINDS, ids=NAMES)
@@ -359,15 +364,15 @@ def test_gradients_through_a_part_are_unbiased(dynamics: type, reparameterise: b
     u, v = plus(inner.initial(), like(inner.initial(), 5), 0.3), like(inner.initial(), 9)
 
     def every(keep: Tensor | None) -> list[Tensor]:
-        _, g, direct = implicit.outer_gradients(inner, u, (x, y), tau, real, "platt", keep)
-        loss, own = inner.gradient(u, x, y, keep)
+        _, g, direct = implicit.outer_gradients(inner, u, (x, y), Outer(real, tau, "platt"), keep)
+        loss, config = inner.gradient(u, x, y, keep)
         product = inner.hessian_product(u, v, x, y, keep)
         turned = implicit.implicit_gradient(inner, u, v, (x, y), keep)
-        return [loss, flat(g), *direct, flat(own), flat(product), *turned]
+        return [loss, flat(g), *direct, flat(config), flat(product), *turned]
 
     parts = [every(torch.tensor(keep)) for keep in combinations(range(N), 2)]
-    for wanted, *found in zip(every(None), *parts, strict=True):
-        torch.testing.assert_close(torch.stack(found).mean(0), wanted, rtol=1e-9, atol=1e-12)
+    for wanted, *actual in zip(every(None), *parts, strict=True):
+        torch.testing.assert_close(torch.stack(actual).mean(0), wanted, rtol=1e-9, atol=1e-12)
     assert (parts[0][-2] != 0).flatten(1).any(1).sum() == 2  # only the part's own images
 
 
@@ -384,8 +389,8 @@ def test_the_draws_of_a_part_are_uniform(digits: Dataset) -> None:
 
 def test_nothing_of_a_loop_is_kept_to_differentiate() -> None:
     inner, (synthetic, _) = problem(Centred, True), data()
-    u, _ = implicit.solve_inner(inner, synthetic, 3, 0.01)
-    v, _ = implicit.solve_inverse(inner, u, like(u, 5), synthetic, 3, 0.01)
+    u, _ = implicit.solve_inner(inner, synthetic, Loop(3, 0.01))
+    v, _ = implicit.solve_inverse(inner, u, like(u, 5), synthetic, Loop(3, 0.01))
     assert not any(value.requires_grad for value in (*u.values(), *v.values()))
 
 
@@ -404,7 +409,7 @@ def test_a_change_of_the_solved_last_layer_is_not_stationary() -> None:
     torch.testing.assert_close(slope, -L2 * N * inner.last_layer(best, x, y))
 
 
-# -- optimisers and rates ---------------------------------------------------------------------------------------------
+# -- optimisers and rates --------------------------------------------------------------------------
 
 
 def test_adabelief_is_its_papers_formula() -> None:
@@ -430,14 +435,14 @@ def test_adam_is_pytorchs() -> None:
     def gradient(u: Parameters) -> tuple[Tensor, Parameters]:
         return ((u["w"] - target) ** 4).sum(), {"w": 4 * (u["w"] - target) ** 3}
 
-    found, losses = implicit.adam({"w": torch.zeros(5)}, gradient, 6, 0.1)
+    actual, losses = implicit.adam({"w": torch.zeros(5)}, gradient, 6, 0.1)
     optimizer, wanted = torch.optim.Adam([parameter], lr=0.1), []
     for _ in range(6):
         loss, g = gradient({"w": parameter.detach()})
         parameter.grad = g["w"]
         wanted.append(loss.item())
         optimizer.step()
-    torch.testing.assert_close(found["w"], parameter.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(actual["w"], parameter.detach(), rtol=1e-12, atol=0)
     assert losses == pytest.approx(wanted)
 
 
@@ -448,8 +453,8 @@ def test_a_rate_grows_while_the_loss_falls() -> None:
         tried.append(rate)
         return [3.0, 2.0, 1.0] if rate < 0.1 else [3.0, 2.0, 2.5]
 
-    found = implicit.find_rate(run, 1e-3)
-    assert 0.7 * 0.1 / 1.2 < found < 0.7 * 0.1
+    actual = implicit.find_rate(run, 1e-3)
+    assert 0.7 * 0.1 / 1.2 < actual < 0.7 * 0.1
     assert max(tried) < 0.12
     assert len(tried) < 40
     from_above = implicit.find_rate(run, 10.0)
@@ -475,10 +480,12 @@ def test_rates_are_found_where_both_losses_fall(digits: Dataset) -> None:
     assert rates[1] > rcig.START_RATES[1]
     student = studentpool.member(task, STUDENT, state, 0).student
     inner, synthetic = rcig.inner_problem(task, student), rcig._training_set(task, state)
-    assert implicit.decreases(implicit.solve_inner(inner, synthetic, 6, rates[0])[1])
-    assert not implicit.decreases(
-        implicit.solve_inner(inner, synthetic, 6, rates[0] / 0.7 * 1.2)[1]
-    )
+
+    def decreases(rate: float) -> bool:
+        return implicit.decreases(implicit.solve_inner(inner, synthetic, Loop(6, rate))[1])
+
+    assert decreases(rates[0])
+    assert not decreases(rates[0] / 0.7 * 1.2)
 
 
 @pytest.mark.parametrize(
@@ -505,15 +512,15 @@ def test_the_watch(
 ) -> None:
     task = planned(digits, inner_lr=None, hinv_lr=None)
     nothing = torch.zeros(1)
-    found = implicit.Hypergradient(
+    actual = implicit.Hypergradient(
         1.0, (nothing, nothing, nothing), (nothing, nothing), inner, inverse
     )
     state = {"rates": torch.tensor([1e-3, 1e-2]), "fell": torch.tensor(fell)}
-    after = rcig._adjust_rates(task, state, found, k)
+    after = rcig._adjust_rates(task, state, actual, k)
     assert after["rates"].tolist() == pytest.approx([1e-3 * factors[0], 1e-2 * factors[1]])
     assert after["fell"] == (0 if k == 49 else fell + (len(inner) == 2 and inner[1] < inner[0]))
     assert torch.equal(
-        rcig._adjust_rates(planned(digits), state, found, k)["rates"], state["rates"]
+        rcig._adjust_rates(planned(digits), state, actual, k)["rates"], state["rates"]
     )  # given ones stay
 
 
@@ -545,11 +552,11 @@ def test_golden_losses(name: str, digits: Dataset) -> None:
     assert losses == pytest.approx(wanted, rel=1e-3)
 
 
-# -- the method -------------------------------------------------------------------------------------------------------
+# -- the method ------------------------------------------------------------------------------------
 
 
-def planned(dataset: Dataset, ipc: int = 1, **own: Any) -> Task:
-    return plan(DistillSpec(method="rcig", ipc=ipc, settings={**SMALL, **own}), dataset)[0]
+def planned(dataset: Dataset, ipc: int = 1, **config: Any) -> Task:
+    return plan(DistillSpec(method="rcig", ipc=ipc, settings={**SMALL, **config}), dataset)[0]
 
 
 def double_of(dataset: Dataset) -> Dataset:
@@ -591,7 +598,8 @@ def test_a_student_is_trained_as_an_ordinary_network(digits: Dataset) -> None:
         features = member.student.body(member.student.parameters, x)
         return (features @ member.student.last.T - y).square().sum().item()
 
-    trained = {**state, **studentpool.train_member(state, taken, x, y, steps=50, lr=1e-2, life=100)}
+    pool = studentpool.train_member(state, taken, (x, y), steps=50, lr=1e-2, life=100)
+    trained = {**state, **pool}
     assert error(studentpool.member(task, STUDENT, trained, 1)) < 0.1 * error(taken)
     assert error(studentpool.member(task, STUDENT, trained, 0)) == pytest.approx(
         error(studentpool.member(task, STUDENT, state, 0))
@@ -626,10 +634,10 @@ def test_what_is_kept_is_the_average(digits: Dataset) -> None:
     states = [after(task, steps) for steps in range(4)]
     assert torch.equal(rcig.finish(task, states[0])[0], states[0]["x.value"])
     weights = torch.tensor([0.8**2, 0.8, 1.0])
-    for name, found in zip("xy", rcig.finish(task, states[3]), strict=True):
+    for name, actual in zip("xy", rcig.finish(task, states[3]), strict=True):
         values = torch.stack([state[f"{name}.value"] for state in states[1:]])
         wanted = torch.tensordot(weights / weights.sum(), values, 1)
-        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=1e-14)
 
 
 def test_the_gradient_of_mirrored_images(digits: Dataset) -> None:
@@ -639,7 +647,7 @@ def test_the_gradient_of_mirrored_images(digits: Dataset) -> None:
     assert torch.equal(x[10:], state["x.value"].flip(-1))
     assert torch.equal(y[10:], state["y.value"])
     weights = some(*x.shape, seed=1), some(*y.shape, seed=2)
-    back = rcig._gradient_in_set(task, weights)
+    back = rcig._view(task).pull_back(weights)
     change = some(*state["x.value"].shape, seed=3), some(*state["y.value"].shape, seed=4)
     moved = rcig._training_set(task, {**state, "x.value": change[0], "y.value": change[1]})
     for place in range(2):
@@ -659,10 +667,10 @@ def test_labels_and_temperature_are_learned(digits: Dataset) -> None:
 
 def test_mirrors_and_parts_by_size(digits: Dataset) -> None:
     colour = replace(digits, train=replace(digits.train, x=digits.train.x.expand(-1, 3, -1, -1)))
-    assert [rcig._training_size(planned(data, ipc=5)) for data in (digits, colour)] == [50, 100]
-    assert rcig._subset_size(planned(colour, ipc=5)) is None
+    assert [len(rcig._view(planned(data, ipc=5))) for data in (digits, colour)] == [50, 100]
+    assert rcig._view(planned(colour, ipc=5)).subset is None
     many = replace(planned(colour), ipc=101)  # 1010 images
-    assert (rcig._training_size(many), rcig._subset_size(many)) == (1010, 1000)
+    assert (len(rcig._view(many)), rcig._view(many).subset) == (1010, 1000)
 
 
 def test_default_students() -> None:
@@ -675,8 +683,8 @@ def test_default_students() -> None:
         (3, 128, 128): "D5-W128-none-relu",
     }
     for shape, name in wanted.items():
-        assert rcig.default_student(shape) == f"doubling-convnet:{name}"
-    assert rcig.default_student((2,)) == "evaluation-nets:mlp"
+        assert students.doubling_student(shape) == f"doubling-convnet:{name}"
+    assert students.doubling_student((2,)) == "evaluation-nets:mlp"
 
 
 @pytest.mark.parametrize(("side", "l2"), [(28, 5e-4), (32, 5e-4), (64, 5e-3), (128, 5e-2)])
@@ -703,18 +711,18 @@ def test_the_network() -> None:
 def test_rows_of_a_table() -> None:
     moons = datasets.load("moons")
     torch.set_default_dtype(torch.float32)
-    made = distill(
+    proxy = distill(
         DistillSpec(method="rcig", ipc=2, steps=2, settings={**SMALL, "student": None}), moons
     )
-    assert made.x.shape == (4, 2)
+    assert proxy.x.shape == (4, 2)
     with pytest.raises(SpecError, match="flip = true mirrors images"):
         planned(moons, student=None, flip=True)
 
 
 def test_a_set_on_disk_has_soft_labels_and_their_loss(digits: Dataset, tmp_path: Any) -> None:
     torch.set_default_dtype(torch.float32)
-    made = distill(DistillSpec(method="rcig", ipc=2, steps=2, settings=SMALL), digits)
-    made.save(tmp_path / "set.safetensors")
+    proxy = distill(DistillSpec(method="rcig", ipc=2, steps=2, settings=SMALL), digits)
+    proxy.save(tmp_path / "set.safetensors")
     read = proxyset.read(tmp_path / "set.safetensors")
     assert read.y.shape == (20, 10)
     assert read.recipe.loss == "mse"
@@ -722,7 +730,7 @@ def test_a_set_on_disk_has_soft_labels_and_their_loss(digits: Dataset, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("config", "message"),
     [
         (
             {"student": "doubling-convnet:D1-W4-batchnorm-relu", "subset": 3},
@@ -733,10 +741,10 @@ def test_a_set_on_disk_has_soft_labels_and_their_loss(digits: Dataset, tmp_path:
     ],
 )
 def test_what_cannot_work_is_said_before_anything_runs(
-    own: dict[str, Any], said: str, digits: Dataset
+    config: dict[str, Any], message: str, digits: Dataset
 ) -> None:
-    with pytest.raises(Exception, match=said):
-        planned(digits, **own)
+    with pytest.raises(Exception, match=message):
+        planned(digits, **config)
 
 
 def test_a_network_without_a_linear_end_is_refused() -> None:
@@ -757,29 +765,29 @@ def test_batch_norm_uses_the_batch_and_keeps_its_averages(digits: Dataset) -> No
 def test_a_gradient_that_is_not_finite_is_said(digits: Dataset) -> None:
     task = planned(double_of(digits))
     bad = (torch.full((10, 1, 8, 8), math.nan), torch.zeros(10, 10), torch.tensor(0.0))
-    found = implicit.Hypergradient(
+    actual = implicit.Hypergradient(
         1.0, bad, (torch.zeros(10, 1, 8, 8), torch.zeros(10, 10)), [], []
     )
     with pytest.raises(DivergedError, match=r"lower lr \(now 0\.003\) or raise l2"):
-        rcig._update_set(task, rcig.init(task), found)
+        rcig._update_set(task, rcig.init(task), actual)
 
 
 def test_it_learns_what_ridge_regression_needs() -> None:
     """Thirty steps on the toy data bring the outer loss down, for every relative."""
     toy = testing.toy(dtype=torch.float64)
-    check: Callable[[dict[str, Any]], list[float]] = lambda own: losses(toy, own)  # noqa: E731
-    for own in ({}, {"linearise": False}, {"n_inner": 0, "n_hinv": 0, "outer": "mse"}):
-        found = check({"lr": 0.03, "real_batch": 120, "n_inner": 5, "n_hinv": 5, **own})
-        assert np.mean(found[-5:]) < 0.8 * np.mean(found[:5])
+    check: Callable[[dict[str, Any]], list[float]] = lambda config: losses(toy, config)  # noqa: E731
+    for config in ({}, {"linearise": False}, {"n_inner": 0, "n_hinv": 0, "outer": "mse"}):
+        actual = check({"lr": 0.03, "real_batch": 120, "n_inner": 5, "n_hinv": 5, **config})
+        assert np.mean(actual[-5:]) < 0.8 * np.mean(actual[:5])
 
 
-def losses(dataset: Dataset, own: dict[str, Any]) -> list[float]:
-    task = planned(dataset, **own)
-    state, found = rcig.init(task), []
+def losses(dataset: Dataset, config: dict[str, Any]) -> list[float]:
+    task = planned(dataset, **config)
+    state, actual = rcig.init(task), []
     for k in range(30):
         state, loss = rcig.step(task, state, k)
-        found.append(loss)
-    return found
+        actual.append(loss)
+    return actual
 
 
 def test_platt_and_squares() -> None:

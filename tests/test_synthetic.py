@@ -34,9 +34,11 @@ def fresh(k: int = 8, shape: tuple[int, ...] = (1, 8, 8), classes: int = 3) -> d
     ("k", "published"), [(64, 1.640e6), (32, 449.7e3 - 500 * 64), (128, 6.533e6 - 500 * 64)]
 )
 def test_the_generator_has_the_published_size(k: int, published: float) -> None:
-    """Medvedev 2021, Tables I and III: parameters on MNIST, GTN-lrn's counted without its input of ipc · 10 · 64."""
-    found = sum(p.numel() for p in Generator((1, 28, 28), 10, k).parameters())
-    assert found == pytest.approx(published, rel=1e-3)
+    """Medvedev 2021, Tables I and III: parameters on MNIST, GTN-lrn's counted without its input of
+    ipc · 10 · 64.
+    """
+    actual = sum(p.numel() for p in Generator((1, 28, 28), 10, k).parameters())
+    assert actual == pytest.approx(published, rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (4, 5, 7)])
@@ -50,20 +52,20 @@ def test_any_image_size_and_channel_count(shape: tuple[int, ...]) -> None:
 
 def test_pulling_back_is_the_gradient_through_the_generator() -> None:
     """Against finite differences in float64, in every parameter and in the learned input."""
-    made = synthetic.LearnedGenerator((1, 8, 8), 3, 8)
+    generator_set = synthetic.LearnedGenerator((1, 8, 8), 3, 8)
     parameters = {
         name: value.double()
-        for name, value in made.init(2, torch.Generator().manual_seed(0)).items()
+        for name, value in generator_set.init(2, torch.Generator().manual_seed(0)).items()
     }
     gradient = torch.randn(
         3, 2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
 
     def images(parameters: Mapping[str, Tensor]) -> Tensor:
-        return made.images(dict(parameters), 2, torch.Generator())
+        return generator_set.images(dict(parameters), 2, torch.Generator())
 
-    found = synthetic.pull_back(images, parameters, gradient)
-    assert set(found) == set(parameters)
+    actual = synthetic.pull_back(images, parameters, gradient)
+    assert set(actual) == set(parameters)
     for name, value in parameters.items():
         direction = torch.randn(
             value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
@@ -72,21 +74,21 @@ def test_pulling_back_is_the_gradient_through_the_generator() -> None:
             images({**parameters, name: value + sign * 1e-6 * direction}) for sign in (1, -1)
         )
         slope = ((plus - minus) / 2e-6 * gradient).sum().item()
-        assert (found[name] * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-6)
+        assert (actual[name] * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["gtn-lrn", "gtn-rnd"])
 def test_a_gm_step_through_a_generator_is_the_algorithm(kind: str, digits: Dataset) -> None:
-    """One match written with autograd alone: mean over layers and classes, clip to 10, Adam 0.01."""
-    own = {
+    """One match by autograd alone: mean over layers and classes, clip to 10, Adam 0.01."""
+    config = {
         **SMALL,
         "synthetic": kind,
         "outer": 1,
         "real_batch": 200,
     }  # all real images: nothing is drawn
-    task, _ = plan(DistillSpec(ipc=2, settings=own), digits)
+    task, _ = plan(DistillSpec(ipc=2, settings=config), digits)
     state = gm.init(task)
-    moved, told = gm.step(task, state, 0)
+    moved, step_loss = gm.step(task, state, 0)
     net = students.student(task, STUDENT, "gm", "student", 0)
     weights = [p for p in net.parameters() if p.ndim >= 2]
     leaves = {
@@ -108,7 +110,7 @@ def test_a_gm_step_through_a_generator_is_the_algorithm(kind: str, digits: Datas
         ]
         layers = layers + torch.stack(rows)
     distance = layers.mean()
-    assert told == pytest.approx(distance.item() / 10, rel=1e-4)
+    assert step_loss == pytest.approx(distance.item() / 10, rel=1e-4)
     (distance / 10).backward()
     torch.nn.utils.clip_grad_norm_(leaves.values(), 10.0)
     gradient = torch.cat(
@@ -126,10 +128,17 @@ def test_a_gm_step_through_a_generator_is_the_algorithm(kind: str, digits: Datas
 
 
 def test_the_whole_distance_is_matched_where_it_is_not_per_class(digits: Dataset) -> None:
-    own = {**SMALL, "per_class": False, "outer": 1, "real_batch": 10**6, "lr": 1.0, "momentum": 0.0}
-    task, _ = plan(DistillSpec(ipc=2, settings=own), digits)
+    config = {
+        **SMALL,
+        "per_class": False,
+        "outer": 1,
+        "real_batch": 10**6,
+        "lr": 1.0,
+        "momentum": 0.0,
+    }
+    task, _ = plan(DistillSpec(ipc=2, settings=config), digits)
     state = gm.init(task)
-    moved, told = gm.step(task, state, 0)
+    moved, loss = gm.step(task, state, 0)
     net = students.student(task, STUDENT, "gm", "student", 0)
     weights = [p for p in net.parameters() if p.ndim >= 2]
     x = state["synthetic.x"].clone().requires_grad_()
@@ -148,12 +157,14 @@ def test_the_whole_distance_is_matched_where_it_is_not_per_class(digits: Dataset
     ).sum()
     distance.backward()
     assert x.grad is not None
-    assert told == pytest.approx(distance.item(), rel=1e-4)
+    assert loss == pytest.approx(distance.item(), rel=1e-4)
     torch.testing.assert_close(moved["synthetic.x"], x.detach() - x.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_siamese_augmentation_is_the_same_for_real_and_synthetic(digits: Dataset) -> None:
-    """Synthetic images that are the real ones have no distance to them; without ``siamese`` they do."""
+    """Synthetic images that are the real ones have no distance to them; without ``siamese`` they
+    do.
+    """
     n = min(digits.class_counts())
     x = torch.stack(
         [digits.train.x[digits.train.y == c][:n] for c in range(10)]
@@ -165,25 +176,35 @@ def test_siamese_augmentation_is_the_same_for_real_and_synthetic(digits: Dataset
         (True, False, True),
         (False, True, False),
     ):
-        own = {
-            "student": STUDENT, "real_batch": 10**6, "outer": 1, "augment": "crop+scale+rotate+cutout",
-            "siamese": siamese, "per_class": per_class,
-        }  # fmt: skip
-        task, _ = plan(DistillSpec(ipc=n, settings=own), same)
-        _, told = gm.step(task, {"synthetic.x": x}, 0)
-        assert (told < 1e-3) == expected, (siamese, per_class, told)
+        config = {
+            "student": STUDENT,
+            "real_batch": 10**6,
+            "outer": 1,
+            "augment": "crop+scale+rotate+cutout",
+            "siamese": siamese,
+            "per_class": per_class,
+        }
+        task, _ = plan(DistillSpec(ipc=n, settings=config), same)
+        _, loss = gm.step(task, {"synthetic.x": x}, 0)
+        assert (loss < 1e-3) == expected, (siamese, per_class, loss)
 
 
 def test_augmentation_leaves_batching_a_matter_of_rounding(digits: Dataset) -> None:
-    made = []
+    sets = []
     for batched in (True, False):
-        own = {**SMALL, "batch_classes": batched, "outer": 2, "inner": 1, "augment": "crop+rotate"}
-        made.append(distill(DistillSpec(ipc=2, steps=2, settings=own), digits).x)
-    torch.testing.assert_close(made[0], made[1], rtol=1e-3, atol=1e-3)
+        config = {
+            **SMALL,
+            "batch_classes": batched,
+            "outer": 2,
+            "inner": 1,
+            "augment": "crop+rotate",
+        }
+        sets.append(distill(DistillSpec(ipc=2, steps=2, settings=config), digits).x)
+    torch.testing.assert_close(sets[0], sets[1], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("config", "message"),
     [
         ({"layers": "mean", "distance": "cosine"}, "layers is for distance = 'rowwise-cosine'"),
         ({"synthetic": "gtn"}, "synthetic: input should be 'pixels', 'gtn-lrn' or 'gtn-rnd'"),
@@ -195,10 +216,10 @@ def test_augmentation_leaves_batching_a_matter_of_rounding(digits: Dataset) -> N
         ({"augment": "spin"}, "there is no 'spin'"),
     ],
 )
-def test_bad_settings(own: dict[str, object], said: str, digits: Dataset) -> None:
+def test_bad_settings(config: dict[str, object], message: str, digits: Dataset) -> None:
     with pytest.raises(SpecError) as caught:
-        plan(DistillSpec(settings=own), digits)
-    assert said in str(caught.value)
+        plan(DistillSpec(settings=config), digits)
+    assert message in str(caught.value)
 
 
 def test_a_gradient_that_is_not_finite_is_said() -> None:
@@ -270,7 +291,7 @@ def test_a_curriculum_is_saved(generated: ProxySet, tmp_path: Path) -> None:
 
 
 def test_a_curriculum_decides_what_is_seen_and_how_fast(digits: Dataset) -> None:
-    """Losses with it, fused and not, are those of a plain loop; past its end it goes round again."""
+    """Losses with it, fused and not, are those of a plain loop; past its end it starts again."""
     order, rates = torch.tensor([[0, 1, 2], [3, 4, 5]]), torch.tensor([0.2, 0.05])
     recipe = training.Recipe(updates=5, lr=123.0, schedule="step", momentum=0.0, weight_decay=0.0)
     nets, other = ([_net(r) for r in range(3)] for _ in "ab")
@@ -306,18 +327,18 @@ def test_without_rates_the_recipe_decides(digits: Dataset) -> None:
 def test_learned_rates_bring_their_momentum_to_a_search(generated: ProxySet) -> None:
     recipe = training.Recipe(updates=7, momentum=0.9)
     assert proxyset.recipe_for(generated, recipe) == recipe
-    own = replace(generated.recipe, momentum=0.5, weight_decay=0.0)
+    recipe_of_rates = replace(generated.recipe, momentum=0.5, weight_decay=0.0)
     rated = replace(
         generated,
         curriculum=Curriculum(torch.zeros(2, 1, dtype=torch.int64), torch.ones(2)),
-        recipe=own,
+        recipe=recipe_of_rates,
     )
-    found = proxyset.recipe_for(rated, recipe)
-    assert (found.updates, found.momentum, found.weight_decay) == (7, 0.5, 0.0)
+    actual = proxyset.recipe_for(rated, recipe)
+    assert (actual.updates, actual.momentum, actual.weight_decay) == (7, 0.5, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("order", "rates", "said"),
+    ("order", "rates", "message"),
     [
         (torch.zeros(3), None, "must be indices"),
         (torch.zeros(0, 2, dtype=torch.int64), None, "must be indices"),
@@ -328,8 +349,8 @@ def test_learned_rates_bring_their_momentum_to_a_search(generated: ProxySet) -> 
         ),
     ],
 )
-def test_bad_curricula(order: Tensor, rates: Tensor | None, said: str) -> None:
-    with pytest.raises(SpecError, match=said):
+def test_bad_curricula(order: Tensor, rates: Tensor | None, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         Curriculum(order, rates)
 
 
@@ -351,15 +372,19 @@ def test_ways_to_go_on_past_the_distilled_steps() -> None:
 
 
 def test_the_first_strategy_has_rates_of_its_own() -> None:
-    """Ten epochs, each 1.1 times as fast as the one before, then 0.95 times; the learned rates are not used."""
+    """Ten epochs, each 1.1 times as fast as the one before, then 0.95 times; the learned rates are
+    not used.
+    """
     order = torch.tensor([[0], [1]]).repeat(5, 1)  # five epochs of two steps
     curriculum = Curriculum(order, torch.linspace(1, 2, 10))
     assert curriculum.epoch == 2
-    found = extended(curriculum, Extension(1))
-    assert torch.equal(found.order, order.repeat(10, 1))
-    assert found.rates is not None
+    actual = extended(curriculum, Extension(1))
+    assert torch.equal(actual.order, order.repeat(10, 1))
+    assert actual.rates is not None
     each = [0.3 * 1.1**e for e in range(1, 11)] + [0.3 * 1.1**10 * 0.95**e for e in range(1, 41)]
-    torch.testing.assert_close(found.rates, torch.tensor([rate for rate in each for _ in range(2)]))
+    torch.testing.assert_close(
+        actual.rates, torch.tensor([rate for rate in each for _ in range(2)])
+    )
     short = curriculum.warmed(3, rate=1.0, rising=1, rise=2.0, fall=0.5).rates
     assert short is not None
     assert short.tolist() == [2, 2, 1, 1, 0.5, 0.5]

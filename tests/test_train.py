@@ -31,7 +31,9 @@ def replicas(arch: str, n: int) -> list[nn.Module]:
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_fused_training_is_the_same_training(arch: str, optimizer: str, digits: Dataset) -> None:
-    """In float64 the stacked call and one replica after the other agree to rounding, batch statistics included."""
+    """In float64 the stacked call and one replica after the other agree to rounding, batch
+    statistics included.
+    """
     recipe = Recipe(updates=6, batch_size=20, optimizer=optimizer, lr=0.01, schedule="cosine")  # type: ignore[arg-type]
     x = digits.train.x[:100].double()
     one = [net.double() for net in replicas(arch, 3)]

@@ -18,7 +18,7 @@ from rich.table import Table
 from .. import datasets, spaces, training
 from ..core import hardware, seeds
 from ..datasets import Dataset
-from ..distill import linearised, students
+from ..distill import implicit, linearised, students
 from ..distill.loop import plan
 from ..distill.method import Task
 from ..distill.methods import gm, rcig
@@ -125,7 +125,7 @@ def tabulating(device: str, repeats: int) -> list[Row]:
         net = students.student(tasks[0], student, "bench")
         body = linearised.cut(net, tasks[0].dataset.num_classes)
         x = torch.zeros(10 * ipc, *tasks[0].dataset.shape, device=device)
-        pays = rcig.tabulation_pays(body, x, torch.zeros(len(x), 10, device=device), 40)
+        pays = implicit.tabulation_pays(body, x, torch.zeros(len(x), 10, device=device), 40)
         rows.append(
             compare(
                 f"RCIG step, {side} × {side}, width {width}, ipc {ipc}", naive, fast, pays, repeats
@@ -229,7 +229,7 @@ def main() -> None:
     console.print(table)
 
 
-def _rcig_step(task: Task, device: str) -> Callable[[], object]:
+def _rcig_step(task: Task[rcig.RCIG], device: str) -> Callable[[], object]:
     state = rcig.init(task)
 
     def step() -> None:

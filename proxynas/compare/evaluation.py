@@ -14,7 +14,6 @@ from ..core import seeds, settings
 from ..core.errors import SpecError
 from ..datasets import Dataset, Split
 from ..distill import students
-from ..distill.methods import rcig
 from ..nets.published import NETWORKS
 from ..proxyset import ProxySet
 from ..spaces import SearchSpace
@@ -210,7 +209,7 @@ def _default(dataset: Dataset, protocol: Protocol) -> str:
     """The student of Zhao 2021 or that of Loo 2023, with the ReLU that it is evaluated with."""
     if protocol == "zhao2021":
         return students.default_student(dataset.shape)
-    return rcig.default_student(dataset.shape).replace("softplus", "relu")
+    return students.doubling_student(dataset.shape).replace("softplus", "relu")
 
 
 def _expanded(arch: str, dataset: Dataset) -> list[str]:

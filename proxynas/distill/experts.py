@@ -4,8 +4,8 @@ A pool is a folder ``experts/<key>`` in the cache (:func:`proxynas.datasets.cach
 key is made of the data and of how an expert is trained, so that another number of experts is the
 same pool, longer or shorter. Expert i is one ``.safetensors`` file with its weights, how well it
 validates and what it cost. It depends on nothing but the key and i, and is written whole the moment
-it is trained: whoever is interrupted loses the expert in training, and the next to ask goes on to
-the very same pool. A damaged file is trained again.
+it is trained: an interruption loses only the expert in training, and the next call resumes and ends
+at the very same pool. A damaged expert is trained again.
 
 Each expert keeps the weights that validate best of those it had at ``validations`` moments of its
 training, evenly spaced (θ_T = the best θ_t by accuracy, then loss, on the validation split). The
@@ -40,7 +40,7 @@ FORMAT = "proxynas-expert-1"
 
 
 def _silent(done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Expert:
-    """What is known of an expert without its weights; it validated best after ``update``."""
+    """An expert without its weights: how it validated after ``update``, its best, and its cost."""
 
     val_accuracy: float
     val_loss: float
     update: int
-    seconds: float  # wall
+    seconds: float  # wall-clock
     core_seconds: float
     peak_mib: float
     made_on: str
@@ -93,10 +93,9 @@ class Pool:
 
     @cached_property
     def key(self) -> str:
-        """Names the pool, whatever its size: the data that experts see, and how they are trained.
+        """Identifies the pool, whatever its size, by the data and by how experts are trained.
 
-        A fingerprint tells what is stored; the first images, as they are after preprocessing, tell
-        the rest.
+        The fingerprint is of the stored data; the first images show how they are preprocessed.
         """
         data = self.dataset
         images = data.train.x[:16]
@@ -117,7 +116,9 @@ class Pool:
         return cache_dir() / "experts" / self.key / f"{i:03}.safetensors"
 
     def complete(self, on_done: Callable[[int, int], None] = _silent) -> list[Expert]:
-        """All experts; missing ones are trained, each one saved before the next, ``on_done`` told.
+        """All experts; missing ones are trained, each saved before the next.
+
+        ``on_done(done, total)`` is called after each.
 
         Raises:
             DivergedError: the training of one stopped being finite.

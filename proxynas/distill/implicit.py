@@ -22,9 +22,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from .linearised import Inner, as_leaves, dot
-from .students import Parameters
+from .linearised import Inner, Student, dot
+from .students import Parameters, as_leaves
 
 OuterLoss = Literal["platt", "mse"]
 Pair = tuple[Tensor, Tensor]
@@ -37,8 +38,34 @@ Draw = Callable[[], Tensor | None]
 GROWTH, MARGIN = 1.2, 0.7
 """Factor between two rates that are tried, and of the highest at which the loss decreases."""
 TRIALS = 60
+SMALL_JACOBIAN, LARGE_JACOBIAN = 4_000_000, 32_000_000
+"""Entries of a Jacobian that is worth having in any case, and of the largest that may be.
+
+Read off ``make bench`` on two cores of an AMD EPYC (Zen 5).
+"""
 ROUNDING = 1e-6
 """By how much of its largest value a loss may rise and still count as decreasing."""
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The outer problem: the loss ``kind`` on ``real`` data, at temperature τ.
+
+    Real images are taken ``chunk`` at a time; ``None``: all at once.
+    """
+
+    real: Pair
+    log_tau: Tensor
+    kind: OuterLoss
+    chunk: int | None = None
+
+
+@dataclass(frozen=True)
+class Loop:
+    """``steps`` steps of Adam at the learning rate ``rate``."""
+
+    steps: int
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -60,31 +87,24 @@ def no_draw() -> Tensor | None:
 def hypergradient(
     inner: Inner,
     synthetic: Pair,
-    log_tau: Tensor,
-    real: Pair,
-    kind: OuterLoss,
-    *,
-    steps: tuple[int, int],
-    rates: tuple[float, float],
+    outer: Outer,
+    loops: tuple[Loop, Loop],
     draw: Draw = no_draw,
-    chunk: int | None = None,
     tabulate: bool = False,
 ) -> Hypergradient:
-    """The gradient in the synthetic set of the loss on ``real`` data of a student trained on it.
+    """The gradient in the synthetic set of the loss on real data of a student trained on it.
 
-    ``steps`` and ``rates`` are those of the inner problem and of the inverse Hessian; real images
-    are taken ``chunk`` at a time, or all at once. With ``tabulate`` the loops work on a Jacobian
-    (:meth:`Inner.tabulated`).
+    ``loops`` are those of the inner problem and of the inverse Hessian. With ``tabulate`` they work
+    on a Jacobian (:meth:`Inner.tabulated`).
     """
-    inner_steps, inverse_steps = steps
-    inner_rate, inverse_rate = rates
-    loops = inner.tabulated(synthetic[0]) if tabulate else inner
-    u, inner_losses = solve_inner(loops, synthetic, inner_steps, inner_rate, draw)
-    loss, g, direct = outer_gradients(inner, u, synthetic, log_tau, real, kind, draw(), chunk)
-    if inverse_steps == 0:
+    inner_loop, inverse_loop = loops
+    looped = inner.tabulated(synthetic[0]) if tabulate else inner
+    u, inner_losses = solve_inner(looped, synthetic, inner_loop, draw)
+    loss, g, direct = outer_gradients(inner, u, synthetic, outer, draw())
+    if inverse_loop.steps == 0:
         zeros = torch.zeros_like(synthetic[0]), torch.zeros_like(synthetic[1])
         return Hypergradient(loss, direct, zeros, inner_losses, [])
-    v, inverse_losses = solve_inverse(loops, u, g, synthetic, inverse_steps, inverse_rate, draw)
+    v, inverse_losses = solve_inverse(looped, u, g, synthetic, inverse_loop, draw)
     implicit = implicit_gradient(inner, u, v, synthetic, draw())
     return Hypergradient(loss, direct, implicit, inner_losses, inverse_losses)
 
@@ -92,12 +112,15 @@ def hypergradient(
 def solve_inner(
     inner: Inner,
     synthetic: Pair,
-    steps: int,
-    rate: float,
+    loop: Loop,
     draw: Draw = no_draw,
 ) -> tuple[Parameters, list[float]]:
-    """u after ``steps`` steps of Adam on the inner loss, and its value before each."""
-    return adam(inner.initial(), lambda u: inner.gradient(u, *synthetic, draw()), steps, rate)
+    """u after a loop of Adam on the inner loss, and its value before each step."""
+
+    def gradient(u: Parameters) -> tuple[Tensor, Parameters]:
+        return inner.gradient(u, *synthetic, draw())
+
+    return adam(inner.initial(), gradient, loop.steps, loop.rate)
 
 
 def solve_inverse(
@@ -105,11 +128,10 @@ def solve_inverse(
     u: Parameters,
     g: Parameters,
     synthetic: Pair,
-    steps: int,
-    rate: float,
+    loop: Loop,
     draw: Draw = no_draw,
 ) -> tuple[Parameters, list[float]]:
-    """v ≈ H⁻¹g after ``steps`` steps of Adam on eq. 7, and ½ vᵀHv − gᵀv before each."""
+    """v ≈ H⁻¹g after a loop of Adam on eq. 7, and ½ vᵀHv − gᵀv before each step."""
 
     def gradient(v: Parameters) -> tuple[Tensor, Parameters]:
         product = inner.hessian_product(u, v, *synthetic, draw())
@@ -117,36 +139,34 @@ def solve_inverse(
         return loss, {name: product[name] - g[name] for name in g}
 
     zeros = {name: torch.zeros_like(value) for name, value in u.items()}
-    return adam(zeros, gradient, steps, rate)
+    return adam(zeros, gradient, loop.steps, loop.rate)
 
 
 def outer_gradients(
     inner: Inner,
     u: Parameters,
     synthetic: Pair,
-    log_tau: Tensor,
-    real: Pair,
-    kind: OuterLoss,
+    outer: Outer,
     subset: Tensor | None = None,
-    chunk: int | None = None,
 ) -> tuple[float, Parameters, Triple]:
     """The outer loss (eq. 6), g = ∂L_o/∂u, and the direct gradient in x, y and log τ.
 
-    Gradients of real images are taken ``chunk`` at a time, in τ, u and the last layer; the last
-    layer's then goes on through the synthetic images. Without ``reparameterise`` the last layer
+    Gradients of real images are taken a chunk at a time, in τ, u and the last layer; the last
+    layer's is then pulled back to the synthetic images. Without ``reparameterise`` the last layer
     does not depend on the set, and the direct gradient in the set is zero.
     """
     leaves = as_leaves(u)
-    x, y, tau = (value.detach().requires_grad_() for value in (*synthetic, log_tau))
+    x, y, tau = (value.detach().requires_grad_() for value in (*synthetic, outer.log_tau))
     last = inner.last_layer(leaves, x, y, subset)
     last_leaf = last.detach().requires_grad_()
     wanted = [last_leaf, tau, *leaves.values()]
     gradients = [torch.zeros_like(value) for value in wanted]
-    size = len(real[0])
+    size = len(outer.real[0])
+    chunks = (torch.split(part, outer.chunk or size) for part in outer.real)
     total = 0.0
-    for inputs, labels in zip(*(torch.split(part, chunk or size) for part in real), strict=True):
+    for inputs, labels in zip(*chunks, strict=True):
         outputs = inner.predict(leaves, last_leaf, inputs)
-        loss = outer_loss(outputs, labels, tau, kind) * (len(inputs) / size)
+        loss = outer_loss(outputs, labels, tau, outer.kind) * (len(inputs) / size)
         of_chunk = torch.autograd.grad(loss, wanted, materialize_grads=True)
         gradients = [a + b for a, b in zip(gradients, of_chunk, strict=True)]
         total += loss.item()
@@ -225,6 +245,23 @@ def adabelief(state: Mapping[str, Tensor], g: Tensor, rate: float) -> dict[str, 
     for_m, for_s = 1 - beta1 ** t.item(), 1 - beta2 ** t.item()
     step = (m / for_m) / ((s / for_s).sqrt() + epsilon)
     return {"value": state["value"] - rate * step, "m": m, "s": s, "t": t}
+
+
+def tabulation_pays(student: Student, x: Tensor, y: Tensor, steps: int) -> bool:
+    """Whether one Jacobian for images x (n, …), y (n, K) is faster than ``steps`` tangents.
+
+    On a CPU while it is small, or small beside a forward pass, and where there are more steps than
+    half of the classes (measured with ``make bench``).
+    """
+    entries = y.numel() * sum(value.numel() for value in student.parameters.values())
+    if x.device.type != "cpu" or entries > LARGE_JACOBIAN or 2 * steps <= y.shape[1]:
+        return False
+    if entries <= SMALL_JACOBIAN:
+        return True
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        student.body(student.parameters, x[:1])
+    return 10 * entries <= len(x) * counter.get_total_flops()
 
 
 def decreases(losses: list[float]) -> bool:

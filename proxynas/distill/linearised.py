@@ -36,7 +36,7 @@ from torch.func import functional_call, jacrev, jvp, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.errors import SpecError
-from .students import Parameters
+from .students import Parameters, as_leaves
 
 LAST = "last-layer"
 """The last layer's name among the parameters of an inner problem that is not reparameterised."""
@@ -364,11 +364,6 @@ def differentiate_subset(
 def dot(a: Parameters, b: Parameters) -> Tensor:
     """The inner product of two sets of parameters; a scalar."""
     return torch.stack([(a[name] * b[name]).sum() for name in a]).sum()
-
-
-def as_leaves(parameters: Parameters) -> Parameters:
-    """The same values, to be differentiated in."""
-    return {name: value.detach().requires_grad_() for name, value in parameters.items()}
 
 
 def _gradient(value: Tensor, leaves: Parameters) -> Parameters:

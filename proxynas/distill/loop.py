@@ -1,5 +1,4 @@
-"""The distillation loop: budget, progress, checkpoint and resume, metering. A method sees none of
-it."""
+"""The distillation loop: budget, progress, checkpoint and resume, metering; no method sees it."""
 
 import hashlib
 import json
@@ -7,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from . import find
 from .method import Method, Shared, State, Task
 
 CHECKPOINT_SECONDS = 10.0
+UNLIMITED_STEPS = 10**9
+"""Steps where the seconds alone decide."""
 
 
 def distill(
@@ -39,11 +40,11 @@ def distill(
 ) -> ProxySet:
     """Make a proxy set.
 
-    With ``checkpoint`` (a file) the state is saved every ten seconds and when the loop is left, but
-    for an error that the same settings would end in again; the same call goes on from there, and
-    with a budget in steps ends at the very same set. The file is the caller's to remove: a finished
-    one makes the call return at once. What distillations share (experts) is made first, or found;
-    its seconds count either way. ``on_shared(done, total)`` is told how far that is.
+    With ``checkpoint`` (a file) the state is saved every ten seconds and when the loop ends, but
+    not after an error that the same settings would hit again. The same call resumes from it, and
+    with a budget in steps ends at the very same set. The caller removes the file: a finished one
+    makes the call return at once. What distillations share (experts) is made first, or taken from
+    the cache; its seconds count either way. ``on_shared(done, total)`` is called on the way.
 
     Raises:
         SpecError: unknown method or setting, an ipc that the smallest class cannot hold, steps for
@@ -51,91 +52,64 @@ def distill(
         RunFolderError: the checkpoint is of another distillation.
         DivergedError: the loss stopped being finite.
     """
-    chosen = find(spec.method)
+    method = find(spec.method)
     task, steps = plan(spec, dataset)
-    key = fingerprint(spec, dataset)
-    restored = _restore(
-        checkpoint, key, dataset.train.x.device
-    )  # first: what is shared may take hours
-    shared = _shared(chosen, task, spec, on_shared)
-    started, started_core = time.perf_counter(), time.process_time()
-    state, progress = restored or (chosen.init(task), _begun(shared))
+    store = _Checkpoint(checkpoint, fingerprint(spec, dataset))
+    restored = store.restore(dataset.train.x.device)  # first: what is shared may take hours
+    shared = _prepare(method, task, spec, on_shared)
+    meter = _Meter(spec.device)
+    state, progress = restored or (method.init(task), _initial_progress(shared))
     progress.steps = steps
-    before, before_core = progress.seconds, progress.core_seconds
-
-    def meter() -> None:
-        progress.seconds = before + time.perf_counter() - started
-        progress.core_seconds = before_core + time.process_time() - started_core
-        progress.peak_mib = max(progress.peak_mib, hardware.peak_mib(spec.device))
-
-    saved = time.perf_counter()
+    meter.read(progress)
     try:
-        meter()
-        while progress.step < steps and (
-            spec.seconds is None or _spent(progress, spec) < spec.seconds
-        ):
-            state, loss = _step(chosen, task, state, progress.step)
+        while progress.step < steps and not _out_of_time(progress, spec):
+            state, loss = _step(method, task, state, progress.step)
             progress.losses.append(loss)
-            progress.step, progress.loss = progress.step + 1, loss
-            meter()
+            progress.step += 1
+            progress.loss = loss
+            meter.read(progress)
             on_step(progress)
-            if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                _save(checkpoint, key, state, progress)
-                saved = time.perf_counter()
-    except ProxynasError:  # the same settings would fail again: there is nothing to go on from
+            store.save_if_due(state, progress)
+    except ProxynasError:  # the same settings would fail again: nothing to resume
         raise
     except BaseException:
-        _keep(checkpoint, key, state, progress, meter)
+        meter.read(progress)
+        store.save(state, progress)
         raise
-    _keep(checkpoint, key, state, progress, meter)
-    x, y = chosen.finish(task, state)
-    if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
-        raise DivergedError(
-            f"{chosen.name} made a set with infinite values; lower its learning rate (--set lr=…)"
-        )
-    extras = chosen.extras(task, state)
-    return ProxySet(
-        x,
-        y,
-        dataset.preprocessing,
-        dataset.class_names,
-        replace(recipe or training.Recipe(), **extras.recipe),
-        _provenance(spec, task, progress, shared),
-        extras.curriculum,
-        extras.generator,
-    )
+    meter.read(progress)
+    store.save(state, progress)
+    provenance = _provenance(spec, task, progress, shared)
+    return _proxy_set(method, task, state, recipe or training.Recipe(), provenance)
 
 
-def plan(spec: DistillSpec, dataset: Dataset) -> tuple[Task, int]:
-    """Check a distillation's settings against the data; the task, and how many steps it takes at
-    most.
+def plan(spec: DistillSpec, dataset: Dataset) -> tuple[Task[Any], int]:
+    """Check a distillation's settings against the data; the task, and its number of steps at most.
 
     Raises:
         SpecError: see :func:`distill`.
     """
-    chosen = find(spec.method)
+    method = find(spec.method)
     smallest = min(dataset.class_counts())
     if spec.ipc > smallest:
         name = dataset.class_names[dataset.class_counts().index(smallest)]
-        raise SpecError(
-            f"ipc must be at most {smallest}, the images that class {name!r} has, but got {spec.ipc}"
-        )
-    steps = chosen.steps if spec.steps is None else spec.steps
-    if chosen.steps == 0 and steps > 0:
+        limit = f"at most {smallest}, the images that class {name!r} has"
+        raise SpecError(f"ipc must be {limit}, but got {spec.ipc}")
+    steps = method.steps if spec.steps is None else spec.steps
+    if method.steps == 0 and steps > 0:
         raise SpecError(
             f"{spec.method} selects images and takes no steps, but steps is {steps}; leave it out"
         )
-    if spec.seconds is not None and spec.steps is None and chosen.steps > 0:
-        steps = 10**9  # the seconds alone decide
-    own: object = settings.make(chosen.settings, spec.settings, where=f"settings of {spec.method}")
-    task = Task(dataset, spec.ipc, own, spec.seed, steps if steps < 10**9 else None)
-    chosen.check(task)
+    if spec.seconds is not None and spec.steps is None and method.steps > 0:
+        steps = UNLIMITED_STEPS
+    config = settings.make(method.settings, spec.settings, where=f"settings of {spec.method}")
+    planned = steps if steps < UNLIMITED_STEPS else None
+    task = Task(dataset, spec.ipc, config, spec.seed, planned)
+    method.check(task)
     return task, steps
 
 
 def fingerprint(spec: DistillSpec, dataset: Dataset) -> str:
-    """Names one distillation: the same for the same settings and data, whatever the budget in
-    seconds."""
+    """Identifies a distillation by its settings and data, whatever the budget in seconds."""
     described = settings.to_dict(spec)
     for key in ("seconds", "clock", "data", "data_root", "download"):
         described.pop(key, None)
@@ -143,18 +117,82 @@ def fingerprint(spec: DistillSpec, dataset: Dataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _shared(
-    chosen: Method, task: Task, spec: DistillSpec, on_done: Callable[[int, int], None]
-) -> Shared | None:
-    if chosen.prepare is None:
-        return None
-    found = chosen.prepare(task, on_done)
-    if spec.seconds is not None and _spent(found, spec) >= spec.seconds:
-        raise SpecError(
-            f"seconds is {spec.seconds:g}, but the {found.what} of {chosen.name} alone took {_spent(found, spec):.1f}; "
-            f"give more seconds, or fewer {found.what}"
+class _Meter:
+    """Seconds and memory of this call, added to a progress at every reading."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._wall = time.perf_counter()
+        self._core = time.process_time()
+
+    def read(self, progress: Progress) -> None:
+        """Add the seconds since the last reading."""
+        wall = time.perf_counter()
+        core = time.process_time()
+        progress.seconds += wall - self._wall
+        progress.core_seconds += core - self._core
+        progress.peak_mib = max(progress.peak_mib, hardware.peak_mib(self._device))
+        self._wall = wall
+        self._core = core
+
+
+@dataclass
+class _Checkpoint:
+    """State and progress in a file, or nowhere; ``key`` says of which distillation."""
+
+    path: Path | None
+    key: str
+    saved: float = field(default_factory=time.perf_counter)
+
+    def save(self, state: State, progress: Progress) -> None:
+        if self.path is None:
+            return
+        metadata = {"key": self.key, "progress": json.dumps(progress.__dict__)}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        files.write_bytes(self.path, save(tensors, metadata))
+        self.saved = time.perf_counter()
+
+    def save_if_due(self, state: State, progress: Progress) -> None:
+        if time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
+            self.save(state, progress)
+
+    def restore(self, device: torch.device) -> tuple[State, Progress] | None:
+        """What was saved, if anything.
+
+        Raises:
+            RunFolderError: it is unreadable, or of another distillation.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        with suppress(SafetensorError, OSError), safe_open(self.path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != self.key:
+                other = f"{self.path} is the checkpoint of another distillation"
+                raise RunFolderError(f"{other}; give another --out, or remove it")
+            names = list(file.keys())
+            state = {name: file.get_tensor(name).to(device) for name in names}
+            return state, Progress(**json.loads(metadata["progress"]))
+        raise RunFolderError(
+            f"{self.path} is not a readable checkpoint; remove it to start this distillation again"
         )
-    return found
+
+
+def _prepare(
+    method: Method[Any], task: Task[Any], spec: DistillSpec, on_done: Callable[[int, int], None]
+) -> Shared | None:
+    """What the method shares with other distillations, if anything."""
+    if method.prepare is None:
+        return None
+    shared = method.prepare(task, on_done)
+    if spec.seconds is not None and _spent(shared, spec) >= spec.seconds:
+        took = f"the {shared.what} of {method.name} alone took {_spent(shared, spec):.1f}"
+        advice = f"give more seconds, or fewer {shared.what}"
+        raise SpecError(f"seconds is {spec.seconds:g}, but {took}; {advice}")
+    return shared
+
+
+def _out_of_time(progress: Progress, spec: DistillSpec) -> bool:
+    return spec.seconds is not None and _spent(progress, spec) >= spec.seconds
 
 
 def _spent(cost: Progress | Shared, spec: DistillSpec) -> float:
@@ -162,8 +200,8 @@ def _spent(cost: Progress | Shared, spec: DistillSpec) -> float:
     return cost.core_seconds if spec.core_clock else cost.seconds
 
 
-def _begun(shared: Shared | None) -> Progress:
-    """A new distillation: it has cost what it shares with others."""
+def _initial_progress(shared: Shared | None) -> Progress:
+    """That of a new distillation, which has cost what it shares with others."""
     if shared is None:
         return Progress()
     return Progress(
@@ -171,50 +209,44 @@ def _begun(shared: Shared | None) -> Progress:
     )
 
 
-def _step(chosen: Method, task: Task, state: State, k: int) -> tuple[State, float]:
-    state, loss = chosen.step(task, state, k)
+def _step(method: Method[Any], task: Task[Any], state: State, k: int) -> tuple[State, float]:
+    state, loss = method.step(task, state, k)
     if not math.isfinite(loss):
-        raise DivergedError(
-            f"{chosen.name} diverged at step {k}: its loss is {loss}; lower its learning rate (--set lr=…)"
-        )
+        diverged = f"{method.name} diverged at step {k}: its loss is {loss}"
+        raise DivergedError(f"{diverged}; lower its learning rate (--set lr=…)")
     return state, loss
 
 
-def _keep(
-    path: Path | None, key: str, state: State, progress: Progress, meter: Callable[[], None]
-) -> None:
-    if path is not None:
-        meter()
-        _save(path, key, state, progress)
-
-
-def _save(path: Path, key: str, state: State, progress: Progress) -> None:
-    told = {"key": key, "progress": json.dumps(progress.__dict__)}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    files.write_bytes(path, save(tensors, told))
-
-
-def _restore(path: Path | None, key: str, device: torch.device) -> tuple[State, Progress] | None:
-    if path is None or not path.exists():
-        return None
-    with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
-        told = file.metadata() or {}
-        if told.get("key") != key:
-            raise RunFolderError(
-                f"{path} is the checkpoint of another distillation; give another --out, or remove it"
-            )
-        state = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118  # not a dict
-        return state, Progress(**json.loads(told["progress"]))
-    raise RunFolderError(
-        f"{path} is not a readable checkpoint; remove it to start this distillation anew"
+def _proxy_set(
+    method: Method[Any],
+    task: Task[Any],
+    state: State,
+    recipe: training.Recipe,
+    provenance: dict[str, Any],
+) -> ProxySet:
+    x, y = method.finish(task, state)
+    if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
+        raise DivergedError(
+            f"{method.name} made a set with infinite values; lower its learning rate (--set lr=…)"
+        )
+    extras = method.extras(task, state)
+    return ProxySet(
+        x,
+        y,
+        task.dataset.preprocessing,
+        task.dataset.class_names,
+        replace(recipe, **extras.recipe),
+        provenance,
+        extras.curriculum,
+        extras.generator,
     )
 
 
 def _provenance(
-    spec: DistillSpec, task: Task, progress: Progress, shared: Shared | None
+    spec: DistillSpec, task: Task[Any], progress: Progress, shared: Shared | None
 ) -> dict[str, Any]:
     every = max(1, len(progress.losses) // 100)
-    told = {
+    provenance = {
         "method": spec.method,
         "ipc": spec.ipc,
         "seed": spec.seed,
@@ -232,9 +264,9 @@ def _provenance(
         "versions": {"proxynas": __version__, "torch": torch.__version__},
     }
     if shared is not None:  # its seconds are among the seconds above
-        told["shared"] = {
+        provenance["shared"] = {
             **asdict(shared),
             "seconds": round(shared.seconds, 3),
             "core_seconds": round(shared.core_seconds, 3),
         }
-    return told
+    return provenance

@@ -8,7 +8,7 @@ need no state.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,34 +18,36 @@ from ..nets.generator import Distilled
 from ..training.curriculum import Curriculum
 
 State = dict[str, Tensor]
+S = TypeVar("S")
+"""A method's settings: its frozen dataclass."""
+S_co = TypeVar("S_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Task:
-    """One distillation: the data, how many images a class, the method's settings and the seed.
+class Task(Generic[S_co]):
+    """One distillation: the data, the images per class, the method's settings and the seed.
 
-    ``steps`` is how many steps are meant; ``None``: as many as the seconds allow.
+    A method with settings ``Mine`` gets a ``Task[Mine]``. ``steps`` is the planned number of steps;
+    ``None``: as many as the seconds allow.
     """
 
     dataset: Dataset
     ipc: int
-    settings: Any
+    settings: S_co
     seed: int
     steps: int | None = None
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What distillations share and what it cost when it was made, which every one of them counts as
-    its own.
+    """What distillations share, such as experts, and its cost, which each of them counts in full.
 
-    ``key`` names it: sets that are merged count it once. ``about`` is further told in the
-    provenance.
+    ``key`` identifies it: sets that are merged count it once. ``about`` goes into the provenance.
     """
 
     what: str
     key: str
-    seconds: float  # wall
+    seconds: float  # wall-clock
     core_seconds: float
     peak_mib: float
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -64,39 +66,38 @@ class Extras:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
-def no_check(task: Task) -> None:
-    """Settings of single values are checked when they are made; this is for what those cannot
-    see."""
+def no_check(task: Task[object]) -> None:
+    """Nothing to check beyond single values, which are checked when settings are made."""
 
 
-def no_extras(task: Task, state: State) -> Extras:
+def no_extras(task: Task[object], state: State) -> Extras:
     """Images and labels are all there is."""
     return Extras()
 
 
 @dataclass(frozen=True)
-class Method:
-    """A way to make a proxy set.
+class Method(Generic[S]):
+    """A way to make a proxy set, with settings of type ``S``.
 
     ``init(task) -> state``; ``step(task, state, k) -> (state, loss)`` is step number ``k`` and does
     not change its argument; ``finish(task, state) -> (x, y)`` gives images (C·ipc, …), class by
     class, and labels. A method without steps (a coreset) does all its work in ``init``.
     ``check(task)`` raises a ``SpecError`` before anything is written where settings do not fit each
     other or the data; ``extras(task, state)`` is what the set has beside images. ``prepare(task,
-    on_done)`` makes, or finds, what distillations share, tells ``on_done(done, total)`` on the way,
-    and says what it cost, which is counted even where it was found.
+    on_done)`` makes what distillations share, or takes it from the cache, calls ``on_done(done,
+    total)`` on the way, and returns its cost, which counts even where it came from the cache.
     """
 
     name: str
     summary: str
-    settings: type
+    settings: type[S]
     steps: int
-    init: Callable[[Task], State]
-    step: Callable[[Task, State, int], tuple[State, float]]
-    finish: Callable[[Task, State], tuple[Tensor, Tensor]]
-    check: Callable[[Task], None] = no_check
-    extras: Callable[[Task, State], Extras] = no_extras
-    prepare: Callable[[Task, Callable[[int, int], None]], Shared] | None = None
+    init: Callable[[Task[S]], State]
+    step: Callable[[Task[S], State, int], tuple[State, float]]
+    finish: Callable[[Task[S], State], tuple[Tensor, Tensor]]
+    check: Callable[[Task[S]], None] = no_check
+    extras: Callable[[Task[S], State], Extras] = no_extras
+    prepare: Callable[[Task[S], Callable[[int, int], None]], Shared] | None = None
 
 
 def pack(optimizer: torch.optim.Optimizer, prefix: str) -> State:
@@ -122,23 +123,17 @@ def unpack(optimizer: torch.optim.Optimizer, state: State, prefix: str) -> None:
 
 def real_images(dataset: Dataset, ipc: int, generator: torch.Generator) -> Tensor:
     """``ipc`` images of each class drawn at random without replacement, (C, ipc, …)."""
-    return torch.stack(
-        [
-            dataset.train.x[pick]
-            for pick in draw(dataset.train.y, dataset.num_classes, ipc, generator)
-        ]
-    )
+    picks = draw(dataset.train.y, dataset.num_classes, ipc, generator)
+    return torch.stack([dataset.train.x[pick] for pick in picks])
 
 
 def draw(y: Tensor, classes: int, n: int, generator: torch.Generator) -> list[Tensor]:
-    """For every class ``n`` indices of its images (all of them when it has fewer), at random
-    without replacement."""
+    """Indices of ``n`` images of each class, drawn without replacement; all where it has fewer."""
     picks = []
     for c in range(classes):
         members = (y == c).nonzero()[:, 0]
-        picks.append(
-            members[torch.randperm(len(members), generator=generator)[:n].to(members.device)]
-        )
+        order = torch.randperm(len(members), generator=generator)[:n]
+        picks.append(members[order.to(members.device)])
     return picks
 
 

@@ -35,14 +35,14 @@ def fresh_pool(size: int) -> State:
     return {"pool.age": counts, "pool.birth": counts.clone()}
 
 
-def draw_member(task: Task, arch: str, state: State, k: int) -> Member:
+def draw_member(task: Task[object], arch: str, state: State, k: int) -> Member:
     """The student of step ``k``, drawn at random from the pool."""
     generator = seeds.generator(task.seed, "rcig", "pool", k)
     index = torch.randint(len(state["pool.age"]), (), generator=generator)
     return member(task, arch, state, int(index))
 
 
-def member(task: Task, arch: str, state: State, index: int) -> Member:
+def member(task: Task[object], arch: str, state: State, index: int) -> Member:
     """Student number ``index`` as it is now."""
     birth = state["pool.birth"][index].item()
     net = students.student(task, arch, "rcig", "student", index, birth)
@@ -57,8 +57,7 @@ def member(task: Task, arch: str, state: State, index: int) -> Member:
 def train_member(
     state: State,
     drawn: Member,
-    x: Tensor,
-    y: Tensor,
+    training_set: tuple[Tensor, Tensor],
     *,
     steps: int,
     lr: float,
@@ -66,9 +65,10 @@ def train_member(
 ) -> State:
     """The pool's part of ``state`` once the student drawn has had ``steps`` steps of Adam.
 
-    The loss is half the squared error on x (n, …), y (n, K), a mean over images. A student that
-    reaches ``life`` steps is replaced by a fresh one.
+    The loss is half the squared error on the training set's images (n, …) and labels (n, K), a mean
+    over images. A student that reaches ``life`` steps is replaced by a fresh one.
     """
+    x, y = training_set
     index = drawn.index
     others = _without_member(state, index)
     age, birth = state["pool.age"].clone(), state["pool.birth"].clone()

@@ -1,8 +1,8 @@
-"""Students: networks that are trained on a synthetic set while it is distilled, as functions of
-their parameters."""
+"""Students, the networks trained on a synthetic set during distillation, as functions."""
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -40,7 +40,24 @@ def default_student(shape: tuple[int, ...], width: int | None = None) -> str:
     return f"D{depth}-W{width or (32 if small else 128)}-relu-instancenorm-avgpooling"
 
 
-def check(task: Task, archs: Sequence[str]) -> None:
+def doubling_student(shape: tuple[int, ...]) -> str:
+    """The published student of FRePo and RCIG: three blocks from 128 filters on, softplus for ReLU.
+
+    Four blocks for 64×64 images, five for 128×128, both with ReLU. For images under 16×16, and rows
+    of a table, as :func:`default_student` says.
+    """
+    if len(shape) == 1:
+        return default_student(shape)
+    side = min(shape[1:])
+    if side < 16:
+        depth = max(1, min(2, int(math.log2(side)) - 1))
+        return f"doubling-convnet:D{depth}-W32-none-softplus"
+    depth = 5 if side >= 128 else 4 if side >= 64 else 3
+    activation = "softplus" if depth == 3 else "relu"
+    return f"doubling-convnet:D{depth}-W128-none-{activation}"
+
+
+def check(task: Task[object], archs: Sequence[str]) -> None:
     """Refuse students that no space has, or that cannot be built for these data.
 
     Raises:
@@ -51,7 +68,7 @@ def check(task: Task, archs: Sequence[str]) -> None:
         space.build(name, task.dataset.shape, task.dataset.num_classes)
 
 
-def student(task: Task, arch: str, *stream: object) -> nn.Module:
+def student(task: Task[object], arch: str, *stream: object) -> nn.Module:
     """A student in training mode, initialised from the stream ``stream`` of the task's seed.
 
     ``arch`` is written as :func:`proxynas.spaces.resolve` reads it.
@@ -65,17 +82,16 @@ def student(task: Task, arch: str, *stream: object) -> nn.Module:
 def student_loss(
     nets: Sequence[nn.Module], forward: Forward | None = None
 ) -> tuple[Parameters, Loss]:
-    """Parameters of students and their loss as a function: of one student, or, stacked, the sum
-    over equal ones.
+    """Parameters of students, and their loss as a function: the sum over several, stacked.
 
-    ``forward`` is what gives the logits of stacked students, :func:`recorded` or (``None``) the
-    first's under ``vmap``. Batch norms use the statistics of the batch; their running averages are
+    ``forward`` gives the logits of stacked students: :func:`recorded`, or (``None``) the first's
+    under ``vmap``. Batch norms use the statistics of the batch; their running averages are
     left alone.
     """
 
     def one(parameters: Parameters, buffers: Parameters, x: Tensor) -> Tensor:
-        own = {name: value.clone() for name, value in buffers.items()}
-        logits: Tensor = functional_call(nets[0], (parameters, own), (x,))
+        copies = {name: value.clone() for name, value in buffers.items()}
+        logits: Tensor = functional_call(nets[0], (parameters, copies), (x,))
         return logits
 
     if len(nets) == 1:
@@ -93,51 +109,62 @@ def student_loss(
     return {name: p.detach() for name, p in stacked.items()}, total
 
 
-def recorded(task: Task, arch: str, replicas: int, rows: int) -> Forward | None:
-    """What gives the logits (R, B, K) of stacked students from their parameters and ``rows``
-    images, as a record of its operations, or ``None`` where it cannot be recorded: batch norms
-    change their buffers in place."""
-    like = task.dataset.train.x
-    return _recorded(
-        arch, task.dataset.shape, task.dataset.num_classes, replicas, rows, like.dtype, like.device
-    )
+@dataclass(frozen=True)
+class _Sizes:
+    """What a record of stacked students depends on; ``rows`` are the images of a batch."""
+
+    arch: str
+    shape: tuple[int, ...]
+    classes: int
+    replicas: int
+    rows: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+def recorded(task: Task[object], arch: str, replicas: int, rows: int) -> Forward | None:
+    """The logits (R, B, K) of stacked students on ``rows`` images, as a record of operations.
+
+    ``None`` where nothing can be recorded: batch norms change their buffers in place.
+    """
+    x = task.dataset.train.x
+    classes = task.dataset.num_classes
+    return _record(_Sizes(arch, task.dataset.shape, classes, replicas, rows, x.dtype, x.device))
 
 
 @lru_cache(maxsize=32)
-def _recorded(
-    arch: str,
-    shape: tuple[int, ...],
-    classes: int,
-    replicas: int,
-    rows: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Forward | None:
-    space, name = spaces.resolve(arch)
+def _record(sizes: _Sizes) -> Forward | None:
+    space, name = spaces.resolve(sizes.arch)
     with torch.random.fork_rng(devices=()):
-        net = space.build(name, shape, classes).to(device, dtype).train()
+        net = space.build(name, sizes.shape, sizes.classes)
+    net = net.to(sizes.device, sizes.dtype).train()
     if dict(net.named_buffers()):
         return None
     names, parameters = zip(*net.named_parameters(), strict=True)
 
     def stacked(x: Tensor, *values: Tensor) -> Tensor:
-        def one(*own: Tensor) -> Tensor:
-            logits: Tensor = functional_call(net, dict(zip(names, own, strict=True)), (x,))
+        def one(*of_student: Tensor) -> Tensor:
+            logits: Tensor = functional_call(net, dict(zip(names, of_student, strict=True)), (x,))
             return logits
 
         return vmap(one)(*values)
 
-    example = [p.detach().expand(replicas, *p.shape).contiguous() for p in parameters]
-    run = tracing.record(stacked, [torch.zeros(rows, *shape, dtype=dtype, device=device), *example])
+    images = torch.zeros(sizes.rows, *sizes.shape, dtype=sizes.dtype, device=sizes.device)
+    example = [p.detach().expand(sizes.replicas, *p.shape).contiguous() for p in parameters]
+    run = tracing.record(stacked, [images, *example])
 
     def forward(p: Parameters, x: Tensor) -> Tensor:
-        return (run if len(x) == rows else stacked)(x, *(p[name] for name in names))
+        return (run if len(x) == sizes.rows else stacked)(x, *(p[name] for name in names))
 
     return forward
 
 
+def as_leaves(parameters: Parameters) -> Parameters:
+    """The same values, to be differentiated in."""
+    return {name: value.detach().requires_grad_() for name, value in parameters.items()}
+
+
 def real_batch(dataset: Dataset, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """``n`` training images (n, …) and labels (n,) at random without replacement; all when there
-    are fewer."""
+    """``n`` training images (n, …) and labels (n,), drawn without replacement; all if fewer."""
     pick = torch.randperm(len(dataset.train), generator=generator)[:n].to(dataset.train.x.device)
     return dataset.train.x[pick], dataset.train.y[pick]

@@ -1,11 +1,10 @@
-"""Synthetic sets: what distillation optimises, as a flat dict of tensors and a function that turns
-it into images.
+"""Synthetic sets, which distillation optimises: a flat dict of tensors, and the images it gives.
 
 ``pixels`` are the images themselves (Wang et al. 2018; "DD" in Medvedev & D'yakonov 2021). A
 generative teaching network (Such et al. 2019; "GTN") makes images out of noise and labels: with
-``gtn-lrn`` the noise is fixed and learned along with the network, with ``gtn-rnd`` it is drawn anew
-whenever images are made. The network is
-:mod:`proxynas.nets.generator`, which says where implementations differ.
+``gtn-lrn`` the noise is fixed and learned along with the network, with ``gtn-rnd`` it is drawn
+again whenever images are made. The network is :mod:`proxynas.nets.generator`, which says where
+implementations differ.
 
 A method differentiates in the images and calls :func:`pull_back`; it works the same on every
 synthetic set.
@@ -26,7 +25,7 @@ from ..core.errors import DivergedError, SpecError
 from ..nets.generator import NOISE, Distilled, Generator, generate, noise
 from ..specs import Strategy
 from .method import State, Task, class_labels, pack, real_images, unpack
-from .students import Parameters
+from .students import Parameters, as_leaves
 
 Kind = Literal["pixels", "gtn-lrn", "gtn-rnd"]
 
@@ -35,11 +34,10 @@ class SyntheticSet(Protocol):
     """What a synthetic set can do; its parameters stay outside of it."""
 
     def init(self, ipc: int, generator: torch.Generator) -> Parameters:
-        """Parameters to start from, for ``ipc`` images a class."""
+        """Parameters to start from, for ``ipc`` images per class."""
 
     def images(self, parameters: Parameters, ipc: int, generator: torch.Generator) -> Tensor:
-        """Images (C, ipc, …), differentiable in ``parameters``; noise, where there is any, comes
-        from ``generator``."""
+        """Images (C, ipc, …), differentiable in ``parameters``; any noise is ``generator``'s."""
 
     def part(self, parameters: Parameters, start: int, stop: int) -> Parameters:
         """The parameters of images ``start`` to ``stop`` of every class."""
@@ -67,8 +65,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class LearnedGenerator:
-    """GTN-lrn: a generator and its learned input ``z`` (C, ipc, 64); any image size and channel
-    count."""
+    """GTN-lrn: a generator and its learned input ``z`` (C, ipc, 64), for images of any size."""
 
     shape: tuple[int, ...]
     classes: int
@@ -90,7 +87,7 @@ class LearnedGenerator:
 
 @dataclass(frozen=True)
 class RandomGenerator:
-    """GTN-rnd: a generator with fresh noise for every batch; any image size and channel count."""
+    """GTN-rnd: a generator with fresh noise for every batch, for images of any size."""
 
     shape: tuple[int, ...]
     classes: int
@@ -134,8 +131,10 @@ class Rule:
 
 @checked(frozen=True, config=settings.CONFIG)
 class Learned:
-    """Settings of every method that learns a synthetic set. What is ``None`` is as published for
-    that kind of set."""
+    """Settings of every method that learns a synthetic set.
+
+    ``None`` stands for the published value for that kind of set.
+    """
 
     synthetic: Kind = "pixels"
     k: Annotated[int, Field(ge=4)] = 64  # size of the generator
@@ -152,60 +151,59 @@ class Learned:
         Raises:
             SpecError: another optimiser than the published one, and no learning rate for it.
         """
-        usual = pixels if self.synthetic == "pixels" else gtn
-        optimizer = self.optimizer or usual.optimizer
-        if optimizer != usual.optimizer and self.lr is None:
-            raise SpecError(
-                f"optimizer = {optimizer!r} needs lr too: the default, {usual.lr:g}, is {usual.optimizer}'s"
-            )
-        momentum = (
-            usual.momentum if optimizer == usual.optimizer else {"sgd": 0.0, "adam": 0.9}[optimizer]
-        )
+        published = pixels if self.synthetic == "pixels" else gtn
+        optimizer = self.optimizer or published.optimizer
+        momentum = published.momentum
+        if optimizer != published.optimizer:
+            if self.lr is None:
+                default = f"the default, {published.lr:g}, is {published.optimizer}'s"
+                raise SpecError(f"optimizer = {optimizer!r} needs lr too: {default}")
+            momentum = 0.9 if optimizer == "adam" else 0.0
         return Rule(
             optimizer,
-            usual.lr if self.lr is None else self.lr,
+            published.lr if self.lr is None else self.lr,
             momentum if self.momentum is None else self.momentum,
-            usual.clip if self.clip is None else self.clip,
+            published.clip if self.clip is None else self.clip,
         )
 
 
-def check(task: Task, pixels: Rule, gtn: Rule) -> None:
+def check(task: Task[Learned], pixels: Rule, gtn: Rule) -> None:
     """Refuse settings that do not fit each other or the data.
 
     Raises:
         SpecError: a generator or augmentation for tables, real images for a generator, an optimiser
             without its rate.
     """
-    wanted: Learned = task.settings
-    wanted.rule(pixels, gtn)
+    learned = task.settings
+    learned.rule(pixels, gtn)
     tables = len(task.dataset.shape) != 3
-    if tables and wanted.augment:
-        raise SpecError(
-            f"augment = {wanted.augment!r} is for images, but the data are tables; leave it out"
-        )
-    if wanted.synthetic == "pixels":
+    if tables and learned.augment:
+        reason = "is for images, but the data are tables"
+        raise SpecError(f"augment = {learned.augment!r} {reason}; leave it out")
+    if learned.synthetic == "pixels":
         return
     if tables:
-        raise SpecError(
-            f"synthetic = {wanted.synthetic!r} makes images, but the data are tables; expected 'pixels'"
-        )
-    if wanted.init == "real":
-        raise SpecError(
-            f"init = 'real' is for pixels, but synthetic is {wanted.synthetic!r}; leave it out"
-        )
+        reason = "makes images, but the data are tables"
+        raise SpecError(f"synthetic = {learned.synthetic!r} {reason}; expected 'pixels'")
+    if learned.init == "real":
+        reason = f"is for pixels, but synthetic is {learned.synthetic!r}"
+        raise SpecError(f"init = 'real' {reason}; leave it out")
 
 
-def make(task: Task) -> SyntheticSet:
+def make(task: Task[Learned]) -> SyntheticSet:
     """The synthetic set that the task's settings ask for."""
-    shape, classes, wanted = task.dataset.shape, task.dataset.num_classes, task.settings
-    if wanted.synthetic == "pixels":
-        return Pixels(shape, classes)
-    return (LearnedGenerator if wanted.synthetic == "gtn-lrn" else RandomGenerator)(
-        shape, classes, wanted.k
-    )
+    shape = task.dataset.shape
+    classes = task.dataset.num_classes
+    match task.settings.synthetic:
+        case "pixels":
+            return Pixels(shape, classes)
+        case "gtn-lrn":
+            return LearnedGenerator(shape, classes, task.settings.k)
+        case "gtn-rnd":
+            return RandomGenerator(shape, classes, task.settings.k)
 
 
-def start(task: Task, name: str) -> State:
+def start(task: Task[Learned], name: str) -> State:
     """The state of a new synthetic set for the method called ``name``."""
     generator = seeds.generator(task.seed, name, "init")
     if task.settings.init == "real":
@@ -216,33 +214,30 @@ def start(task: Task, name: str) -> State:
 
 
 def parameters_of(state: State, prefix: str = "synthetic") -> Parameters:
-    """The parameters that lie in a state under ``prefix``, in an order that does not change in a
-    checkpoint."""
+    """The parameters under ``prefix`` in a state, in an order that a checkpoint keeps."""
     start = f"{prefix}."
-    return {
-        name.removeprefix(start): state[name] for name in sorted(state) if name.startswith(start)
-    }
+    names = (name for name in sorted(state) if name.startswith(start))
+    return {name.removeprefix(start): state[name] for name in names}
 
 
-def finish(task: Task, parameters: Parameters, batches: int, name: str) -> tuple[Tensor, Tensor]:
-    """Images (C·ipc, …), class by class, made in ``batches`` equal batches, and hard labels."""
-    made, size = make(task), task.ipc // batches
+def finish(
+    task: Task[Learned], parameters: Parameters, batches: int, name: str
+) -> tuple[Tensor, Tensor]:
+    """Images (C·ipc, …), class by class, from ``batches`` equal batches, and hard labels."""
+    synthetic_set = make(task)
+    size = task.ipc // batches
+    parts = []
     with torch.no_grad():
-        parts = [
-            made.images(
-                made.part(parameters, b * size, (b + 1) * size),
-                size,
-                seeds.generator(task.seed, name, "set", b),
-            )
-            for b in range(batches)
-        ]
+        for b in range(batches):
+            part = synthetic_set.part(parameters, b * size, (b + 1) * size)
+            generator = seeds.generator(task.seed, name, "set", b)
+            parts.append(synthetic_set.images(part, size, generator))
     x = torch.cat(parts, 1).flatten(0, 1)
     return x, class_labels(task.dataset.num_classes, task.ipc, x.device)
 
 
-def generator_of(task: Task, parameters: Parameters, batches: int = 1) -> Distilled | None:
-    """The distilled generator, which made ``ipc / batches`` images a class at a time; nothing where
-    it is pixels."""
+def generator_of(task: Task[Learned], parameters: Parameters, batches: int = 1) -> Distilled | None:
+    """The distilled generator, of batches of ``ipc / batches`` per class; None for pixels."""
     if task.settings.synthetic == "pixels":
         return None
     return Distilled(_network(parameters), task.settings.synthetic, task.ipc // batches)
@@ -251,11 +246,10 @@ def generator_of(task: Task, parameters: Parameters, batches: int = 1) -> Distil
 def pull_back(
     images: Callable[[Parameters], Tensor], parameters: Parameters, gradient: Tensor
 ) -> Parameters:
-    """The gradient in ``parameters`` of a loss whose gradient in the images they make is
-    ``gradient`` (C, n, …)."""
-    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    found = torch.autograd.grad(images(leaves), list(leaves.values()), gradient)
-    return dict(zip(leaves, found, strict=True))
+    """A loss's gradient in ``parameters``, from its ``gradient`` (C, n, …) in their images."""
+    leaves = as_leaves(parameters)
+    gradients = torch.autograd.grad(images(leaves), list(leaves.values()), gradient)
+    return dict(zip(leaves, gradients, strict=True))
 
 
 def update(
@@ -268,19 +262,17 @@ def update(
     Raises:
         DivergedError: a gradient is not finite.
     """
-    parameters = {
-        name: value.clone().requires_grad_() for name, value in parameters_of(state).items()
-    }
-    groups = [
-        {"params": [p], "lr": (rates or {}).get(name, rule.lr)} for name, p in parameters.items()
-    ]
+    before = parameters_of(state)
+    parameters = {name: value.clone().requires_grad_() for name, value in before.items()}
+    rates = rates or {}
+    groups = [{"params": [p], "lr": rates.get(name, rule.lr)} for name, p in parameters.items()]
     for name, parameter in parameters.items():
         parameter.grad = gradients[name].detach().clone()
     norm = nn.utils.clip_grad_norm_(parameters.values(), rule.clip)
     if not torch.isfinite(norm):
         raise DivergedError(
-            f"the gradient of the synthetic set is {norm.item()}; lower its learning rate (lr, now {rule.lr:g}) or the "
-            "student's (student_lr)"
+            f"the gradient of the synthetic set is {norm.item()}; lower its learning rate "
+            f"(lr, now {rule.lr:g}) or the student's (student_lr)"
         )
     optimizer: torch.optim.Optimizer
     if rule.optimizer == "adam":

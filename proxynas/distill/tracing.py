@@ -1,5 +1,4 @@
-"""A function as the list of tensor operations that it comes down to, without what it costs to find
-out which.
+"""A function as the list of its tensor operations, recorded once.
 
 Tiny networks spend their time in Python, and under ``torch.func.vmap`` most of it goes into
 translating each operation into its stacked form, again at every call. :func:`record` translates

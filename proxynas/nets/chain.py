@@ -56,8 +56,7 @@ def make(
 
 
 class _Residual(nn.Module):
-    """Two 3×3 convolutions beside a path that leaves the maps alone, or projects them to
-    ``width``."""
+    """Two 3×3 convolutions beside the identity, or a projection to ``width`` maps."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -65,9 +64,9 @@ class _Residual(nn.Module):
         self.second = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
         )
-        self.beside = (
-            nn.Identity() if channels == width else nn.Conv2d(channels, width, 1, bias=False)
-        )
+        self.beside: nn.Module = nn.Identity()
+        if channels != width:
+            self.beside = nn.Conv2d(channels, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) to (B, width, H, W)."""

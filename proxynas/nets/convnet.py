@@ -23,11 +23,10 @@ Pooling = Literal["none", "maxpooling", "avgpooling"]
 
 
 class InstanceNorm(nn.Module):
-    """Group norm with a group a channel, scale and shift learned: "instance norm" in the authors'
-    code.
+    """Group norm with one group per channel: "instance norm" in the authors' code.
 
-    PyTorch's own modules refuse a single 1×1 map; this one gives its shift, as for a batch of such
-    maps.
+    Scale and shift are learned. PyTorch's own modules refuse a single 1×1 map; this one gives its
+    shift, as for a batch of such maps.
     """
 
     def __init__(self, channels: int) -> None:

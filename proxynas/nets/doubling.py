@@ -1,5 +1,4 @@
-"""The ConvNet of FRePo (Zhou 2022) and RCIG (Loo 2023, Appendix C): every block has twice the
-filters of the last.
+"""The ConvNet of FRePo (Zhou 2022) and RCIG (Loo 2023, Appendix C): each block doubles the filters.
 
 A block is convolution 3×3, normalisation (by default none), activation, 2×2 average pooling;
 ``width`` filters in the first of ``depth`` blocks, then one linear layer. At depth 3 RCIG distils
@@ -38,9 +37,8 @@ class DoublingConvNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(shape) != 3:
-            raise SpaceError(
-                f"the ConvNet needs images (C, H, W), but got shape {shape}; 'mlp-grid' is for tables"
-            )
+            needs = "the ConvNet needs images (C, H, W)"
+            raise SpaceError(f"{needs}, but got shape {shape}; 'mlp-grid' is for tables")
         channels, height, side = shape
         blocks: list[nn.Module] = []
         for index in range(depth):
@@ -48,10 +46,10 @@ class DoublingConvNet(nn.Module):
             padding = 3 if index == 0 and shape == (1, 28, 28) else 1
             height, side = height + 2 * padding - 2, side + 2 * padding - 2
             blocks.append(nn.Conv2d(channels, filters, 3, padding=padding))
-            if norm != "none":
-                blocks.append(
-                    nn.BatchNorm2d(filters) if norm == "batchnorm" else InstanceNorm(filters)
-                )
+            if norm == "batchnorm":
+                blocks.append(nn.BatchNorm2d(filters))
+            elif norm == "instancenorm":
+                blocks.append(InstanceNorm(filters))
             blocks.append(nn.ReLU() if activation == "relu" else nn.Softplus(BETA))
             if min(height, side) >= 2:
                 blocks.append(nn.AvgPool2d(2))
@@ -79,8 +77,9 @@ def make(
     norm: Norm = "none",
     activation: Activation = "relu",
 ) -> nn.Module:
-    """A ConvNet whose width doubles, for images (C, H, W); the defaults are the published ones for
-    32×32.
+    """A ConvNet whose width doubles, for images (C, H, W).
+
+    The defaults are the published ones for 32×32.
 
     Raises:
         SpaceError: no images.

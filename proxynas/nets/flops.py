@@ -6,8 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def forward_flops(net: nn.Module, x: Tensor) -> int:
-    """Floating-point operations of one forward pass on ``x`` in evaluation mode; a multiply-add is
-    two."""
+    """FLOPs of a forward pass on ``x`` in evaluation mode; a multiply-add counts as two."""
     modes = [(module, module.training) for module in net.modules()]
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

@@ -1,10 +1,10 @@
-"""The generator of Medvedev & D'yakonov 2021, Fig. 6: noise and labels to images; a generative
-teaching network (Such et al. 2019).
+"""The generator of Medvedev & D'yakonov 2021, Fig. 6: noise and labels to images.
 
-Where implementations differ: the authors' code normalises with the statistics of the batch while it
-distils and with their running average where it trains on the result. Here every batch of images is
-made with its own statistics, so networks train on the very images that were optimised. A batch is
-always laid out class by class, an equal number each.
+It is a generative teaching network (Such et al. 2019). Where implementations differ: the authors'
+code normalises with the statistics of the batch while it distils and with their running average
+where it trains on the result. Here every batch of images is made with its own statistics, so
+networks train on the very images that were optimised. A batch is always laid out class by class, an
+equal number each.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,7 @@ NOISE = 64
 
 
 class Generator(nn.Module):
-    """Noise and one-hot labels (B, 64 + C) to normalised images (B, channels, H, W) in (−1, 1), of
-    any size.
+    """Noise and one-hot labels (B, 64 + C) to normalised images (B, channels, H, W) in (−1, 1).
 
     ``k`` is its size: (64 + C)·k + k/2·H·W·k weights in its linear layers. Batch norms take the
     statistics of the batch and keep none.
@@ -54,8 +53,7 @@ class Generator(nn.Module):
 
 
 def generate(network: Mapping[str, Tensor], shape: tuple[int, ...], z: Tensor) -> Tensor:
-    """Images (C, n, …) that the generator with parameters ``network`` makes of noise ``z`` (C, n,
-    64), in one batch."""
+    """Images (C, n, …) by the generator ``network`` from noise ``z`` (C, n, 64), in one batch."""
     classes, n, _ = z.shape
     labels = torch.eye(classes, dtype=z.dtype, device=z.device).repeat_interleave(n, 0)  # (C·n, C)
     with torch.device("meta"):  # the layers alone: their parameters are handed in
@@ -74,8 +72,7 @@ def noise(
 
 @dataclass(frozen=True)
 class Distilled:
-    """A generator that was distilled, by its tensors; ``batch`` is how many images a class it made
-    at a time.
+    """A distilled generator's tensors; ``batch`` is its images per class in one forward pass.
 
     ``kind`` is ``gtn-lrn`` where its input was fixed and learned, ``gtn-rnd`` where it was fresh
     noise. A gtn-lrn has never seen noise other than its own input: its further images are what it
@@ -87,8 +84,9 @@ class Distilled:
     batch: int
 
     def images(self, shape: tuple[int, ...], classes: int, ipc: int, seed: int) -> Tensor:
-        """``ipc`` new images a class from fresh noise, (C, ipc, …), made ``batch`` a class at a
-        time: a batch norm knows no other statistics.
+        """``ipc`` new images per class from fresh noise, (C, ipc, …).
+
+        They come in batches of ``batch`` per class: batch norms know no other statistics.
         """
         parts = []
         with torch.no_grad():

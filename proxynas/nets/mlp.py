@@ -3,7 +3,7 @@
 ``depth`` counts linear layers, so the tabular paper's 1-layer, 2-layer and 4-layer networks are
 ``depth`` 1, 2 and 4 with ``width`` 10, ReLU in between. That paper draws the weights from Xavier's
 distribution (``init="xavier"``: normal, biases zero) and, its task being binary, has one output;
-ours has an output a class like any network here, which is the same family of functions.
+ours has an output per class like any network here, which is the same family of functions.
 """
 
 import math
@@ -33,14 +33,11 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [math.prod(shape)] + [width] * (depth - 1)
-        hidden = [
-            layer
-            for a, b in pairwise(sizes)
-            for layer in (nn.Linear(a, b), _activation(activation))
-        ]
-        self.features = nn.Sequential(
-            nn.Flatten(), *hidden
-        )  # (B, width); with depth 1 the inputs themselves
+        hidden: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            hidden += [nn.Linear(before, after), _activation(activation)]
+        # (B, width); with depth 1 the inputs themselves
+        self.features = nn.Sequential(nn.Flatten(), *hidden)
         self.classifier = nn.Linear(sizes[-1], classes)
         if init == "xavier":
             for layer in self.modules():
@@ -79,8 +76,9 @@ def make(
 def grid(
     shape: tuple[int, ...], classes: int, *, layers: str, activation: Activation, init: Init
 ) -> nn.Module:
-    """The networks of ``search_spaces/mlp-grid.toml``: ``layers`` is "1", or depth and width as in
-    "4x10".
+    """The networks of ``search_spaces/mlp-grid.toml``.
+
+    ``layers`` is "1", or depth and width as in "4x10".
 
     Raises:
         SpaceError: ``layers`` is written in another way.

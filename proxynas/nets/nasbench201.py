@@ -1,5 +1,4 @@
-"""The cell network of NAS-Bench-201 (Dong & Yang 2020, §2): four nodes, six edges, five operations
-an edge.
+"""The cell network of NAS-Bench-201 (Dong & Yang 2020, §2): four nodes, six edges, five operations.
 
 The skeleton is a 3×3 convolution to C channels, N cells, a residual block with stride 2 to 2C, N
 cells, another one to 4C, N cells, then batch norm, ReLU, global average pooling and a linear layer;
@@ -65,8 +64,7 @@ class Reduction(nn.Module):
         self.body = nn.Sequential(
             _convolution(channels, wide, 3, stride=2), _convolution(wide, wide, 3)
         )
-        # ceil_mode changes nothing on an even side; on an odd one it keeps the two branches the
-        # same size
+        # On an odd side ceil_mode keeps the branches' sizes equal; on an even one it does nothing.
         self.shortcut = nn.Sequential(
             nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(channels, wide, 1, bias=False)
         )
@@ -138,10 +136,8 @@ def operations(arch: str) -> dict[str, Op]:
     """
     match = _ARCH.fullmatch(arch)
     if match is None:
-        raise SpaceError(
-            f"expected a NAS-Bench-201 cell, |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op one of {', '.join(OPS)}, "
-            f"but got {arch!r}"
-        )
+        form = f"|op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op one of {', '.join(OPS)}"
+        raise SpaceError(f"expected a NAS-Bench-201 cell, {form}, but got {arch!r}")
     return dict(zip(EDGES, match.groups(), strict=True))  # type: ignore[arg-type]  # the pattern admits only OPS
 
 
@@ -153,8 +149,7 @@ def cost(
     channels: int = 16,
     cells: int = 5,
 ) -> tuple[int, int]:
-    """Parameters, and floating-point operations of one image's forward pass, without building the
-    network.
+    """Parameters, and FLOPs of one image's forward pass, without building the network.
 
     The same numbers as :meth:`proxynas.spaces.SearchSpace.cost`, for all 15,625 in a second. A
     multiply-add is two operations; the benchmark's own "FLOPs" count it as one, and like these they
@@ -183,15 +178,14 @@ def cost(
 
 
 def canonical(arch: str) -> str:
-    """What isomorphic cells have in common: the output node as an expression of the input ``0``;
-    6,466 in all.
+    """The output node as an expression of the input ``0``, equal for isomorphic cells.
 
-    This is the rule behind the published number (Dong et al., "NATS-Bench", 2021, table 1): a skip
-    is its source, an edge that is none or leaves a zero node 1 is ``#``, and the terms of a node
-    are sorted as text. It is sound but incomplete, and the number depends on the spelling: a sum
-    behind a skip is sorted as one term, so that other brackets give 6,350 or 6,484, and ``#`` stays
-    in a sum. Dropping zeros and opening sums leaves 4,930 different functions. All this takes a
-    convolution of zeros for zero; it is its batch norm's shift, which training moves.
+    There are 6,466. This is the rule behind the published number (Dong et al., "NATS-Bench", 2021,
+    table 1): a skip is its source, an edge that is none or leaves a zero node 1 is ``#``, and the
+    terms of a node are sorted as text. It is sound but incomplete, and the number depends on the
+    spelling: a sum behind a skip is sorted as one term, so that other brackets give 6,350 or 6,484,
+    and ``#`` stays in a sum. Dropping zeros and opening sums leaves 4,930 different functions. All
+    this takes a convolution of zeros for zero; it is its batch norm's shift, which training moves.
 
     Raises:
         SpaceError: as :func:`operations`.

@@ -1,5 +1,4 @@
-"""The networks that papers train on a set, by name: the six of Zhao 2021 (§3.1), as published, and
-a ViT."""
+"""The networks that papers train on a set, by name: the six of Zhao 2021 (§3.1) and a ViT."""
 
 from collections.abc import Callable
 

@@ -27,8 +27,7 @@ Downsampling = Literal["stride", "avgpooling"]
 
 
 class Block(nn.Module):
-    """Two convolutions 3×3 and a shortcut: (B, before, H, W) to (B, after, H', W'), halved or
-    not."""
+    """Two convolutions 3×3 and a shortcut: (B, before, H, W) to (B, after, H', W')."""
 
     def __init__(
         self, before: int, after: int, *, halve: bool, norm: Norm, downsampling: Downsampling
@@ -74,10 +73,8 @@ class ResNet18(nn.Module):
             _norm(norm, width),
             nn.ReLU(),
         ]
-        channels, up = (
-            width,
-            1 if downsampling == "stride" else 0,
-        )  # a stride rounds a map's size up, pooling down
+        channels = width
+        up = 1 if downsampling == "stride" else 0  # a stride rounds a map's size up, pooling down
         for stage, maps in enumerate((width, 2 * width, 4 * width, 8 * width)):
             halve = stage > 0 and (min(height, side) + up) // 2 >= 2
             if halve:
@@ -86,10 +83,12 @@ class ResNet18(nn.Module):
             blocks.append(Block(maps, maps, halve=False, norm=norm, downsampling=downsampling))
             channels = maps
         self.features = nn.Sequential(*blocks)  # (B, 8·width, height, side)
-        self.pool = nn.AdaptiveAvgPool2d(1) if downsampling == "stride" else nn.Identity()
-        self.classifier = nn.Linear(
-            channels * (1 if downsampling == "stride" else height * side), classes
-        )
+        if downsampling == "stride":
+            self.pool: nn.Module = nn.AdaptiveAvgPool2d(1)
+            self.classifier = nn.Linear(channels, classes)
+        else:
+            self.pool = nn.Identity()
+            self.classifier = nn.Linear(channels * height * side, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, C, H, W)."""

@@ -1,5 +1,4 @@
-"""VGG11 as Zhao 2021 trains it on a set: Simonyan & Zisserman 2014 with normalisation and one
-linear layer.
+"""VGG11 as Zhao 2021 trains it: Simonyan & Zisserman 2014, normalised, with one linear layer.
 
 Eight convolutions 3×3 (1, 2, 4, 4, 8, 8, 8 and 8 times ``width`` maps), each with normalisation and
 ReLU; max pooling after the first, second, fourth, sixth and eighth. A 1-channel 28×28 image is
@@ -39,9 +38,8 @@ class VGG11(nn.Module):
         if len(shape) != 3 or min(shape[1:]) < 2:
             raise SpaceError(f"VGG11 needs images (C, H, W) of at least 2×2, but got shape {shape}")
         channels, height, side = shape
-        smallest = (
-            4 if min(height, side) >= 32 or shape == (1, 28, 28) else 8
-        )  # map that is pooled, but for the last
+        large = min(height, side) >= 32 or shape == (1, 28, 28)
+        smallest = 4 if large else 8  # the smallest map that is pooled, but for the last
         blocks: list[nn.Module] = []
         for index, group in enumerate(LAYERS):
             for maps in group:
@@ -49,10 +47,9 @@ class VGG11(nn.Module):
                 height, side = height + 2 * padding - 2, side + 2 * padding - 2
                 blocks.append(nn.Conv2d(channels, maps * width, 3, padding=padding))
                 channels = maps * width
-                blocks += [
-                    InstanceNorm(channels) if norm == "instancenorm" else nn.BatchNorm2d(channels),
-                    nn.ReLU(),
-                ]
+                instance = norm == "instancenorm"
+                blocks.append(InstanceNorm(channels) if instance else nn.BatchNorm2d(channels))
+                blocks.append(nn.ReLU())
             if min(height, side) >= (2 if index == len(LAYERS) - 1 else smallest):
                 blocks.append(nn.MaxPool2d(2))
                 height, side = height // 2, side // 2

@@ -1,8 +1,8 @@
-"""A small vision transformer (Dosovitskiy et al., "An Image is Worth 16×16 Words", ICLR 2021),
-which is torchvision's.
+"""A small vision transformer, which is torchvision's.
 
-APM (Table 2) trains a ViT on its sets and does not say which; this is one of its family that suits
-32×32 images: patches of 4×4, 6 layers, 8 heads, width 256, 512 units in each MLP, no dropout.
+Dosovitskiy et al., "An Image is Worth 16×16 Words" (ICLR 2021). APM (Table 2) trains a ViT on its
+sets and does not say which; this is one of its family that suits 32×32 images: patches of 4×4, 6
+layers, 8 heads, width 256, 512 units in each MLP, no dropout.
 """
 
 from torch import nn
@@ -33,8 +33,8 @@ def make(
     """
     if len(shape) != 3 or shape[1] != shape[2] or shape[1] < TOKENS:
         raise SpaceError(
-            f"ViT needs square images (C, H, H) of at least {TOKENS}×{TOKENS}, but got shape {shape}; --image-size N "
-            "makes them square"
+            f"ViT needs square images (C, H, H) of at least {TOKENS}×{TOKENS}, "
+            f"but got shape {shape}; --image-size N makes them square"
         )
     channels, side, _ = shape
     patch = max(size for size in range(1, side // TOKENS + 1) if side % size == 0)

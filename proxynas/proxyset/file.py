@@ -1,14 +1,13 @@
-"""The proxy set on disk: one ``.safetensors`` file with the images and all that is needed to train
-on them.
+"""The proxy set on disk: one ``.safetensors`` file with images and all that training on them needs.
 
-The file's metadata is JSON: the recipe the set was made for, the preprocessing of its images (so
+The file's metadata is JSON: the recipe for training on the set, the preprocessing of its images (so
 that nobody has to guess), the class names and the provenance. A checksum over tensors and metadata
-makes a changed file known.
+detects a changed file.
 
 A set may also carry the steps it was distilled for (tensors ``order`` and ``rates``), the whitening
 of its images (``zca.mean`` and ``zca.matrix``; the metadata's preprocessing has its setting) and
-the generator that made it (tensors under ``generator.``; the metadata's ``generator`` has its kind,
-its size k and its batch). Files without them are read as they always were.
+its generator (tensors under ``generator.``; the metadata's ``generator`` has its kind, its size k
+and its batch). All of these may be missing.
 """
 
 import hashlib
@@ -40,15 +39,13 @@ GENERATOR = "generator."
 
 @dataclass(frozen=True)
 class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
-    """Distilled or selected images. As a torch ``Dataset`` its items are (image, label),
-    normalised.
+    """Distilled or selected images; a torch ``Dataset`` of normalised (image, label) pairs.
 
     ``x`` is float32 (n, C, H, W), or rows of a table (n, D), normalised by ``preprocessing``; ``y``
     is int64 (n,), or float32 (n, K) where labels are soft. ``provenance`` has at least ``method``,
     ``ipc``, ``seed``, ``data``, ``fingerprint``, ``seconds`` (wall), ``core_seconds`` and
     ``peak_mib`` of the distillation. ``curriculum`` and ``generator`` are there where the method
-    made them; :func:`proxynas.training.fit` takes the one,
-    :meth:`generate` needs the other.
+    gives them; :func:`proxynas.training.fit` takes the one, :meth:`generate` needs the other.
     """
 
     x: Tensor
@@ -73,8 +70,7 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
 
     @property
     def nbytes(self) -> int:
-        """Storage of images and labels, bytes; a generator or a whitening, if there is one, is not
-        counted."""
+        """Storage of images and labels in bytes, without a generator or a whitening."""
         return self.x.nbytes + self.y.nbytes
 
     def hard_labels(self) -> Tensor:
@@ -82,8 +78,10 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         return self.y if self.y.ndim == 1 else self.y.argmax(1)
 
     def images(self) -> Tensor:
-        """The images as pixels in [0, 1], float32 (n, C, H, W), clamped; rows (n, D) in the table's
-        own units."""
+        """The images as pixels in [0, 1], float32 (n, C, H, W), clamped.
+
+        Rows (n, D) are in the units of their table.
+        """
         x = self.preprocessing.invert(self.x)
         return x.clamp(0, 1) if x.ndim == 4 else x
 
@@ -95,28 +93,26 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         calibration: Tensor | None = None,
         seed: int = 0,
     ) -> dict[str, float]:
-        """Train ``net`` on this set by its recipe and its curriculum, in place, and give back the
-        indicators.
+        """Train ``net`` in place on this set, by its recipe and curriculum; the indicators.
 
         ``sotl`` is the sum of training losses (lower is better); with ``val`` there are also
         ``val_accuracy`` and ``val_loss``, after batch norms have seen the real images
         ``calibration`` (N, …), if given (:func:`proxynas.training.calibrate`). Those of a failed
         run are NaN.
         """
-        trained = training.fit(
-            [net], self.x, self.y, self.recipe, seed=seed, curriculum=self.curriculum
-        )
-        found = {"sotl": trained.sotl().item()}
+        curriculum = self.curriculum
+        trained = training.fit([net], self.x, self.y, self.recipe, seed=seed, curriculum=curriculum)
+        indicators = {"sotl": trained.sotl().item()}
         if val is not None:
             if calibration is not None:
                 training.calibrate(net, calibration)
             accuracy, loss = training.evaluate(net, val.x, val.y)
-            found |= {"val_accuracy": accuracy, "val_loss": loss}
-        return found if trained.failed[0] is None else dict.fromkeys(found, float("nan"))
+            indicators |= {"val_accuracy": accuracy, "val_loss": loss}
+        failed = trained.failed[0] is not None
+        return dict.fromkeys(indicators, float("nan")) if failed else indicators
 
     def generate(self, ipc: int, *, seed: int = 0) -> "ProxySet":
-        """A set of ``ipc`` new images a class, any number of them, from the distilled generator and
-        fresh noise.
+        """A set of ``ipc`` new images per class, from the distilled generator and fresh noise.
 
         Raises:
             SpecError: the set has no generator, or ``ipc`` is under 1.
@@ -127,38 +123,33 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
             )
         if ipc < 1:
             raise SpecError(f"ipc must be at least 1, but got {ipc}")
-        x = self.generator.images(tuple(self.x.shape[1:]), self.num_classes, ipc, seed).flatten(
-            0, 1
-        )
+        shape = tuple(self.x.shape[1:])
+        x = self.generator.images(shape, self.num_classes, ipc, seed).flatten(0, 1)
         y = torch.arange(self.num_classes, device=x.device).repeat_interleave(ipc)
-        told = {**self.provenance, "ipc": ipc, "generated": {"ipc": ipc, "seed": seed}}
-        return replace(self, x=x, y=y, provenance=told, curriculum=None)
+        provenance = {**self.provenance, "ipc": ipc, "generated": {"ipc": ipc, "seed": seed}}
+        return replace(self, x=x, y=y, provenance=provenance, curriculum=None)
 
     def save(self, path: Path) -> None:
         """Write the file whole."""
-        tensors = {
-            name: value.detach().cpu().contiguous() for name, value in _tensors(self).items()
-        }
-        described: dict[str, Any] = {
+        tensors = _tensors(self)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        about: dict[str, Any] = {
             "format": FORMAT,
-            "preprocessing": _described(self.preprocessing),
+            "preprocessing": _preprocessing_as_dict(self.preprocessing),
             "class_names": list(self.class_names),
             "recipe": settings.to_dict(self.recipe),
             "provenance": dict(self.provenance),
         }
         if self.generator is not None:
-            size = len(self.generator.network["fc1.bias"])
-            described["generator"] = {
+            about["generator"] = {
                 "kind": self.generator.kind,
-                "k": size,
+                "k": len(self.generator.network["fc1.bias"]),
                 "batch": self.generator.batch,
             }
-        text = json.dumps(
-            {"about": described, "checksum": _checksum(described, tensors)}, sort_keys=True
-        )
-        files.write_bytes(
-            path, save(tensors, {"proxynas": text})
-        )  # one key: the order of several is not fixed
+        metadata = {"about": about, "checksum": _checksum(about, tensors)}
+        text = json.dumps(metadata, sort_keys=True)
+        # One key, because the order of several is not fixed.
+        files.write_bytes(path, save(tensors, {"proxynas": text}))
 
 
 def read(path: Path) -> ProxySet:
@@ -167,6 +158,26 @@ def read(path: Path) -> ProxySet:
     Raises:
         ProxyFileError: missing, truncated, not a proxy set, or changed since it was written.
     """
+    about, tensors = _read_checked(path)
+    try:
+        return ProxySet(
+            tensors["x"],
+            tensors["y"],
+            _preprocessing(about["preprocessing"], tensors),
+            tuple(about["class_names"]),
+            settings.make(training.Recipe, about["recipe"], where=str(path)),
+            dict(about["provenance"]),
+            Curriculum(tensors["order"], tensors.get("rates")) if "order" in tensors else None,
+            _generator(about, tensors),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProxyFileError(
+            f"{path} is not a whole proxy set ({error!r}); expected one that proxynas wrote"
+        ) from None
+
+
+def _read_checked(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A file's metadata and tensors, once its checksum and format are checked."""
     if not path.is_file():
         raise ProxyFileError(
             f"there is no proxy-set file {path}; make one with 'proxynas distill --out {path}'"
@@ -174,7 +185,8 @@ def read(path: Path) -> ProxySet:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ProxyFileError(
             f"{path} is not a readable .safetensors file ({error}); copy or distil it again"
@@ -184,56 +196,37 @@ def read(path: Path) -> ProxySet:
             f"{path} is a .safetensors file, but not a proxy set; expected one that proxynas wrote"
         )
     try:
-        told = json.loads(metadata["proxynas"])
-        described, checksum = told["about"], told["checksum"]
+        parsed = json.loads(metadata["proxynas"])
+        about, checksum = parsed["about"], parsed["checksum"]
     except (ValueError, KeyError, TypeError):
-        described, checksum = {}, None
-    if checksum != _checksum(described, tensors):
-        raise ProxyFileError(
-            f"{path} was changed after it was written (its checksum differs); copy or distil it again"
-        )
-    if described.get("format") != FORMAT:
-        raise ProxyFileError(
-            f"{path} has format {described.get('format')!r}, but this version reads {FORMAT!r}; distil it again"
-        )
-    try:
-        return ProxySet(
-            tensors["x"],
-            tensors["y"],
-            _preprocessing(described["preprocessing"], tensors),
-            tuple(described["class_names"]),
-            settings.make(training.Recipe, described["recipe"], where=str(path)),
-            dict(described["provenance"]),
-            Curriculum(tensors["order"], tensors.get("rates")) if "order" in tensors else None,
-            _generator(described, tensors),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProxyFileError(
-            f"{path} is not a whole proxy set ({error!r}); expected one that proxynas wrote"
-        ) from None
+        about, checksum = {}, None
+    if checksum != _checksum(about, tensors):
+        changed = f"{path} was changed after it was written (its checksum differs)"
+        raise ProxyFileError(f"{changed}; copy or distil it again")
+    if about.get("format") != FORMAT:
+        problem = f"has format {about.get('format')!r}, but this version reads {FORMAT!r}"
+        raise ProxyFileError(f"{path} {problem}; distil it again")
+    return about, tensors
 
 
 def recipe_for(proxy: ProxySet, recipe: training.Recipe) -> training.Recipe:
-    """``recipe``, but where the set has learned learning rates with the momentum and decay that
-    they go with."""
+    """``recipe``, with the momentum and decay that the set's learned rates go with, if any."""
     if proxy.curriculum is None or proxy.curriculum.rates is None:
         return recipe
-    own = proxy.recipe
     return replace(
         recipe,
-        optimizer=own.optimizer,
-        momentum=own.momentum,
-        nesterov=own.nesterov,
-        weight_decay=own.weight_decay,
+        optimizer=proxy.recipe.optimizer,
+        momentum=proxy.recipe.momentum,
+        nesterov=proxy.recipe.nesterov,
+        weight_decay=proxy.recipe.weight_decay,
     )
 
 
 def merge(sets: Sequence[ProxySet], names: Sequence[str] | None = None) -> ProxySet:
-    """One set out of several that were distilled apart (APM, §4.3): their images and labels, one
-    set after the other.
+    """One set of the images and labels of several, in order, that were distilled apart (APM, §4.3).
 
-    The recipe is the first set's. ``names`` is what the sets are called in errors. A generator is
-    not kept: a merged set has images of several. See :mod:`proxynas.proxyset.merging` for
+    The recipe is the first set's. ``names`` are the sets' names in errors. A generator is not kept:
+    a merged set has images of several. See :mod:`proxynas.proxyset.merging` for
     provenance and steps.
 
     Raises:
@@ -242,79 +235,73 @@ def merge(sets: Sequence[ProxySet], names: Sequence[str] | None = None) -> Proxy
     """
     if len(sets) < 2:
         raise ProxyFileError(f"merging takes two sets or more, but got {len(sets)}")
-    called = names or [f"set {place + 1}" for place in range(len(sets))]
-    merging.agree(called, [_facts(part) for part in sets])
+    names = names or [f"set {place + 1}" for place in range(len(sets))]
+    merging.agree(names, [_facts(part) for part in sets])
     x, y = torch.cat([part.x for part in sets]), torch.cat([part.y for part in sets])
-    first, ipc = sets[0], len(x) // sets[0].num_classes
-    told = merging.provenance([part.provenance for part in sets], ipc)
+    ipc = len(x) // sets[0].num_classes
+    provenance = merging.provenance([part.provenance for part in sets], ipc)
     steps = merging.curriculum([part.curriculum for part in sets], [len(part) for part in sets])
-    return replace(first, x=x, y=y, provenance=told, curriculum=steps, generator=None)
+    return replace(sets[0], x=x, y=y, provenance=provenance, curriculum=steps, generator=None)
 
 
 def _facts(proxy: ProxySet) -> dict[str, Any]:
     """What sets must agree in to be merged."""
-    soft, learned = (
-        proxy.y.ndim == 2,
-        proxy.curriculum is not None and proxy.curriculum.rates is not None,
-    )
+    soft = proxy.y.ndim == 2
+    learned_rates = proxy.curriculum is not None and proxy.curriculum.rates is not None
     return {
         "image shape": tuple(proxy.x.shape[1:]),
         "classes": proxy.class_names,
         "data": proxy.provenance.get("fingerprint"),
-        "preprocessing": _described(proxy.preprocessing),
+        "preprocessing": _preprocessing_as_dict(proxy.preprocessing),
         "kind of labels": f"soft, for {proxy.recipe.loss}" if soft else "hard",
-        "recipe": proxy.recipe if learned else None,  # learned rates go with its momentum and decay
+        "recipe": proxy.recipe if learned_rates else None,  # they go with its momentum and decay
     }
 
 
 def _tensors(proxy: ProxySet) -> dict[str, Tensor]:
     """All tensors of a set by their names in the file."""
-    found = {"x": proxy.x, "y": proxy.y}
+    tensors = {"x": proxy.x, "y": proxy.y}
     if proxy.curriculum is not None:
-        found["order"] = proxy.curriculum.order
+        tensors["order"] = proxy.curriculum.order
         if proxy.curriculum.rates is not None:
-            found["rates"] = proxy.curriculum.rates
-    if proxy.preprocessing.zca is not None:
-        found |= {
-            "zca.mean": proxy.preprocessing.zca.mean,
-            "zca.matrix": proxy.preprocessing.zca.matrix,
-        }
+            tensors["rates"] = proxy.curriculum.rates
+    whitening = proxy.preprocessing.zca
+    if whitening is not None:
+        tensors |= {"zca.mean": whitening.mean, "zca.matrix": whitening.matrix}
     if proxy.generator is not None:
-        found |= {f"{GENERATOR}{name}": value for name, value in proxy.generator.network.items()}
-    return found
+        network = proxy.generator.network
+        tensors |= {f"{GENERATOR}{name}": value for name, value in network.items()}
+    return tensors
 
 
-def _described(preprocessing: Preprocessing) -> dict[str, Any]:
-    told: dict[str, Any] = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
-    return (
-        told
-        if preprocessing.zca is None
-        else {**told, "zca": preprocessing.zca.regularisation.setting}
-    )
+def _preprocessing_as_dict(preprocessing: Preprocessing) -> dict[str, Any]:
+    entries: dict[str, Any] = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
+    if preprocessing.zca is not None:
+        entries["zca"] = preprocessing.zca.regularisation.setting
+    return entries
 
 
-def _preprocessing(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
-    if "zca" in told:
-        regularisation = parse_whitening(told["zca"])
+def _preprocessing(entries: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
+    zca = None
+    if "zca" in entries:
+        regularisation = parse_whitening(entries["zca"])
         zca = Whitening(regularisation, tensors["zca.mean"], tensors["zca.matrix"])
-    else:
-        zca = None
-    return Preprocessing(tuple(told["mean"]), tuple(told["std"]), zca)
+    return Preprocessing(tuple(entries["mean"]), tuple(entries["std"]), zca)
 
 
-def _generator(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Distilled | None:
-    if "generator" not in described:
+def _generator(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Distilled | None:
+    if "generator" not in about:
         return None
     network = {
         name.removeprefix(GENERATOR): value
         for name, value in tensors.items()
         if name.startswith(GENERATOR)
     }
-    return Distilled(network, described["generator"]["kind"], described["generator"]["batch"])
+    return Distilled(network, about["generator"]["kind"], about["generator"]["batch"])
 
 
 def names() -> list[str]:
-    """The proxy sets that ship with proxynas."""
+    """The names of the proxy sets that ship with proxynas."""
     return sorted(path.stem for path in resources.folder("distilled_sets").glob("*.safetensors"))
 
 
@@ -330,34 +317,41 @@ def check(proxy: ProxySet, dataset: Dataset) -> None:
     Raises:
         ProxyFileError: image shape, classes, the data's fingerprint or its whitening differ.
     """
-    wanted = {
+    of_data = {
         "image shape": dataset.shape,
         "classes": dataset.class_names,
         "data": dataset.fingerprint,
     }
-    found = {"image shape": tuple(proxy.x.shape[1:]), "classes": proxy.class_names}
-    found["data"] = proxy.provenance.get("fingerprint", dataset.fingerprint)
-    for key, value in wanted.items():
-        if found[key] != value:
+    of_set = {
+        "image shape": tuple(proxy.x.shape[1:]),
+        "classes": proxy.class_names,
+        "data": proxy.provenance.get("fingerprint", dataset.fingerprint),
+    }
+    for key, value in of_data.items():
+        if of_set[key] != value:
             raise ProxyFileError(
-                f"the proxy set was made for {key} {found[key]!r}, but {dataset.name} has {value!r}; "
+                f"the proxy set was made for {key} {of_set[key]!r}, "
+                f"but {dataset.name} has {value!r}; "
                 "give the data that it was distilled from, or distil this data"
             )
-    made, here = (
-        None if p.zca is None else p.zca.regularisation
-        for p in (proxy.preprocessing, dataset.preprocessing)
-    )
-    if made != here:
+    expected = _regularisation(proxy.preprocessing)
+    given = _regularisation(dataset.preprocessing)
+    if expected != given:
         raise ProxyFileError(
-            f"the proxy set was made for images {_whitened(made)}, but the data are images {_whitened(here)}; "
-            + ("leave --zca out" if made is None else f"give --zca {made}")
+            f"the proxy set was made for images {_whitened(expected)}, "
+            f"but the data are images {_whitened(given)}; "
+            + ("leave --zca out" if expected is None else f"give --zca {expected}")
         )
 
 
+def _regularisation(preprocessing: Preprocessing) -> Regularisation | None:
+    return None if preprocessing.zca is None else preprocessing.zca.regularisation
+
+
 def _whitened(regularisation: Regularisation | None) -> str:
-    return (
-        "that are not whitened" if regularisation is None else f"whitened by --zca {regularisation}"
-    )
+    if regularisation is None:
+        return "that are not whitened"
+    return f"whitened by --zca {regularisation}"
 
 
 def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

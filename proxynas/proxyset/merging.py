@@ -1,5 +1,4 @@
-"""What proxy sets that are merged into one have in common, and what the merged one is said to have
-cost."""
+"""Merging proxy sets: what they must agree in, and the provenance and steps of the merged one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,39 +13,39 @@ METERED = ("seconds", "core_seconds")
 
 
 def agree(names: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse sets that differ in a fact; ``names`` is what each is called.
+    """Refuse sets that differ in a fact; ``names`` are their names in the error.
 
     Raises:
         ProxyFileError: the first difference.
     """
-    for name, told in zip(names[1:], facts[1:], strict=True):
-        for key, value in told.items():
+    for name, of_set in zip(names[1:], facts[1:], strict=True):
+        for key, value in of_set.items():
             if value != facts[0][key]:
                 raise ProxyFileError(
-                    f"{names[0]} and {name} cannot be merged: {key} is {_short(facts[0][key])} and {_short(value)}; "
+                    f"{names[0]} and {name} cannot be merged: "
+                    f"{key} is {_short(facts[0][key])} and {_short(value)}; "
                     "merge sets that were distilled from the same data in the same way"
                 )
 
 
 def provenance(parts: Sequence[Mapping[str, Any]], ipc: int) -> dict[str, Any]:
-    """The provenance of a merged set of ``ipc`` images a class. Its ``merged`` has that of every
-    part, in order.
+    """The provenance of a merged set of ``ipc`` images per class.
 
-    Seconds are added up, as if one machine had made all; what parts shared (experts) is counted
-    once. Memory is the most that any part took. What is the same in all parts stays; where methods
-    differ they are joined by ``+``.
+    Its ``merged`` has that of every part, in order. Seconds are added up, as if one machine had
+    distilled all; what parts shared (experts) is counted once. Memory is the most that any part
+    took. What is the same in all parts stays; where methods differ they are joined by ``+``.
     """
     leaves = [dict(leaf) for part in parts for leaf in part.get("merged", [part])]
-    told = {
+    common = {
         key: value
         for key, value in leaves[0].items()
         if all(leaf.get(key) == value for leaf in leaves)
     }
     for key in ("losses", "spec", "ipc"):
-        told.pop(key, None)
+        common.pop(key, None)
     methods = dict.fromkeys(str(leaf.get("method")) for leaf in leaves)
     return {
-        **told,
+        **common,
         "method": "+".join(methods),
         "ipc": ipc,
         "seed": leaves[0].get("seed"),
@@ -69,8 +68,8 @@ def curriculum(parts: Sequence[Curriculum | None], sizes: Sequence[int]) -> Curr
     kinds = {None if part is None else (part.order.shape[1], part.rates is None) for part in parts}
     if len(kinds) > 1:
         raise ProxyFileError(
-            "sets with and without an order of steps, or of steps of other sizes, cannot be merged; "
-            "distil them with the same settings"
+            "sets with and without an order of steps, or with steps of other sizes, cannot be "
+            "merged; distil them with the same settings"
         )
     if not steps:
         return None
@@ -81,9 +80,9 @@ def curriculum(parts: Sequence[Curriculum | None], sizes: Sequence[int]) -> Curr
 
 
 def _spent(leaves: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Seconds of all parts, where experts of one pool count once: the most that a part used of
-    it."""
-    total, pools = 0.0, dict[str, float]()
+    """Seconds of all parts, experts of one pool counted once: the most that a part used of it."""
+    total = 0.0
+    pools: dict[str, float] = {}
     for leaf in leaves:
         shared = leaf.get("shared", {})
         of_pool = float(shared.get(key, 0.0))

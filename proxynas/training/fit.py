@@ -26,16 +26,19 @@ from .curriculum import Curriculum
 
 @dataclass(frozen=True)
 class Trained:
-    """What :func:`fit` gives back, one entry a replica."""
+    """What :func:`fit` gives back, one entry per replica.
+
+    ``losses`` float64 (R, updates) are the training losses before each update, NaN once a replica
+    has failed.
+    """
 
     nets: list[nn.Module]
-    losses: Tensor  # float64 (R, updates): the training loss before each update; NaN after a replica has failed
+    losses: Tensor
     failed: tuple[str | None, ...]  # why a replica's training ended early, or None
-    seconds: float  # wall time of the whole call
+    seconds: float  # wall-clock time of the whole call
 
     def sotl(self, burn_in: int = 0) -> Tensor:
-        """The sum of training losses after the first ``burn_in`` updates (Ru et al. 2021), float64
-        (R,)."""
+        """Sum of training losses (Ru et al. 2021) after ``burn_in`` updates, float64 (R,)."""
         return self.losses[:, burn_in:].sum(1)
 
 
@@ -70,8 +73,9 @@ def fit(
             ``watch_at`` updates; it may switch modes and touch batch-norm averages, nothing else.
         watch_at: numbers of updates.
 
-    A loss that is not finite ends that replica; the others go on.
+    A loss that is not finite ends that replica; the others continue.
     """
+    # Ten parameters: a public function, of which all but the first four are seldom given.
     started = time.perf_counter()
     numbers = range(len(nets)) if replicas is None else replicas
     if curriculum is None:
@@ -79,13 +83,9 @@ def fit(
     else:
         curriculum.check(len(x))
         orders = [curriculum.batches() for _ in numbers]
-    run = _Run(
-        recipe,
-        Feed(x, y, recipe.augment, tuple(seeds.generator(seed, "augment", r) for r in numbers)),
-        tuple(_rate(recipe, curriculum, update) for update in range(recipe.updates)),
-        watch,
-        watch_at,
-    )
+    feed = Feed(x, y, recipe.augment, tuple(seeds.generator(seed, "augment", r) for r in numbers))
+    rates = tuple(_rate(recipe, curriculum, update) for update in range(recipe.updates))
+    run = _Run(recipe, feed, rates, watch, watch_at)
     if fused is None:
         fused = fusion_pays(nets, x, recipe)
     for net in nets:
@@ -93,17 +93,15 @@ def fit(
     losses = (_fit_fused if fused else _fit_each)(nets, run, orders)
     bad = ~torch.isfinite(losses)
     failed = tuple(_reason(row) for row in bad)
-    return Trained(
-        list(nets),
-        losses.masked_fill(bad.cumsum(1) > 0, math.nan),
-        failed,
-        time.perf_counter() - started,
-    )
+    losses = losses.masked_fill(bad.cumsum(1) > 0, math.nan)
+    return Trained(list(nets), losses, failed, time.perf_counter() - started)
 
 
 def batches(n: int, recipe: Recipe, generator: torch.Generator) -> Iterator[Tensor]:
-    """Index batches (B,) without end: shuffled passes over ``n`` items laid end to end, or all
-    items if they fit."""
+    """Index batches (B,) without end: shuffled passes over ``n`` items laid end to end.
+
+    Where all items fit into a batch, each batch is all of them.
+    """
     size = min(n, recipe.batch_size)
     queue = torch.empty(0, dtype=torch.int64)
     while True:
@@ -123,8 +121,7 @@ def loss_of(logits: Tensor, y: Tensor, kind: Loss) -> Tensor:
 
 @torch.no_grad()
 def evaluate(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy of a network on (N, …) inputs with hard labels
-    (N,)."""
+    """Accuracy in [0, 1] and mean cross-entropy on inputs (N, …) with hard labels (N,)."""
     net.eval()
     correct = loss = 0.0
     for start in range(0, len(x), batch_size):
@@ -136,8 +133,9 @@ def evaluate(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> tup
 
 @torch.no_grad()
 def calibrate(net: nn.Module, x: Tensor) -> None:
-    """Make the averages that batch norms use in evaluation those of the inputs ``x`` (N, …), in one
-    forward pass.
+    """Set the averages that batch norms use in evaluation to those of the inputs ``x`` (N, …).
+
+    It takes one forward pass.
 
     A network trained on a proxy set has the set's averages, and those are not what real images look
     like: without this its accuracy says more about batch norm than about the architecture
@@ -158,8 +156,7 @@ def calibrate(net: nn.Module, x: Tensor) -> None:
 
 
 def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser; elementwise, so it treats stacked parameters as it treats single
-    ones."""
+    """The recipe's optimiser; elementwise, so stacked parameters are treated like single ones."""
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
@@ -187,16 +184,16 @@ def fusion_pays(nets: Sequence[nn.Module], x: Tensor, recipe: Recipe) -> bool:
     On a CPU it does for three or more small replicas, whose time goes into calls and not into
     arithmetic; on an accelerator for any two. Never for attention, which ``vmap`` does one by one.
     """
-    if len(nets) < 2 or any(
-        isinstance(module, nn.MultiheadAttention) for module in nets[0].modules()
-    ):
+    if len(nets) < 2:
+        return False
+    if any(isinstance(module, nn.MultiheadAttention) for module in nets[0].modules()):
         return False
     if x.device.type != "cpu":
         return True
-    return (
-        len(nets) >= 3
-        and min(len(x), recipe.batch_size) * forward_flops(nets[0], x[:1]) <= FUSION_LIMIT
-    )
+    if len(nets) < 3:
+        return False
+    batch = min(len(x), recipe.batch_size)
+    return batch * forward_flops(nets[0], x[:1]) <= FUSION_LIMIT
 
 
 FUSION_LIMIT = 20_000_000
@@ -225,9 +222,8 @@ def _fit_each(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[Te
     for place, (net, order, row) in enumerate(zip(nets, orders, losses, strict=True)):
 
         def step(batch: Tensor, place: int = place, net: nn.Module = net) -> Tensor:
-            return loss_of(net(run.feed.images(batch, place)), run.feed.y[batch], run.recipe.loss)[
-                None
-            ]
+            logits = net(run.feed.images(batch, place))
+            return loss_of(logits, run.feed.y[batch], run.recipe.loss)[None]
 
         def look(place: int = place, net: nn.Module = net) -> None:
             run.watch(place, net)
@@ -249,11 +245,10 @@ def _fit_fused(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[T
         return result
 
     def unstack() -> None:
+        stacked = {**parameters, **buffers}
         with torch.no_grad():
             for r, net in enumerate(nets):
-                net.load_state_dict(
-                    {name: value[r] for name, value in {**parameters, **buffers}.items()}
-                )
+                net.load_state_dict({name: value[r] for name, value in stacked.items()})
 
     def look() -> None:
         unstack()
@@ -262,8 +257,8 @@ def _fit_fused(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[T
             net.train()
 
     losses = torch.full((len(nets), len(run.rates)), math.nan, dtype=torch.float64)
-    stacked = (torch.stack(rows) for rows in zip(*orders, strict=True))
-    _descend(list(parameters.values()), step, run, stacked, losses, look)
+    order = (torch.stack(rows) for rows in zip(*orders, strict=True))
+    _descend(list(parameters.values()), step, run, order, losses, look)
     unstack()
     return losses
 
@@ -299,8 +294,6 @@ CHECK_EVERY = 25
 
 
 def _reason(bad: Tensor) -> str | None:
-    return (
-        f"the training loss stopped being finite at update {int(bad.int().argmax())}"
-        if bad.any()
-        else None
-    )
+    if not bad.any():
+        return None
+    return f"the training loss stopped being finite at update {int(bad.int().argmax())}"

@@ -1,4 +1,6 @@
-"""APM: Chen et al., "Dataset Distillation via Adversarial Prediction Matching" (2023), Algorithm 1.
+"""APM, adversarial prediction matching.
+
+Chen et al., "Dataset Distillation via Adversarial Prediction Matching" (2023), Algorithm 1.
 
 Images u₁ … u_B of classes y₁ … y_B, an expert f_T, checkpoints f₁ … f_K of a student; d is the mean
 of |difference| over classes, H the cross-entropy:
@@ -67,9 +69,7 @@ SMALLEST = 1e-12
 
 @checked(frozen=True, config=settings.CONFIG)
 class APM:
-    """Settings of adversarial prediction matching; published, but for the number of experts and the
-    augmentation.
-    """
+    """Settings of APM: the published ones, but for the number of experts and the augmentation."""
 
     batch: Positive = 500  # B, synthetic images a round
     epochs: Positive = 250  # E, of a student
@@ -92,14 +92,14 @@ class APM:
     augment: Strategy = ""  # of what experts and students are trained on
 
 
-def check(task: Task) -> None:
+def check(task: Task[APM]) -> None:
     """Refuse settings that do not fit each other or the data.
 
     Raises:
         SpecError: more checkpoints than epochs, augmentation for tables.
         SpaceError: an unknown student or expert.
     """
-    apm: APM = task.settings
+    apm = task.settings
     if apm.checkpoints > apm.epochs:
         limit = f"at most epochs, which is {apm.epochs}"
         raise SpecError(f"checkpoints must be {limit}, but got {apm.checkpoints}")
@@ -109,9 +109,9 @@ def check(task: Task) -> None:
     students.check(task, [_student_arch(task), apm.expert or _student_arch(task)])
 
 
-def pool(task: Task) -> Pool:
+def pool(task: Task[APM]) -> Pool:
     """The experts that the task's settings ask for."""
-    apm: APM = task.settings
+    apm = task.settings
     expert_training = Training(
         apm.expert or _student_arch(task),
         epochs=apm.expert_epochs,
@@ -123,7 +123,7 @@ def pool(task: Task) -> Pool:
     return Pool(task.dataset, expert_training, apm.experts)
 
 
-def prepare(task: Task, on_done: Callable[[int, int], None]) -> Shared:
+def prepare(task: Task[APM], on_done: Callable[[int, int], None]) -> Shared:
     """Train the experts that are not there yet; what all of them cost when they were trained."""
     experts_pool = pool(task)
     experts = experts_pool.complete(on_done)
@@ -142,16 +142,16 @@ def prepare(task: Task, on_done: Callable[[int, int], None]) -> Shared:
     )
 
 
-def init(task: Task) -> State:
+def init(task: Task[APM]) -> State:
     """Line 1: real images (C·ipc, …), drawn at random; and their momentum."""
     generator = seeds.generator(task.seed, "apm", "init")
     x = real_images(task.dataset, task.ipc, generator).flatten(0, 1)
     return {"x": x, "velocity": torch.zeros_like(x)}
 
 
-def step(task: Task, state: State, k: int) -> tuple[State, float]:
+def step(task: Task[APM], state: State, k: int) -> tuple[State, float]:
     """Lines 3 to 11: one round; its loss is eq. 4."""
-    apm: APM = task.settings
+    apm = task.settings
     first = k - k % apm.reuse  # the round whose expert and student this one has
     x = state["x"].clone()  # (C·ipc, …)
     velocity = state["velocity"].clone()
@@ -174,30 +174,28 @@ def step(task: Task, state: State, k: int) -> tuple[State, float]:
     return {"x": x, "velocity": velocity, **(_kept(checkpoints) if used_again else {})}, loss
 
 
-def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
-    """Line 12: images (C·ipc, …), class by class, and the logits (C·ipc, C) of the expert that
-    validates best.
-    """
+def finish(task: Task[APM], state: State) -> tuple[Tensor, Tensor]:
+    """Line 12: images (C·ipc, …), class by class, and the best expert's logits (C·ipc, C)."""
     experts_pool = pool(task)
     best = experts_pool.network(experts_pool.best())
     return state["x"].clone(), logits(best, state["x"], task.settings.segment)
 
 
-def extras(task: Task, state: State) -> Extras:
-    """The set was made for training as its students were: L1 on logits, and their rate."""
+def extras(task: Task[APM], state: State) -> Extras:
+    """The set is for training as its students were: L1 on logits, and their rate."""
     return Extras(recipe={"loss": "l1", "lr": task.settings.student_lr})
 
 
-def rate(task: Task, k: int) -> float:
-    """γ of round ``k``: times 0.3 from half of the rounds on, the published number's where only
-    seconds are given.
+def rate(task: Task[APM], k: int) -> float:
+    """γ of round ``k``: times 0.3 from half of the rounds on.
+
+    Where only seconds are given, the rounds are the published number.
     """
-    lr: float = task.settings.lr
-    return lr * (DECAY if 2 * k >= (task.steps or METHOD.steps) else 1.0)
+    return task.settings.lr * (DECAY if 2 * k >= (task.steps or METHOD.steps) else 1.0)
 
 
 def logits(net: nn.Module, x: Tensor, segment: int | None = None) -> Tensor:
-    """What a network says of images (n, …), ``segment`` at a time, as (n, C) without a graph."""
+    """A network's logits (n, C) of images (n, …), ``segment`` at a time, without a graph."""
     with torch.no_grad():
         return torch.cat([net(part) for part in torch.split(x, segment or len(x))])
 
@@ -212,9 +210,9 @@ def image_gradient(
     log: bool = True,
     segment: int | None = None,
 ) -> tuple[float, Tensor]:
-    """Eq. 4 of images ``x`` (n, …) of classes ``y`` (n,), and its gradient in the images:
-    ``segment`` of them and one network at a time.
+    """Eq. 4 of images ``x`` (n, …) of classes ``y`` (n,), and its gradient in the images.
 
+    It takes ``segment`` images and one network at a time; seven parameters, because eq. 4 has them.
     The distance has a gradient in the expert's logits too. It is summed over the checkpoints, and
     goes through the expert once: Σₖ ∂dₖ/∂u + (∂f_T/∂u)ᵀ Σₖ ∂dₖ/∂f_T. The networks are in evaluation
     mode.
@@ -223,7 +221,7 @@ def image_gradient(
     segments = torch.split(torch.arange(n, device=x.device), segment or n)
     expert_logits = logits(expert, x, segment)  # (n, C)
     grad_images = torch.zeros_like(x)
-    grad_logits = torch.zeros_like(expert_logits)  # in what the expert says
+    grad_logits = torch.zeros_like(expert_logits)  # in the expert's
     total = 0.0
     for checkpoint in checkpoints:
         for rows in segments:
@@ -245,31 +243,26 @@ def image_gradient(
     return total, grad_images
 
 
-def _student_arch(task: Task) -> str:
-    arch: str | None = task.settings.student
-    return arch or students.default_student(task.dataset.shape)
+def _student_arch(task: Task[APM]) -> str:
+    return task.settings.student or students.default_student(task.dataset.shape)
 
 
-def _batch(task: Task, n: int, k: int) -> Tensor:
-    """Line 4: the images of round ``k``, B of ``n`` at random, drawn anew also where expert and
-    student stay.
-    """
+def _batch(task: Task[APM], n: int, k: int) -> Tensor:
+    """Line 4: B of the ``n`` images at random; others in each round, also of a reused student."""
     order = torch.randperm(n, generator=seeds.generator(task.seed, "apm", "batch", k))
     return order[: task.settings.batch]
 
 
-def _expert(task: Task, first: int) -> nn.Module:
+def _expert(task: Task[APM], first: int) -> nn.Module:
     """Line 3: any expert of the pool."""
     generator = seeds.generator(task.seed, "apm", "expert", first)
     pick = torch.randint(task.settings.experts, (), generator=generator)
     return pool(task).network(int(pick))
 
 
-def _train_student(task: Task, expert: nn.Module, x: Tensor, first: int) -> list[nn.Module]:
-    """Lines 5 to 9: K checkpoints of a fresh student, trained on images (B, …) and what the expert
-    says of them.
-    """
-    apm: APM = task.settings
+def _train_student(task: Task[APM], expert: nn.Module, x: Tensor, first: int) -> list[nn.Module]:
+    """Lines 5 to 9: K checkpoints of a fresh student, trained on images (B, …) and their logits."""
+    apm = task.settings
     net = students.student(task, _student_arch(task), "apm", "student", first).to(x)
     passes = math.ceil(len(x) / apm.student_batch)  # updates an epoch
     recipe = training.Recipe(
@@ -312,7 +305,7 @@ def _kept(checkpoints: list[nn.Module]) -> State:
     }
 
 
-def _restored(task: Task, state: State, place: int) -> nn.Module:
+def _restored(task: Task[APM], state: State, place: int) -> nn.Module:
     """Checkpoint number ``place`` out of a state."""
     prefix = f"checkpoint.{place}."
     net = students.student(task, _student_arch(task), "apm", "student").to(state["x"])

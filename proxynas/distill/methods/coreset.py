@@ -1,16 +1,19 @@
-"""Coresets: real images chosen instead of learned. They are the baselines every distilled set has
-to beat.
+"""Coresets: real images chosen instead of learned, the baselines every distilled set has to beat.
 
-- Random draws ipc images a class.
-- Herding (Welling 2009) chooses, one after the other, the image that brings the mean feature of the
-  chosen ones nearest to the mean feature of the class.
-- K-center (Wolf 2011; Sener & Savarese 2018), greedily: first the image nearest to the class's mean
-  feature, then always the one farthest from all chosen so far.
-- Forgetting (Toneva 2019) chooses the images that a network in training forgets most often: it had
-  the image right when it saw it last, and has it wrong now. One that it never had right counts as
-  forgotten without end.
-- Optimal random selection draws many random coresets and keeps the one on which a small network
-validates best.
+Images x of one class, their features φ(x) with mean m; sᵢ is the i-th that is chosen, as yet not
+chosen, i = 1 … ipc:
+
+    random       sᵢ = any x
+    herding      sᵢ = argminₓ ‖m − (φ(s₁) + … + φ(sᵢ₋₁) + φ(x)) / i‖                 (Welling 2009)
+    k-center     sᵢ = argmaxₓ minⱼ ‖φ(x) − φ(sⱼ)‖,   s₁ = argminₓ ‖φ(x) − m‖           (Wolf 2011)
+    forgetting   sᵢ = argmaxₓ #{t : x right when last seen before t, wrong at t}     (Toneva 2019)
+    best-random  S  = argmax over random sets of a network's validation accuracy when trained on S
+
+Herding brings the mean feature of the chosen images nearest to that of the class; k-center, here
+the greedy one of Sener & Savarese 2018, leaves no image far from a chosen one. Forgetting takes the
+images that a network in training forgets most often; one that it never had right counts as
+forgotten without end. Optimal random selection draws many random coresets and keeps the one on
+which a small network validates best.
 
 This is how Zhao 2021 (§3.1 and appendix) uses them, each class on its own; the last is a fairer
 "random" for whoever may validate. Herding and k-center take the features of a network trained on
@@ -32,7 +35,7 @@ from torch import Tensor, nn
 from ... import training
 from ...core import seeds, settings
 from ...nets import convnet, mlp
-from ..method import Method, State, Task, class_labels, draw, real_images
+from ..method import Method, S, State, Task, class_labels, draw, real_images
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -73,63 +76,67 @@ class BestRandom:
     lr: Annotated[float, Field(gt=0)] = 0.01
 
 
-def init_random(task: Task) -> State:
+def init_random(task: Task[Random]) -> State:
     """Real images drawn at random, (C, ipc, …)."""
     return {"x": real_images(task.dataset, task.ipc, seeds.generator(task.seed, "random"))}
 
 
-def init_herding(task: Task) -> State:
+def init_herding(task: Task[Features]) -> State:
     """Real images whose features average as the whole class's do, (C, ipc, …)."""
     features = _features(task, "herding")  # (N, F)
     return _choose(task, "herding", lambda members: herd(features[members], task.ipc))
 
 
-def init_kcenter(task: Task) -> State:
+def init_kcenter(task: Task[Features]) -> State:
     """Real images that leave no other of their class far away in feature space, (C, ipc, …)."""
     features = _features(task, "kcenter")  # (N, F)
     return _choose(task, "kcenter", lambda members: farthest_first(features[members], task.ipc))
 
 
-def init_forgetting(task: Task) -> State:
+def init_forgetting(task: Task[Forgetting]) -> State:
     """The real images forgotten most often, (C, ipc, …)."""
-    own: Forgetting = task.settings
+    forgetting = task.settings
     x, y = task.dataset.train.x, task.dataset.train.y
-    size = min(own.batch_size, len(x))
-    recipe = training.Recipe(max(1, own.epochs * len(x) // size), size, lr=own.lr)
-    net = _network(task, "forgetting", own.width)
-    counts = forgetting_events(
-        net, x, y, recipe, seeds.derive(task.seed, "forgetting", "order")
-    )  # (N,)
-    return _choose(
-        task,
-        "forgetting",
-        lambda members: counts[members].argsort(descending=True, stable=True)[: task.ipc],
-    )
+    size = min(forgetting.batch_size, len(x))
+    updates = max(1, forgetting.epochs * len(x) // size)
+    recipe = training.Recipe(updates, size, lr=forgetting.lr)
+    net = _network(task, "forgetting", forgetting.width)
+    seed = seeds.derive(task.seed, "forgetting", "order")
+    counts = forgetting_events(net, x, y, recipe, seed)  # (N,)
+
+    def most_forgotten(members: Tensor) -> Tensor:
+        return counts[members].argsort(descending=True, stable=True)[: task.ipc]
+
+    return _choose(task, "forgetting", most_forgotten)
 
 
-def init_best_random(task: Task) -> State:
-    """The random coreset (C, ipc, …) on which a small network reaches the best validation accuracy;
-    ties: the first."""
-    own: BestRandom = task.settings
-    recipe = training.Recipe(own.updates, own.batch_size, lr=own.lr)
-    y = class_labels(task.dataset.num_classes, task.ipc, task.dataset.train.x.device)
-    best, chosen = -1.0, torch.empty(0)
-    for n in range(own.draws):
-        x = real_images(task.dataset, task.ipc, seeds.generator(task.seed, "best-random", n))
-        net = _network(task, "best-random", own.width)  # the same network judges every draw
-        training.fit(
-            [net], x.flatten(0, 1), y, recipe, seed=seeds.derive(task.seed, "best-random", "order")
-        )
-        accuracy, _ = training.evaluate(net, task.dataset.val.x, task.dataset.val.y)
+def init_best_random(task: Task[BestRandom]) -> State:
+    """The random coreset (C, ipc, …) on which a small network reaches the best validation accuracy.
+
+    Of equally good ones it is the first.
+    """
+    best_random = task.settings
+    dataset = task.dataset
+    recipe = training.Recipe(best_random.updates, best_random.batch_size, lr=best_random.lr)
+    y = class_labels(dataset.num_classes, task.ipc, dataset.train.x.device)
+    order_seed = seeds.derive(task.seed, "best-random", "order")
+    best = -1.0
+    chosen = torch.empty(0)
+    for n in range(best_random.draws):
+        x = real_images(dataset, task.ipc, seeds.generator(task.seed, "best-random", n))
+        net = _network(task, "best-random", best_random.width)  # the same one judges every draw
+        training.fit([net], x.flatten(0, 1), y, recipe, seed=order_seed)
+        accuracy, _ = training.evaluate(net, dataset.val.x, dataset.val.y)
         if accuracy > best:
-            best, chosen = accuracy, x
+            best = accuracy
+            chosen = x
     return {"x": chosen}
 
 
 def herd(features: Tensor, n: int) -> Tensor:
-    """Indices (n,) of the rows of ``features`` (N, F) chosen by herding (Welling 2009), first
-    chosen first."""
-    mean, total = features.mean(0), torch.zeros_like(features[0])
+    """Indices (n,) of rows of ``features`` (N, F) by herding (Welling 2009), first chosen first."""
+    mean = features.mean(0)
+    total = torch.zeros_like(features[0])
     free = torch.ones(len(features), dtype=torch.bool, device=features.device)
     chosen = []
     for size in range(1, n + 1):
@@ -142,8 +149,7 @@ def herd(features: Tensor, n: int) -> Tensor:
 
 
 def farthest_first(features: Tensor, n: int) -> Tensor:
-    """Indices (n,) of the rows of ``features`` (N, F) chosen by greedy k-center, first chosen
-    first."""
+    """Indices (n,) of rows of ``features`` (N, F) by greedy k-center, first chosen first."""
     chosen = [int((features - features.mean(0)).norm(dim=1).argmin())]
     gaps = (features - features[chosen[0]]).norm(dim=1)  # (N,): distance to the nearest chosen row
     gaps[chosen[0]] = -1
@@ -163,9 +169,8 @@ def forgetting_events(
     An image counts when a batch has it (Toneva 2019, Algorithm 1), on the logits before that
     update. One that was never right has a count above all others.
     """
-    order = training.batches(
-        len(x), recipe, seeds.generator(seed, "order", 0)
-    )  # the very batches of training.fit
+    order_generator = seeds.generator(seed, "order", 0)
+    order = training.batches(len(x), recipe, order_generator)  # the very batches of training.fit
     events = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     right_before = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     ever_right = torch.zeros_like(right_before)
@@ -185,44 +190,47 @@ def forgetting_events(
     return events.where(ever_right, recipe.updates + 1)
 
 
-def no_step(task: Task, state: State, k: int) -> tuple[State, float]:
+def no_step(task: Task[object], state: State, k: int) -> tuple[State, float]:
     """A coreset is whole once it is chosen."""
     raise AssertionError("a coreset has no steps")
 
 
-def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
+def finish(task: Task[object], state: State) -> tuple[Tensor, Tensor]:
     """Images (C·ipc, …) and hard labels."""
     x = state["x"].flatten(0, 1)
     return x, class_labels(task.dataset.num_classes, task.ipc, x.device)
 
 
-def _choose(task: Task, name: str, pick: Callable[[Tensor], Tensor]) -> State:
-    """``pick`` gets a class's images as indices in random order and says which places of them are
-    chosen."""
+def _choose(task: Task[object], name: str, pick: Callable[[Tensor], Tensor]) -> State:
+    """The images of each class that ``pick`` chooses, (C, ipc, …).
+
+    It gets the indices of a class's images in random order, and returns places among them.
+    """
     dataset = task.dataset
     generator = seeds.generator(task.seed, name)
     classes = draw(dataset.train.y, dataset.num_classes, len(dataset.train), generator)
     return {"x": torch.stack([dataset.train.x[members[pick(members)]] for members in classes])}
 
 
-def _features(task: Task, name: str) -> Tensor:
+def _features(task: Task[Features], name: str) -> Tensor:
     """Features (N, F) of all training images, of a network trained on them."""
-    dataset, own = task.dataset, task.settings
-    net = _network(task, name, own.width)
-    recipe = training.Recipe(own.updates, own.batch_size, lr=own.lr)
-    training.fit(
-        [net], dataset.train.x, dataset.train.y, recipe, seed=seeds.derive(task.seed, name, "order")
-    )
+    config = task.settings
+    train = task.dataset.train
+    net = _network(task, name, config.width)
+    recipe = training.Recipe(config.updates, config.batch_size, lr=config.lr)
+    order_seed = seeds.derive(task.seed, name, "order")
+    training.fit([net], train.x, train.y, recipe, seed=order_seed)
     net.eval()
     with torch.no_grad():
-        return torch.cat(
-            [net.features(batch).flatten(1) for batch in torch.split(dataset.train.x, 512)]
-        )
+        batches = [net.features(batch).flatten(1) for batch in torch.split(train.x, 512)]
+    return torch.cat(batches)
 
 
-def _network(task: Task, name: str, width: int) -> convnet.ConvNet | mlp.MLP:
-    """The published ConvNet ``width`` wide, for tables an MLP as deep; initialised by the name and
-    the task's seed."""
+def _network(task: Task[object], name: str, width: int) -> convnet.ConvNet | mlp.MLP:
+    """The published ConvNet, ``width`` wide, or for tables an MLP as deep.
+
+    It is initialised by the name and the task's seed.
+    """
     dataset = task.dataset
     shape, classes = dataset.shape, dataset.num_classes
     net: convnet.ConvNet | mlp.MLP
@@ -242,13 +250,23 @@ def _network(task: Task, name: str, width: int) -> convnet.ConvNet | mlp.MLP:
     return net.to(dataset.train.x.device)
 
 
-def _coreset(name: str, summary: str, own: type, init: Callable[[Task], State]) -> Method:
-    return Method(name, summary, own, 0, init, no_step, finish)
+def _coreset(
+    name: str, summary: str, settings_class: type[S], init: Callable[[Task[S]], State]
+) -> Method[S]:
+    return Method(name, summary, settings_class, 0, init, no_step, finish)
 
 
-RANDOM = _coreset("random", "a random coreset: real images drawn at random", Random, init_random)
+RANDOM = _coreset(
+    "random",
+    "a random coreset: real images drawn at random",
+    Random,
+    init_random,
+)
 HERDING = _coreset(
-    "herding", "herding: real images near the class mean in feature space", Features, init_herding
+    "herding",
+    "herding: real images near the class mean in feature space",
+    Features,
+    init_herding,
 )
 KCENTER = _coreset(
     "kcenter",

@@ -1,6 +1,8 @@
-"""GM, gradient matching: Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching" (ICLR
-2021), Algorithm 1; generators as in Medvedev & D'yakonov 2021 (§VI, Fig. 5), augmentation as in
-Zhao & Bilen 2021 (DSA).
+"""GM, gradient matching.
+
+Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching" (ICLR 2021), Algorithm 1;
+generators as in Medvedev & D'yakonov 2021 (§VI, Fig. 5), augmentation as in Zhao & Bilen 2021
+(DSA).
 
 Real images T_c and synthetic ones S_c of class c; a student θ; ℓ: cross-entropy; row i of layer l:
 
@@ -23,7 +25,7 @@ vector (Zhao 2021, Appendix B). ``per_class = false`` matches one batch of all c
 2021, Table II).
 
 Where implementations differ: the authors' code, run on a student with batch norm, lets one forward
-pass of 16 real images a class move the running statistics a tenth of the way and freezes them
+pass of 16 real images per class move the running statistics a tenth of the way and freezes them
 there; the paper replaces them by those of the real images, and so does this file. Each class's
 gradients are the published ones; those of the synthetic images are taken for all classes in one
 ``vmap`` call where that is faster (:func:`batching_pays`), which only changes rounding. Medvedev's
@@ -70,7 +72,7 @@ GTN_SCHEDULE = (10, 10)
 class GM(synthetic.Learned):
     """Settings of gradient matching; the defaults are the published ones."""
 
-    real_batch: Annotated[int, Field(ge=1)] = 256  # images a class; in all if not per_class
+    real_batch: Annotated[int, Field(ge=1)] = 256  # images per class; in all if not per_class
     outer: Annotated[int, Field(ge=1)] | None = None  # None: by ipc, see SCHEDULE
     inner: Annotated[int, Field(ge=0)] | None = None  # epochs of the student between two matches
     student: str | None = None  # see spaces.resolve; None: students.default_student
@@ -83,14 +85,14 @@ class GM(synthetic.Learned):
     batch_classes: bool | None = None  # None: where it is faster
 
 
-def check(task: Task) -> None:
+def check(task: Task[GM]) -> None:
     """Refuse settings that do not fit each other or the data.
 
     Raises:
         SpecError: see :func:`synthetic.check`; a mean over layers of a distance that knows none.
         SpaceError: an unknown student.
     """
-    gm: GM = task.settings
+    gm = task.settings
     synthetic.check(task, PIXELS, GTN)
     if gm.layers is not None and gm.distance != "rowwise-cosine":
         wrong = f"but the distance is {gm.distance!r}"
@@ -98,18 +100,17 @@ def check(task: Task) -> None:
     students.check(task, [gm.student or students.default_student(task.dataset.shape)])
 
 
-def init(task: Task) -> State:
+def init(task: Task[GM]) -> State:
     """Noise N(0, 1), real images (C, ipc, …) or a generator."""
     return synthetic.start(task, "gm")
 
 
-def step(task: Task, state: State, k: int) -> tuple[State, float]:
-    """One student's life: ``outer`` matches with ``inner`` epochs of training in between; the mean
-    distance.
+def step(task: Task[GM], state: State, k: int) -> tuple[State, float]:
+    """One student: ``outer`` matches, ``inner`` epochs of training between two; the mean distance.
 
-    The distance is that of a class, on average, or where ``per_class`` is false the one there is.
+    The distance is a mean over classes; where ``per_class`` is false, that of the whole gradient.
     """
-    gm: GM = task.settings
+    gm = task.settings
     outer, inner = schedule(gm, task.ipc)
     arch = gm.student or students.default_student(task.dataset.shape)
     net = students.student(task, arch, "gm", "student", k)
@@ -131,18 +132,18 @@ def step(task: Task, state: State, k: int) -> tuple[State, float]:
     return state, total / outer
 
 
-def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
+def finish(task: Task[GM], state: State) -> tuple[Tensor, Tensor]:
     """Images (C·ipc, …) and hard labels."""
     return synthetic.finish(task, synthetic.parameters_of(state), 1, "gm")
 
 
-def extras(task: Task, state: State) -> Extras:
+def extras(task: Task[GM], state: State) -> Extras:
     """The generator, where there is one."""
     return Extras(generator=synthetic.generator_of(task, synthetic.parameters_of(state)))
 
 
 def schedule(gm: GM, ipc: int) -> tuple[int, int]:
-    """Matches a student, and epochs between two of them."""
+    """Matches per student, and epochs between two of them."""
     of_pixels = SCHEDULE[max(size for size in SCHEDULE if size <= ipc)]
     outer, inner = of_pixels if gm.synthetic == "pixels" else GTN_SCHEDULE
     return gm.outer or outer, inner if gm.inner is None else gm.inner
@@ -154,8 +155,7 @@ def distance(
     kind: str,
     layers: str = "sum",
 ) -> Tensor:
-    """The distance between gradients with a leading class axis, (C, …) each, summed over classes; a
-    scalar.
+    """The distance between gradients (C, …), summed over the C classes; a scalar.
 
     ``layers`` is ``sum`` or ``mean``, for the row-wise distance: over weights, those with one
     dimension left out.
@@ -182,9 +182,7 @@ def class_gradients(
     x: list[Tensor],
     batched: bool,
 ) -> Parameters:
-    """Gradients of each class's mean loss: images of class c in ``x[c]`` (n, …), results (C, …) by
-    parameter name.
-    """
+    """Gradients (C, …) by parameter name: of each class's mean loss on images ``x[c]`` (n, …)."""
     gradient = _gradient(net)
     y = [torch.full((len(batch),), c, device=batch.device) for c, batch in enumerate(x)]
     if batched:
@@ -194,8 +192,9 @@ def class_gradients(
 
 
 def batching_pays(net: nn.Module, x: Tensor) -> bool:
-    """Whether one batched call beats a class at a time, for synthetic images ``x`` (C, ipc, …):
-    always on a GPU, and on a CPU while a class's work is small (measured with ``make bench``).
+    """Whether one batched call beats a class at a time, for synthetic images ``x`` (C, ipc, …).
+
+    Always on a GPU; on a CPU while a class's work is small (measured with ``make bench``).
     """
     return x.device.type != "cpu" or x.shape[1] * forward_flops(net, x[0, :1]) <= BATCHING_LIMIT
 
@@ -204,10 +203,8 @@ BATCHING_LIMIT = 70_000_000
 """Operations of a class's forward pass; from ``make bench``, two cores of an AMD EPYC (Zen 5)."""
 
 
-def _match(task: Task, net: nn.Module, x: Tensor, k: int, match: int) -> float:
-    """Leave the distance's gradient in ``x.grad`` and return the distance (eq. 9), that of a class
-    on average.
-    """
+def _match(task: Task[GM], net: nn.Module, x: Tensor, k: int, match: int) -> float:
+    """Leave the distance's gradient in ``x.grad``; the distance (eq. 9), a mean over classes."""
     parameters = {name: p.detach() for name, p in net.named_parameters()}
     if task.settings.per_class:
         return _match_classes(task, net, parameters, x, k, match) / len(x)
@@ -215,14 +212,14 @@ def _match(task: Task, net: nn.Module, x: Tensor, k: int, match: int) -> float:
 
 
 def _match_classes(
-    task: Task,
+    task: Task[GM],
     net: nn.Module,
     parameters: Parameters,
     x: Tensor,
     k: int,
     match: int,
 ) -> float:
-    gm: GM = task.settings
+    gm = task.settings
     layers = _layers(gm)
     transforms = [_transforms(task, k, match, c) for c in range(len(x))]
     real = _real_gradients(task, net, parameters, [of_real for of_real, _ in transforms], k, match)
@@ -248,7 +245,7 @@ def _match_classes(
 
 
 def _real_gradients(
-    task: Task,
+    task: Task[GM],
     net: nn.Module,
     parameters: Parameters,
     transforms: Sequence[augment.Transform],
@@ -266,7 +263,7 @@ def _real_gradients(
 
 
 def _match_whole(
-    task: Task,
+    task: Task[GM],
     net: nn.Module,
     parameters: Parameters,
     x: Tensor,
@@ -274,7 +271,7 @@ def _match_whole(
     match: int,
 ) -> float:
     """Not per class: one gradient on images of all classes (Medvedev 2021, Table II)."""
-    gm: GM = task.settings
+    gm = task.settings
     gradient = _gradient(net)
     of_real, of_synthetic = _transforms(task, k, match, 0)
     generator = seeds.generator(task.seed, "gm", "real", k, match)
@@ -298,21 +295,19 @@ def _layers(gm: GM) -> str:
 
 
 def _transforms(
-    task: Task,
+    task: Task[GM],
     k: int,
     match: int,
     c: int,
 ) -> tuple[augment.Transform, augment.Transform]:
-    """What is done to the real images of a class and to its synthetic ones: the same where it is
-    siamese.
-    """
+    """The augmentation of a class's real images, and of its synthetic ones: one where siamese."""
     generator = seeds.generator(task.seed, "gm", "augment", k, match, c)
     shape = task.dataset.shape
     transform = augment.draw(task.settings.augment, shape, generator)
     return transform, (transform if task.settings.siamese else augment.draw("", shape, generator))
 
 
-def _images(task: Task, parameters: Parameters, stream: tuple[object, ...]) -> Tensor:
+def _images(task: Task[GM], parameters: Parameters, stream: tuple[object, ...]) -> Tensor:
     """The synthetic images (C, ipc, …)."""
     generator = seeds.generator(task.seed, "gm", *stream)
     return synthetic.make(task).images(parameters, task.ipc, generator)
@@ -325,10 +320,8 @@ def _gradient(net: nn.Module) -> Callable[[Parameters, Tensor, Tensor], Paramete
     return grad(loss)
 
 
-def _freeze_batch_norm(task: Task, net: nn.Module, k: int, match: int) -> None:
-    """Give batch norms the statistics of 16 real images a class, and let them use those while
-    gradients are matched.
-    """
+def _freeze_batch_norm(task: Task[GM], net: nn.Module, k: int, match: int) -> None:
+    """Set batch norms to the statistics of 16 real images per class, for matching gradients."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
@@ -346,17 +339,15 @@ def _freeze_batch_norm(task: Task, net: nn.Module, k: int, match: int) -> None:
 
 
 def _train_student(
-    task: Task,
+    task: Task[GM],
     net: nn.Module,
     parameters: Parameters,
     epochs: int,
     k: int,
     match: int,
 ) -> None:
-    """Algorithm 1, line 9: plain SGD on the synthetic images; a GTN-rnd makes new ones for every
-    epoch.
-    """
-    gm: GM = task.settings
+    """Algorithm 1, line 9: plain SGD on the synthetic images; a GTN-rnd renews them every epoch."""
+    gm = task.settings
     seed = seeds.derive(task.seed, "gm", "student", k, match)
     augmentation = gm.augment if gm.siamese else ""
     rounds, epochs_each = (epochs, 1) if gm.synthetic == "gtn-rnd" else (min(1, epochs), epochs)

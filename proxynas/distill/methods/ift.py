@@ -1,14 +1,22 @@
 """IFT: hypergradients by the implicit function theorem.
 
 Lorraine, Vicol & Duvenaud, "Optimizing Millions of Hyperparameters by Implicit Differentiation"
-(2019); Medvedev & D'yakonov 2021, Fig. 3 and 4. Every step trains a student on the synthetic set,
-all of it one batch, until its gradient is small, and moves the set against the gradient of the
-student's loss on a batch of real data. That gradient is −∂L_T/∂θ · H⁻¹ · ∂²L_S/∂θ∂λ (eq. 5) with
-the inverse Hessian as α·Σ (I − αH)^j up to j = N (eq. 7). Nothing is back-propagated through
-training, so memory does not depend on how long it takes.
+(2019); Medvedev & D'yakonov 2021, Fig. 3 and 4. Synthetic images X with labels y, a student θ with
+momentum v, its loss L_S on X, y and L_T on a batch of real data:
+
+    v   ←  μ v + ∂L_S/∂θ                          up to ζ times     (Fig. 3, lines 4 and 5)
+    θ   ←  θ − η v
+    p   =  α Σⱼ (I − αH)ʲ ∂L_T/∂θ,   j = 0 … N    ≈ H⁻¹ ∂L_T/∂θ,  H = ∂²L_S/∂θ²      (eq. 7)
+    g   =  −∂/∂X (∂L_S/∂θ · p)                    the hypergradient               (eq. 5, Fig. 4)
+    X   ←  X − SGD(g / α)                                                     (Fig. 3, line 8)
+
+Every step trains a student on the synthetic set, all of it one batch, until its gradient is small,
+and moves the set against the gradient of the student's loss on real data. Nothing is
+back-propagated through training, so memory does not depend on how long it takes. A generator's
+parameters take the place of X, and Adam that of SGD.
 
 A student lives for ``restart`` steps: 1 is Fig. 3 (line 3 draws θ in every step); 0 is Lorraine's
-algorithm, where one student is trained on for ever. Between steps it lies in the state.
+algorithm, where one student is trained throughout. Between steps it lies in the state.
 
 The series converges where every curvature of the student's loss, an eigenvalue of H, is positive
 and under 2/α. Where its last term is ``GROWTH`` times the first, or the student's loss on real data
@@ -17,14 +25,15 @@ what to change.
 
 Where implementations differ: Fig. 4 has a trailing factor α, which the authors' code drops.
 :func:`hypergradient` has it; the update leaves it out as they do, so that ``lr`` and ``clip`` have
-the published scale whatever α is. The direct gradient ∂L_T/∂λ, which that code drops too, is zero
-here. It draws a GTN-rnd's noise anew for every step of the student and for the hypergradient, and
+the published scale whatever α is. The direct gradient ∂L_T/∂X, which that code drops too, is zero
+here. It draws a GTN-rnd's noise again for every step of the student and for the hypergradient, and
 so does this; it runs the generator on averaged batch statistics while the student trains, and this
 does not.
 """
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -56,16 +65,20 @@ class IFT(synthetic.Learned):
 
     inner: Annotated[int, Field(ge=1)] = 10  # ζ, steps of the student at most
     terms: Annotated[int, Field(ge=0)] = 10  # N of the Neumann series, beside the first
-    alpha: Annotated[float, Field(gt=0)] | None = (
-        None  # None: 0.01 for pixels, 0.001 for a generator
-    )
-    restart: Annotated[int, Field(ge=0)] = 1  # a fresh student every so many steps; 0: one for ever
-    student: str | None = (
-        None  # an architecture, see spaces.resolve; None: students.default_student
-    )
+    alpha: Annotated[float, Field(gt=0)] | None = None  # None: as published, see ALPHA
+    restart: Annotated[int, Field(ge=0)] = 1  # steps that a student lives; 0: all
+    student: str | None = None  # see spaces.resolve; None: students.default_student
     student_lr: Annotated[float, Field(gt=0)] = 0.02
     student_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     real_batch: Annotated[int, Field(ge=1)] = 256
+
+
+@dataclass(frozen=True)
+class Series:
+    """The Neumann series of H⁻¹: α Σⱼ (I − αH)ʲ from j = 0 to ``terms``."""
+
+    alpha: float
+    terms: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,7 @@ class Hypergradient:
     growth: float
 
 
-def check(task: Task) -> None:
+def check(task: Task[IFT]) -> None:
     """Refuse settings that do not fit each other or the data.
 
     Raises:
@@ -92,52 +105,39 @@ def check(task: Task) -> None:
     students.check(task, [_arch(task)])
 
 
-def init(task: Task) -> State:
+def init(task: Task[IFT]) -> State:
     """A new synthetic set; the student comes with the first step."""
     return synthetic.start(task, "ift")
 
 
-def step(task: Task, state: State, k: int) -> tuple[State, float]:
+def step(task: Task[IFT], state: State, k: int) -> tuple[State, float]:
     """Train the student, then move the set against the implicit gradient of its loss on real data.
 
     Raises:
         DivergedError: the student, the Neumann series or the synthetic set diverges.
     """
-    own: IFT = task.settings
-    alpha = own.alpha or ALPHA[own.synthetic]
-    made, parameters = synthetic.make(task), synthetic.parameters_of(state)
+    ift = task.settings
+    series = Series(ift.alpha or ALPHA[ift.synthetic], ift.terms)
+    parameters = synthetic.parameters_of(state)
     y = class_labels(task.dataset.num_classes, task.ipc, task.dataset.train.x.device)  # (B,)
-
-    def images(parameters: Parameters, n: int) -> Tensor:  # (C, ipc, …)
-        return made.images(parameters, task.ipc, seeds.generator(task.seed, "ift", "noise", k, n))
-
-    student, loss = _student(task, state, k)
+    images = partial(_images, task, k, ift.inner)  # with noise of their own
     with torch.no_grad():
-        fixed = None if own.synthetic == "gtn-rnd" else images(parameters, 0).flatten(0, 1)
-        for n in range(own.inner):  # Fig. 3, lines 4 and 5
-            x = images(parameters, n).flatten(0, 1) if fixed is None else fixed
-            student, small = _descend(loss, student, x, y, own)
-            if small:
-                break
-        x = images(
-            parameters, own.inner
-        )  # as many classes and images as ever, with noise of their own
-    found = hypergradient(
-        loss, student.parameters, x.flatten(0, 1), y, _real(task, k), alpha, own.terms
-    )  # line 7
-    record = _check(task, state, found, alpha, k)
-    gradient = found.x.view_as(x) / alpha
-    gradients = synthetic.pull_back(lambda p: images(p, own.inner), parameters, gradient)
-    moved = synthetic.update(state, gradients, own.rule(PIXELS, GTN))  # line 8
-    return {**moved, **_kept(student, own), **record}, found.loss
+        student, loss = _trained_student(task, state, parameters, y, k)
+        x = images(parameters)  # (C, ipc, …)
+    theta = student.parameters
+    gradient = hypergradient(loss, theta, x.flatten(0, 1), y, _real(task, k), series)  # line 7
+    record = _check(task, state, gradient, series, k)
+    gradients = synthetic.pull_back(images, parameters, gradient.x.view_as(x) / series.alpha)
+    learned = synthetic.update(state, gradients, ift.rule(PIXELS, GTN))  # line 8
+    return {**learned, **_student_state(student, ift), **record}, gradient.loss
 
 
-def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
+def finish(task: Task[IFT], state: State) -> tuple[Tensor, Tensor]:
     """Images (C·ipc, …) and hard labels."""
     return synthetic.finish(task, synthetic.parameters_of(state), 1, "ift")
 
 
-def extras(task: Task, state: State) -> Extras:
+def extras(task: Task[IFT], state: State) -> Extras:
     """The generator, where there is one."""
     return Extras(generator=synthetic.generator_of(task, synthetic.parameters_of(state)))
 
@@ -148,121 +148,138 @@ def hypergradient(
     x: Tensor,
     y: Tensor,
     real: tuple[Tensor, Tensor],
-    alpha: float,
-    terms: int,
+    series: Series,
 ) -> Hypergradient:
-    """Fig. 4: the gradient in ``x`` (B, …) of the loss on ``real`` data of a student trained on
-    ``x``, ``y`` (B,)."""
-    with (
-        torch.no_grad()
-    ):  # the transforms below differentiate all the same, and nothing outlives them
+    """Fig. 4: the gradient in ``x`` (B, …) of the loss on ``real`` data of a student that was
+    trained on ``x``, ``y`` (B,).
+    """
+    alpha = series.alpha
+    with torch.no_grad():  # the transforms differentiate all the same, and nothing outlives them
         value = loss(parameters, *real).item()
-        p = v = grad(loss)(parameters, *real)  # line 2
+        v = grad(loss)(parameters, *real)  # line 2
+        p = v
         first = _norm(v)
         hessian = vjp(lambda theta: grad(loss)(theta, x, y), parameters)[1]
-        for _ in range(terms):
+        for _ in range(series.terms):
             product = hessian(v)[0]
             v = {name: v[name] - alpha * product[name] for name in v}  # line 4
             p = {name: p[name] + v[name] for name in p}  # line 5
-        mixed = vjp(lambda x: grad(loss)(parameters, x, y), x)[1]
-        return Hypergradient(
-            value, -alpha * mixed(p)[0], (_norm(v) / first) if first > 0 else 0.0
-        )  # line 6
+        mixed = vjp(lambda images: grad(loss)(parameters, images, y), x)[1]
+        growth = _norm(v) / first if first > 0 else 0.0
+        return Hypergradient(value, -alpha * mixed(p)[0], growth)  # line 6
 
 
 @dataclass(frozen=True)
 class Student:
-    """A student in training: its parameters, their momentum, and its squared gradient norm at
-    birth."""
+    """A student in training: parameters, their momentum, and its first squared gradient norm."""
 
     parameters: Parameters
     velocity: Parameters
     start: float | None = None
 
 
-def _student(task: Task, state: State, k: int) -> tuple[Student, Loss]:
+def _images(task: Task[IFT], k: int, n: int, parameters: Parameters) -> Tensor:
+    """The synthetic images (C, ipc, …) that step ``n`` of the student sees in step ``k``."""
+    generator = seeds.generator(task.seed, "ift", "noise", k, n)
+    return synthetic.make(task).images(parameters, task.ipc, generator)
+
+
+def _trained_student(
+    task: Task[IFT], state: State, parameters: Parameters, y: Tensor, k: int
+) -> tuple[Student, Loss]:
+    """Fig. 3, lines 4 and 5: the student of step ``k`` trained on the set, and its loss."""
+    ift = task.settings
+    student, loss = _student(task, state, k)
+    x = _images(task, k, 0, parameters).flatten(0, 1)  # (B, …)
+    for n in range(ift.inner):
+        if n > 0 and ift.synthetic == "gtn-rnd":
+            x = _images(task, k, n, parameters).flatten(0, 1)
+        student, small = _descend(loss, student, x, y, ift)
+        if small:
+            break
+    return student, loss
+
+
+def _student(task: Task[IFT], state: State, k: int) -> tuple[Student, Loss]:
     """The student of step ``k``, fresh or out of the state, and its loss."""
-    own: IFT = task.settings
-    fresh = k == 0 or (own.restart > 0 and k % own.restart == 0)
-    born = 0 if own.restart == 0 else k - k % own.restart
-    parameters, loss = students.student_loss(
-        [students.student(task, _arch(task), "ift", "student", born)]
-    )
+    restart = task.settings.restart
+    fresh = k == 0 or (restart > 0 and k % restart == 0)
+    birth = 0 if restart == 0 else k - k % restart
+    net = students.student(task, _arch(task), "ift", "student", birth)
+    parameters, loss = students.student_loss([net])
     if fresh:
-        return Student(
-            parameters, {name: torch.zeros_like(p) for name, p in parameters.items()}
-        ), loss
-    kept, velocity = (
-        synthetic.parameters_of(state, "student"),
-        synthetic.parameters_of(state, "velocity"),
-    )
-    return Student(kept, velocity, state["start"].item()), loss
+        velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        return Student(parameters, velocity), loss
+    parameters = synthetic.parameters_of(state, "student")
+    velocity = synthetic.parameters_of(state, "velocity")
+    return Student(parameters, velocity, state["start"].item()), loss
 
 
-def _arch(task: Task) -> str:
-    own: IFT = task.settings
-    return own.student or students.default_student(task.dataset.shape)
+def _arch(task: Task[IFT]) -> str:
+    return task.settings.student or students.default_student(task.dataset.shape)
 
 
-def _real(task: Task, k: int) -> tuple[Tensor, Tensor]:
-    """The real batch of step ``k``, each image augmented in a way of its own."""
-    own: IFT = task.settings
-    x, y = students.real_batch(
-        task.dataset, own.real_batch, seeds.generator(task.seed, "ift", "real", k)
-    )
+def _real(task: Task[IFT], k: int) -> tuple[Tensor, Tensor]:
+    """The real batch of step ``k``, each image augmented by a draw of its own."""
+    ift = task.settings
+    batch_generator = seeds.generator(task.seed, "ift", "real", k)
+    x, y = students.real_batch(task.dataset, ift.real_batch, batch_generator)
     generator = seeds.generator(task.seed, "ift", "augment", k)
-    return augment.draw(own.augment, tuple(x.shape[1:]), generator, len(x))(x), y
+    return augment.draw(ift.augment, tuple(x.shape[1:]), generator, len(x))(x), y
 
 
-def _kept(student: Student, own: IFT) -> State:
+def _student_state(student: Student, ift: IFT) -> State:
     """What the next step needs of the student."""
-    if own.restart == 1:
+    if ift.restart == 1:
         return {}
     parameters = {f"student.{name}": p for name, p in student.parameters.items()}
     velocity = {f"velocity.{name}": p for name, p in student.velocity.items()}
     return {**parameters, **velocity, "start": torch.tensor(student.start, dtype=torch.float64)}
 
 
-def _descend(loss: Loss, student: Student, x: Tensor, y: Tensor, own: IFT) -> tuple[Student, bool]:
-    """One step of SGD with momentum on the synthetic images (B, …), and whether its gradient had
-    become small."""
+def _descend(loss: Loss, student: Student, x: Tensor, y: Tensor, ift: IFT) -> tuple[Student, bool]:
+    """One step of SGD with momentum on the synthetic images (B, …); whether its gradient is small.
+
+    The gradient is that before the step.
+    """
     g = grad(loss)(student.parameters, x, y)
-    velocity = {name: own.student_momentum * student.velocity[name] + g[name] for name in g}
+    velocity = {name: ift.student_momentum * student.velocity[name] + g[name] for name in g}
     parameters = {
-        name: p - own.student_lr * velocity[name] for name, p in student.parameters.items()
+        name: p - ift.student_lr * velocity[name] for name, p in student.parameters.items()
     }
     square = _norm(g) ** 2
     start = square if student.start is None else student.start
     return Student(parameters, velocity, start), square < SMALL * start
 
 
-def _check(task: Task, state: State, found: Hypergradient, alpha: float, k: int) -> State:
-    """Notice divergence; the running mean of the real loss and its least value so far, for the next
-    step."""
-    own: IFT = task.settings
-    rule = own.rule(PIXELS, GTN)
-    if not math.isfinite(found.loss):
-        raise DivergedError(
-            f"ift diverged at step {k}: the student's loss is {found.loss}; lower student_lr "
-            f"(now {own.student_lr:g}) or lr (now {rule.lr:g})"
-        )
-    if not found.growth <= GROWTH:
-        bound = (
-            2 * alpha / (1 + found.growth ** (1 / own.terms))
-            if math.isfinite(found.growth)
-            else alpha / 10
-        )
-        raise DivergedError(
-            f"ift diverged at step {k}: the last term of the Neumann series is {found.growth:.3g} times its first; "
-            f"lower alpha (now {alpha:g}) under {bound:.2g}"
-        )
-    mean = 0.9 * state["mean"].item() + 0.1 * found.loss if "mean" in state else found.loss
+def _check(task: Task[IFT], state: State, gradient: Hypergradient, series: Series, k: int) -> State:
+    """Notice divergence; the running mean of the real loss and its least value, for the next step.
+
+    Raises:
+        DivergedError: the student, the Neumann series or the synthetic set diverges.
+    """
+    ift = task.settings
+    rule = ift.rule(PIXELS, GTN)
+    diverged = f"ift diverged at step {k}"
+    if not math.isfinite(gradient.loss):
+        advice = f"lower student_lr (now {ift.student_lr:g}) or lr (now {rule.lr:g})"
+        raise DivergedError(f"{diverged}: the student's loss is {gradient.loss}; {advice}")
+    if not gradient.growth <= GROWTH:
+        alpha = series.alpha
+        bound = alpha / 10
+        if math.isfinite(gradient.growth):
+            bound = 2 * alpha / (1 + gradient.growth ** (1 / series.terms))
+        problem = f"the last term of the Neumann series is {gradient.growth:.3g} times its first"
+        advice = f"lower alpha (now {alpha:g}) under {bound:.2g}"
+        raise DivergedError(f"{diverged}: {problem}; {advice}")
+    loss = gradient.loss
+    mean = 0.9 * state["mean"].item() + 0.1 * loss if "mean" in state else loss
     least = min(mean, state["least"].item()) if "least" in state else mean
     if mean > least + math.log(task.dataset.num_classes):
-        raise DivergedError(
-            f"ift diverged at step {k}: the student's loss on real data rose from {least:.3g} to {mean:.3g}; lower lr "
-            f"(now {rule.lr:g}) or clip (now {rule.clip:g}), or take synthetic = 'gtn-lrn', which is steadier"
-        )
+        problem = f"the student's loss on real data rose from {least:.3g} to {mean:.3g}"
+        advice = f"lower lr (now {rule.lr:g}) or clip (now {rule.clip:g})"
+        steadier = "or take synthetic = 'gtn-lrn', which is steadier"
+        raise DivergedError(f"{diverged}: {problem}; {advice}, {steadier}")
     return {
         "mean": torch.tensor(mean, dtype=torch.float64),
         "least": torch.tensor(least, dtype=torch.float64),

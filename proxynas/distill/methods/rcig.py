@@ -22,14 +22,14 @@ What the paper (P), its authors' code (C, github.com/yolky/RCIG) and this file (
 differ, or where P leaves it open:
 
 - Inner loss. F: *half the sum* of squares and λ/2 of the squared norm, which eq. 3 minimises. C:
-  the same over |S|·C, which Adam at a rate found by itself hardly notices. λ is ``l2`` times the
+  the same over |S|·C, which Adam hardly notices, its rate being searched for. λ is ``l2`` times the
   rows that are trained on; F counts mirrored copies, C does not.
 - ``l2``. P: 5e-4, 5e-3 and 5e-2 for students of depth 3, 4 and 5 (images up to 32², 64² and 128²).
   C: 5e-4 at depth 4. F as P, which warns that too low a λ makes H⁻¹v unstable.
 - Softplus (β = 60). P and C: students of depth 3 only, ReLU at depth 4 and 5. F: up to depth 3.
 - Steps of a drawn student, ``student_steps``. P and F: 1. C: a random number from 1 to 15.
-- Adam of the inner loop. P: Adam. C: goes on counting from the steps of the student's own training,
-  with averages of zero, so that its first steps are down to half as long. F: starts anew.
+- Adam of the inner loop. P: Adam. C: counts on from the steps of the student's own training,
+  with averages of zero, so that its first steps are down to half as long. F: starts at zero.
 - Parameters of the inner problem. P and F: θ_B alone. C: also a bias of the last layer, and in H, g
   and v a *change* of the last layer's weights (the kernel tangent), which all but stays zero while
   the body is trained. The inner loss is not stationary in that change, where its gradient is
@@ -46,12 +46,12 @@ differ, or where P leaves it open:
   training of an ordinary network, all of whose parameters λ pulls to zero.
 - Pool of CIG. C trains a student's *change*, from which the next inner loop starts. F trains it as
   an ordinary network, as for the others, and every inner loop starts from no change.
-- Rates of the two loops are found before the first step: from 1e-5 and 5e-5, × 1.2 while the losses
-  decrease (F: ÷ 1.2 until they do, where they do not at once), × 0.7. C ends 1.44 times higher, as
-  it multiplies the first rate that fails. P: a loop that ends above its start loses 10 %. C: the
-  inner rate alone, if it did in 29 % of 50 steps; or it grows by 5 %, if its loss decreased all the
-  way in 70 % of them. F: both lose 10 % at once, and the inner one grows as in C.
-- Images through which gradients go. F: above 1000 a random 1000, drawn anew for each
+- Rates of the two loops come from a search before the first step: from 1e-5 and 5e-5, × 1.2 while
+  the losses decrease (F: ÷ 1.2 until they do, where they do not at once), × 0.7. C ends 1.44 times
+  higher, as it multiplies the first rate that fails. P: a loop that ends above its start loses
+  10 %. C: the inner rate alone, if it did in 29 % of 50 steps; or it grows by 5 %, if its loss
+  decreased all the way in 70 % of them. F: both lose 10 % at once, the inner one grows as in C.
+- Images through which gradients go. F: above 1000 a random 1000, drawn again for each
   (:func:`linearised.differentiate_subset`), and students are trained on a random 1000 as well; P
   and C have sizes of their own for every dataset.
 - Colour images are distilled with their mirror images while there are at most 1000 (Appendix C).
@@ -66,13 +66,13 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...core import seeds, settings
 from ...core.errors import DivergedError, SpecError
 from .. import implicit, linearised, studentpool, students
-from ..implicit import Hypergradient, Pair
+from ..implicit import Hypergradient, Loop, Outer, Pair
 from ..method import Extras, Method, State, Task, class_labels, real_images
+from ..views import View
 
 LARGE_SET = 1000
 """Images above which gradients go through a subset, and colour images are not mirrored."""
@@ -80,11 +80,6 @@ RATE_INTERVAL, DECREASING_SHARE = 50, 0.7
 """Steps between two looks at the inner rate, and the share whose loss decreases for it to grow."""
 REAL_CHUNK = 128
 """Real images that a CPU takes at a time."""
-SMALL_JACOBIAN, LARGE_JACOBIAN = 4_000_000, 32_000_000
-"""Entries of a Jacobian that is worth having in any case, and of the largest that may be.
-
-Read off ``make bench`` on two cores of an AMD EPYC (Zen 5).
-"""
 START_RATES = (1e-5, 5e-5)
 """What the search for both rates starts from."""
 
@@ -101,7 +96,7 @@ class RCIG:
     outer: implicit.OuterLoss | None = None  # None: platt; without reparameterise mse (§3.1, 3.3)
     n_inner: Annotated[int, Field(ge=0)] = 20
     n_hinv: Annotated[int, Field(ge=0)] = 20
-    inner_lr: Rate | None = None  # None: found by itself, and adjusted
+    inner_lr: Rate | None = None  # None: searched for, and adjusted
     hinv_lr: Rate | None = None
     l2: Rate | None = None  # λ per image; None: 5e-4, for images of 64×64 5e-3, of 128×128 5e-2
     lr: Rate = 3e-3  # of images and labels
@@ -112,7 +107,9 @@ class RCIG:
     real_batch: Count = 1024
     pool: Count = 30
     life: Count = 100  # steps after which a student is replaced
-    student: str | None = None  # an architecture, see spaces.resolve; None: see default_student
+    student: str | None = (
+        None  # an architecture, see spaces.resolve; None: students.doubling_student
+    )
     student_steps: Count = 1  # of the student drawn
     student_lr: Rate = 5e-5
     subset: Count | None = None  # images that gradients go through; None: all, up to 1000
@@ -120,7 +117,7 @@ class RCIG:
     flip: bool | None = None  # mirrored copies; None: of up to 1000 colour images
 
 
-def check(task: Task) -> None:
+def check(task: Task[RCIG]) -> None:
     """Refuse settings that do not fit each other or the data.
 
     Raises:
@@ -128,31 +125,32 @@ def check(task: Task) -> None:
             there is a subset.
         SpaceError: an unknown student.
     """
-    config: RCIG = task.settings
-    if config.flip and len(task.dataset.shape) != 3:
+    rcig = task.settings
+    if rcig.flip and len(task.dataset.shape) != 3:
         raise SpecError("flip = true mirrors images, but the data are tables; leave it out")
     students.check(task, [_arch(task)])
     net = students.student(task, _arch(task), "rcig", "check")
     student = linearised.cut(net, task.dataset.num_classes)
-    if student.mixes and _subset_size(task) is not None:
+    view = _view(task)
+    if student.mixes and view.subset is not None:
         raise SpecError(
             "batch norm mixes the images of a batch, so gradients cannot go through a subset of "
-            f"them; take a student without it, or subset = {_training_size(task)} or more"
+            f"them; take a student without it, or subset = {len(view)} or more"
         )
-    if config.tabulate and not _can_tabulate(task, student):
+    if rcig.tabulate and not _can_tabulate(task, student):
         raise SpecError(
             "tabulate = true is for linearised students without batch norm whose gradients go "
             "through all images; leave it out"
         )
 
 
-def init(task: Task) -> State:
+def init(task: Task[RCIG]) -> State:
     """Real images or noise, centred labels, τ = 1, a pool of fresh students, and both rates."""
-    config: RCIG = task.settings
+    rcig = task.settings
     dataset = task.dataset
     generator = seeds.generator(task.seed, "rcig", "init")
     x = real_images(dataset, task.ipc, generator).flatten(0, 1)
-    if config.init == "noise":
+    if rcig.init == "noise":
         x = torch.randn(x.shape, generator=generator).to(x)
     labels = class_labels(dataset.num_classes, task.ipc, x.device)
     y = implicit.centred(labels, dataset.num_classes).to(x)
@@ -164,33 +162,31 @@ def init(task: Task) -> State:
         state[f"{name}.t"] = torch.zeros((), dtype=torch.int64)
     state["average.x"] = torch.zeros_like(x)
     state["average.y"] = torch.zeros_like(y)
-    state |= studentpool.fresh_pool(config.pool)
+    state |= studentpool.fresh_pool(rcig.pool)
     return {**state, "rates": _find_rates(task, state), "fell": torch.zeros((), dtype=torch.int64)}
 
 
-def step(task: Task, state: State, k: int) -> tuple[State, float]:
+def step(task: Task[RCIG], state: State, k: int) -> tuple[State, float]:
     """One turn of Algorithm 1; the outer loss.
 
     Raises:
         DivergedError: a gradient is not finite.
     """
-    config: RCIG = task.settings
+    rcig = task.settings
     drawn = studentpool.draw_member(task, _arch(task), state, k)
     synthetic = _training_set(task, state)
     real_generator = seeds.generator(task.seed, "rcig", "real", k)
-    subset_generator = seeds.generator(task.seed, "rcig", "subset", k)
+    real = students.real_batch(task.dataset, rcig.real_batch, real_generator)
     one_by_one = not drawn.student.mixes and state["x.value"].device.type == "cpu"
+    chunk = REAL_CHUNK if one_by_one else None
+    inner_rate, inverse_rate = state["rates"].tolist()
     gradient = implicit.hypergradient(
         inner_problem(task, drawn.student),
         synthetic,
-        state["tau.value"],
-        students.real_batch(task.dataset, config.real_batch, real_generator),
-        _outer_loss(config),
-        steps=(config.n_inner, config.n_hinv),
-        rates=(state["rates"][0].item(), state["rates"][1].item()),
-        draw=partial(_draw_subset, task, subset_generator),
-        chunk=REAL_CHUNK if one_by_one else None,
-        tabulate=_tabulates(task, drawn.student, synthetic),
+        Outer(real, state["tau.value"], _outer_loss(rcig), chunk),
+        (Loop(rcig.n_inner, inner_rate), Loop(rcig.n_hinv, inverse_rate)),
+        partial(_draw_subset, task, seeds.generator(task.seed, "rcig", "subset", k)),
+        _tabulates(task, drawn.student, synthetic),
     )
     if not math.isfinite(gradient.loss):
         return state, gradient.loss  # the loop says that it diverged
@@ -200,84 +196,47 @@ def step(task: Task, state: State, k: int) -> tuple[State, float]:
     return {**learned, **pool, **rates}, gradient.loss
 
 
-def finish(task: Task, state: State) -> tuple[Tensor, Tensor]:
+def finish(task: Task[RCIG], state: State) -> tuple[Tensor, Tensor]:
     """Images (C·ipc, …) and soft labels (C·ipc, C), both averaged over the steps."""
-    config: RCIG = task.settings
+    rcig = task.settings
     steps = state["x.t"].item()
     if steps == 0:
         return state["x.value"].clone(), state["y.value"].clone()
-    weight = 1 - config.average**steps
+    weight = 1 - rcig.average**steps
     return state["average.x"] / weight, state["average.y"] / weight
 
 
-def extras(task: Task, state: State) -> Extras:
-    """The loss that its labels, which are no distributions, are made for."""
+def extras(task: Task[RCIG], state: State) -> Extras:
+    """The loss for its labels, which are no distributions."""
     return Extras(recipe={"loss": "mse"})
 
 
-def default_student(shape: tuple[int, ...]) -> str:
-    """The published student: three blocks from 128 filters on, softplus for ReLU.
-
-    Four blocks for 64×64 images, five for 128×128, both with ReLU. For images under 16×16, and rows
-    of a table, as :func:`students.default_student` says.
-    """
-    if len(shape) == 1:
-        return students.default_student(shape)
-    side = min(shape[1:])
-    if side < 16:
-        depth = max(1, min(2, int(math.log2(side)) - 1))
-        return f"doubling-convnet:D{depth}-W32-none-softplus"
-    depth = 5 if side >= 128 else 4 if side >= 64 else 3
-    activation = "softplus" if depth == 3 else "relu"
-    return f"doubling-convnet:D{depth}-W128-none-{activation}"
-
-
-def inner_problem(task: Task, student: linearised.Student) -> linearised.Inner:
+def inner_problem(task: Task[RCIG], student: linearised.Student) -> linearised.Inner:
     """The inner problem of ``student``, by the settings."""
-    config: RCIG = task.settings
+    rcig = task.settings
     side = min(task.dataset.shape[1:], default=0)
     published = 5e-2 if side >= 128 else 5e-3 if side >= 64 else 5e-4
-    unlinearised = linearised.Centred if config.reparameterise else linearised.Standard
-    dynamics = linearised.Linearised if config.linearise else unlinearised
-    return linearised.Inner(dynamics(student), config.reparameterise, config.l2 or published)
+    unlinearised = linearised.Centred if rcig.reparameterise else linearised.Standard
+    dynamics = linearised.Linearised if rcig.linearise else unlinearised
+    return linearised.Inner(dynamics(student), rcig.reparameterise, rcig.l2 or published)
 
 
-def tabulation_pays(student: linearised.Student, x: Tensor, y: Tensor, steps: int) -> bool:
-    """Whether one Jacobian for images x (n, …), y (n, K) is faster than ``steps`` tangents.
-
-    On a CPU while it is small, or small beside a forward pass, and where there are more steps than
-    half of the classes (measured with ``make bench``).
-    """
-    entries = y.numel() * sum(value.numel() for value in student.parameters.values())
-    if x.device.type != "cpu" or entries > LARGE_JACOBIAN or 2 * steps <= y.shape[1]:
-        return False
-    if entries <= SMALL_JACOBIAN:
-        return True
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        student.body(student.parameters, x[:1])
-    return 10 * entries <= len(x) * counter.get_total_flops()
-
-
-def _update_set(task: Task, state: State, gradient: Hypergradient) -> State:
+def _update_set(task: Task[RCIG], state: State, gradient: Hypergradient) -> State:
     """ψ ← ψ − AdaBelief(direct + clipped implicit gradient), and the averages of x and y."""
-    config: RCIG = task.settings
-    in_x, in_y = (
-        _clipped_sum(direct, implicit_part, clip=config.reparameterise)
-        for direct, implicit_part in zip(
-            _gradient_in_set(task, gradient.direct[:2]),
-            _gradient_in_set(task, gradient.implicit),
-            strict=True,
-        )
-    )
+    rcig = task.settings
+    view = _view(task)
+    direct_x, direct_y = view.pull_back(gradient.direct[:2])
+    implicit_x, implicit_y = view.pull_back(gradient.implicit)
+    in_x = _clipped_sum(direct_x, implicit_x, clip=rcig.reparameterise)
+    in_y = _clipped_sum(direct_y, implicit_y, clip=rcig.reparameterise)
     if not (in_x.isfinite().all() and in_y.isfinite().all()):
-        now = f"(now {config.lr:g})"
+        now = f"(now {rcig.lr:g})"
         raise DivergedError(f"the gradient of the set is not finite; lower lr {now} or raise l2")
-    label_lr = config.lr if config.learn_labels else 0.0
+    label_lr = rcig.lr if rcig.learn_labels else 0.0
     updates = {
-        "x": (in_x, config.lr),
+        "x": (in_x, rcig.lr),
         "y": (in_y, label_lr),
-        "tau": (gradient.direct[2], config.tau_lr),
+        "tau": (gradient.direct[2], rcig.tau_lr),
     }
     learned: State = {}
     for name, (g, rate) in updates.items():
@@ -286,7 +245,7 @@ def _update_set(task: Task, state: State, gradient: Hypergradient) -> State:
         learned |= {f"{name}.{key}": value for key, value in after.items()}
     for name in ("x", "y"):
         value, average = learned[f"{name}.value"], state[f"average.{name}"]
-        learned[f"average.{name}"] = torch.lerp(value, average, config.average)
+        learned[f"average.{name}"] = torch.lerp(value, average, rcig.average)
     return learned
 
 
@@ -296,9 +255,9 @@ def _clipped_sum(direct: Tensor, implicit_part: Tensor, *, clip: bool) -> Tensor
     return direct + min(1.0, limit) * implicit_part
 
 
-def _train_student(task: Task, state: State, drawn: studentpool.Member, k: int) -> State:
+def _train_student(task: Task[RCIG], state: State, drawn: studentpool.Member, k: int) -> State:
     """The pool once the student drawn was trained, as an ordinary network, on the updated set."""
-    config: RCIG = task.settings
+    rcig = task.settings
     x, y = _training_set(task, state)
     subset = _draw_subset(task, seeds.generator(task.seed, "rcig", "batch", k))
     if subset is not None:
@@ -306,17 +265,16 @@ def _train_student(task: Task, state: State, drawn: studentpool.Member, k: int) 
     return studentpool.train_member(
         state,
         drawn,
-        x,
-        y,
-        steps=config.student_steps,
-        lr=config.student_lr,
-        life=config.life,
+        (x, y),
+        steps=rcig.student_steps,
+        lr=rcig.student_lr,
+        life=rcig.life,
     )
 
 
-def _find_rates(task: Task, state: State) -> Tensor:
-    """Rates of both loops (2,), float64: the settings', or found on student 0 (Appendix C)."""
-    config: RCIG = task.settings
+def _find_rates(task: Task[RCIG], state: State) -> Tensor:
+    """Rates of both loops (2,), float64: given, or from a search on student 0 (Appendix C)."""
+    rcig = task.settings
     synthetic = _training_set(task, state)
     student = studentpool.member(task, _arch(task), state, 0).student
     inner = inner_problem(task, student)
@@ -325,34 +283,35 @@ def _find_rates(task: Task, state: State) -> Tensor:
     draw = partial(_draw_subset, task, seeds.generator(task.seed, "rcig", "tune", "subset"))
 
     def inner_losses(rate: float) -> list[float]:
-        return implicit.solve_inner(inner, synthetic, config.n_inner + 1, rate, draw)[1]
+        return implicit.solve_inner(inner, synthetic, Loop(rcig.n_inner + 1, rate), draw)[1]
 
-    inner_rate = config.inner_lr or START_RATES[0]
-    if config.n_inner > 0 and config.inner_lr is None:
+    inner_rate = rcig.inner_lr or START_RATES[0]
+    if rcig.n_inner > 0 and rcig.inner_lr is None:
         inner_rate = implicit.find_rate(inner_losses, inner_rate)
-    inverse_rate = config.hinv_lr or START_RATES[1]
-    if config.n_hinv == 0 or config.hinv_lr is not None:
+    inverse_rate = rcig.hinv_lr or START_RATES[1]
+    if rcig.n_hinv == 0 or rcig.hinv_lr is not None:
         return torch.tensor([inner_rate, inverse_rate], dtype=torch.float64)
 
-    u, _ = implicit.solve_inner(inner, synthetic, config.n_inner, inner_rate, draw)
+    u, _ = implicit.solve_inner(inner, synthetic, Loop(rcig.n_inner, inner_rate), draw)
     generator = seeds.generator(task.seed, "rcig", "tune", "real")
-    real = students.real_batch(task.dataset, config.real_batch, generator)
-    tau, kind = state["tau.value"], _outer_loss(config)
-    _, g, _ = implicit.outer_gradients(inner, u, synthetic, tau, real, kind, draw())
+    real = students.real_batch(task.dataset, rcig.real_batch, generator)
+    outer = Outer(real, state["tau.value"], _outer_loss(rcig))
+    _, g, _ = implicit.outer_gradients(inner, u, synthetic, outer, draw())
 
     def inverse_losses(rate: float) -> list[float]:
-        return implicit.solve_inverse(inner, u, g, synthetic, config.n_hinv + 1, rate, draw)[1]
+        loop = Loop(rcig.n_hinv + 1, rate)
+        return implicit.solve_inverse(inner, u, g, synthetic, loop, draw)[1]
 
     inverse_rate = implicit.find_rate(inverse_losses, inverse_rate)
     return torch.tensor([inner_rate, inverse_rate], dtype=torch.float64)
 
 
-def _adjust_rates(task: Task, state: State, gradient: Hypergradient, k: int) -> State:
+def _adjust_rates(task: Task[RCIG], state: State, gradient: Hypergradient, k: int) -> State:
     """Rates for the next step: lower where a loop ended above its start, or the inner one higher.
 
     ``fell`` counts the steps since the last look whose inner loss decreased all the way.
     """
-    config: RCIG = task.settings
+    rcig = task.settings
     inner, inverse = gradient.inner_losses, gradient.inverse_losses
     inner_factor = 0.9 if _rose(inner) else 1.0
     inverse_factor = 0.9 if _rose(inverse) else 1.0
@@ -362,8 +321,8 @@ def _adjust_rates(task: Task, state: State, gradient: Hypergradient, k: int) -> 
             inner_factor = 1.05
         fell = torch.zeros_like(fell)
     factors = [
-        inner_factor if config.inner_lr is None else 1.0,
-        inverse_factor if config.hinv_lr is None else 1.0,
+        inner_factor if rcig.inner_lr is None else 1.0,
+        inverse_factor if rcig.hinv_lr is None else 1.0,
     ]
     return {"rates": state["rates"] * torch.tensor(factors).to(state["rates"]), "fell": fell}
 
@@ -373,77 +332,49 @@ def _rose(losses: list[float]) -> bool:
     return bool(losses) and not losses[-1] <= losses[0]
 
 
-def _tabulates(task: Task, student: linearised.Student, synthetic: Pair) -> bool:
+def _tabulates(task: Task[RCIG], student: linearised.Student, synthetic: Pair) -> bool:
     """Whether the loops work on the Jacobian of the set's outputs."""
-    config: RCIG = task.settings
-    if config.tabulate is not None:
-        return config.tabulate
-    steps = config.n_inner + config.n_hinv
-    return _can_tabulate(task, student) and tabulation_pays(student, *synthetic, steps)
+    rcig = task.settings
+    if rcig.tabulate is not None:
+        return rcig.tabulate
+    steps = rcig.n_inner + rcig.n_hinv
+    return _can_tabulate(task, student) and implicit.tabulation_pays(student, *synthetic, steps)
 
 
-def _can_tabulate(task: Task, student: linearised.Student) -> bool:
-    config: RCIG = task.settings
-    return config.linearise and not student.mixes and _subset_size(task) is None
+def _can_tabulate(task: Task[RCIG], student: linearised.Student) -> bool:
+    rcig = task.settings
+    return rcig.linearise and not student.mixes and _view(task).subset is None
 
 
-def _outer_loss(config: RCIG) -> implicit.OuterLoss:
-    return config.outer or ("platt" if config.reparameterise else "mse")
+def _outer_loss(rcig: RCIG) -> implicit.OuterLoss:
+    return rcig.outer or ("platt" if rcig.reparameterise else "mse")
 
 
-def _training_set(task: Task, state: State) -> Pair:
+def _training_set(task: Task[RCIG], state: State) -> Pair:
     """Images (n, …), labels (n, C) that students are trained on: the set, mirrored where wanted."""
-    x, y = state["x.value"], state["y.value"]
-    return (torch.cat([x, x.flip(-1)]), torch.cat([y, y])) if _mirrors(task) else (x, y)
+    return _view(task).of(state["x.value"], state["y.value"])
 
 
-def _gradient_in_set(task: Task, in_training_set: tuple[Tensor, ...]) -> Pair:
-    """The gradient in the set, of one in what students are trained on."""
-    x, y = in_training_set
-    if not _mirrors(task):
-        return x, y
-    x, mirrored_x = x.chunk(2)
-    y, mirrored_y = y.chunk(2)
-    return x + mirrored_x.flip(-1), y + mirrored_y
-
-
-def _mirrors(task: Task) -> bool:
-    config: RCIG = task.settings
-    if config.flip is not None:
-        return config.flip
-    shape = task.dataset.shape
-    return len(shape) == 3 and shape[0] == 3 and _set_size(task) <= LARGE_SET
-
-
-def _set_size(task: Task) -> int:
-    return task.dataset.num_classes * task.ipc
-
-
-def _training_size(task: Task) -> int:
-    """How many images students are trained on."""
-    return _set_size(task) * (2 if _mirrors(task) else 1)
-
-
-def _subset_size(task: Task) -> int | None:
-    """How many of them gradients go through; ``None`` where it is all."""
-    config: RCIG = task.settings
-    usual = LARGE_SET if _set_size(task) > LARGE_SET else _training_size(task)
-    size = config.subset or usual
-    return size if size < _training_size(task) else None
-
-
-def _draw_subset(task: Task, generator: torch.Generator) -> Tensor | None:
+def _draw_subset(task: Task[RCIG], generator: torch.Generator) -> Tensor | None:
     """Images (k,) drawn without replacement, or ``None`` for all."""
-    size = _subset_size(task)
-    if size is None:
-        return None
-    order = torch.randperm(_training_size(task), generator=generator)
-    return order[:size].to(task.dataset.train.x.device)
+    return _view(task).draw(generator, task.dataset.train.x.device)
 
 
-def _arch(task: Task) -> str:
-    config: RCIG = task.settings
-    return config.student or default_student(task.dataset.shape)
+def _view(task: Task[RCIG]) -> View:
+    """The set as students see it: small colour sets mirrored, large sets a subset at a time."""
+    rcig = task.settings
+    shape = task.dataset.shape
+    size = task.dataset.num_classes * task.ipc
+    colour = len(shape) == 3 and shape[0] == 3
+    mirrored = (colour and size <= LARGE_SET) if rcig.flip is None else rcig.flip
+    whole = View(size, mirrored)
+    subset = rcig.subset or (LARGE_SET if size > LARGE_SET else len(whole))
+    return View(size, mirrored, subset) if subset < len(whole) else whole
+
+
+def _arch(task: Task[RCIG]) -> str:
+    rcig = task.settings
+    return rcig.student or students.doubling_student(task.dataset.shape)
 
 
 def _norm(value: Tensor) -> float:
