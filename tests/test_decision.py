@@ -1,7 +1,13 @@
 """Labels, the predictor on them, verification and the winner, on a small space with and without truth."""
 
 import json
+import os
 import runpy
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +17,7 @@ import pytest
 import torch
 
 from proxynas import datasets, training
+from proxynas.core import settings
 from proxynas.core.progress import Watcher
 from proxynas.pipeline import flow, winner
 from proxynas.pipeline.decision import decide, feature_sources, features
@@ -215,3 +222,41 @@ def test_a_trained_failure_is_kept(small_spec: SearchSpec, store: Store) -> None
     labeller = Trained(small_spec, store, 1, Watcher())
     assert labeller.accuracies(["a"]).isna().all()
     assert labeller.seconds(["a"]) == 1.0
+
+
+def rows_of(path: Path, source: str) -> int:
+    """How many rows of a source a run store has; 0 while it is not there."""
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+            query = "SELECT count(*) FROM scores WHERE source = ?"
+            return int(db.execute(query, (source,)).fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+@pytest.mark.slow
+def test_killed_while_labelling_and_verifying_and_resumed(
+    small_spec: SearchSpec, tmp_path: Path
+) -> None:
+    """Killed after the first label, in the middle of them, and while the winner's turn is near."""
+    spec = replace(small_spec, truth="none", label=4, verify=2, epochs=4, train_winner="always")
+    flow.search(spec, tmp_path / "whole", workers=1)
+    config, folder = tmp_path / "spec.toml", tmp_path / "killed"
+    config.write_text(settings.to_toml(spec))
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as here: threads change rounding
+    search = [sys.executable, "-m", "proxynas", "search", "-c", str(config), "--workers", "1"]
+    for labels in (1, 3, 6):
+        process = subprocess.Popen(
+            [*search, "--out", str(folder)], stdout=subprocess.DEVNULL, env=one_thread
+        )
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if rows_of(folder / "run.sqlite", WHOLE) >= labels:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.02)
+        process.wait()
+        assert rows_of(folder / "run.sqlite", WHOLE) >= labels
+    flow.search(spec, folder, workers=1)
+    for name in ("scores.csv", "winner.safetensors", "winner.py"):
+        assert (tmp_path / "whole" / name).read_bytes() == (folder / name).read_bytes(), name
