@@ -178,7 +178,7 @@ def check(task: Task, pixels: Rule, gtn: Rule) -> None:
     """
     wanted: Learned = task.settings
     wanted.rule(pixels, gtn)
-    tables = len(task.dataset.shape) != 3
+    tables = not task.dataset.is_images
     if tables and wanted.augment:
         raise SpecError(
             f"augment = {wanted.augment!r} is for images, but the data are tables; leave it out"

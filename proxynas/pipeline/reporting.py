@@ -55,7 +55,7 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
         title=f"{len(costs)} networks of {spec.space} on {this.dataset.name}{_chosen(spec)}",
         spec=settings.to_dict(spec),
         dataset=_described(this.dataset),
-        images=proxy.images() if proxy.x.ndim == 4 else None,
+        images=proxy.images() if proxy.is_images else None,
         labels=proxy.hard_labels(),
         class_names=proxy.class_names,
         ranking=ranking,

@@ -1,5 +1,5 @@
 """What candidates are trained on: the proxy set, its baselines, and further sets; all of them lie
-in the run folder."""
+in the run directory."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,8 @@ from .. import datasets, proxyset, spaces, truth
 from ..core.errors import SpecError
 from ..core.progress import Watcher
 from ..datasets import Dataset, Split
-from ..distill.loop import distill, plan
+from ..distill.loop import plan
+from ..distill.reuse import Destination, reuse_or_distill
 from ..proxyset import ProxySet
 from ..rank import indicators
 from ..search.run import ZERO_COST, Work
@@ -28,35 +29,28 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
     its size."""
     path = folder / "proxy.safetensors"
     if path.exists():
-        watcher.say("proxy set: found in the run folder")
+        watcher.say("proxy set: found in the run directory")
+    if spec.proxy is not None:
+        if not path.exists():
+            proxyset.read(proxyset.locate(spec.proxy)).save(path)
         proxy = proxyset.read(path)
         proxyset.check(proxy, dataset)
-    elif spec.proxy is not None:
-        proxy = proxyset.read(proxyset.locate(spec.proxy))
-        proxy.save(path)
     else:
-        unit = "image" if len(dataset.shape) == 3 else "row"
-        watcher.say(f"distilling: {spec.method}, {spec.ipc} {unit}(s) a class")
-        checkpoint = folder / "distill.checkpoint"
-        proxy = distill(
+        if not path.exists():
+            unit = "image" if dataset.is_images else "row"
+            watcher.say(f"distilling: {spec.method}, {spec.ipc} {unit}(s) per class")
+        proxy = reuse_or_distill(
+            Destination(path, folder / "distill.checkpoint"),
             spec.distillation(),
             dataset,
             spec.candidate_recipe(),
-            checkpoint=checkpoint,
-            on_step=watcher.distilling,
-            on_shared=watcher.preparing,
+            watcher=watcher,
         )
-        proxy.save(path)
         watcher.ended()
-    if not (folder / "random.safetensors").exists():
-        drawn = replace(
-            spec.distillation(),
-            method="random",
-            ipc=len(proxy) // dataset.num_classes,
-            steps=0,
-            settings={},
-        )
-        distill(drawn, dataset, spec.candidate_recipe()).save(folder / "random.safetensors")
+    ipc = len(proxy) // dataset.num_classes
+    drawn = replace(spec.distillation(), method="random", ipc=ipc, steps=0, settings={})
+    coreset = Destination(folder / "random.safetensors")
+    reuse_or_distill(coreset, drawn, dataset, spec.candidate_recipe())
     for given, name in zip(spec.also, also_names(spec), strict=True):
         if not (folder / "also" / f"{name}.safetensors").exists():
             proxyset.read(proxyset.locate(given)).save(folder / "also" / f"{name}.safetensors")
@@ -103,7 +97,7 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
     else:
         plan(spec.distillation(), dataset)
     recipe = spec.candidate_recipe()
-    if recipe.augment and len(dataset.shape) != 3:
+    if recipe.augment and not dataset.is_images:
         raise SpecError(f"augment is for images, but {dataset.name} is a table; leave it out")
     if spec.val_points > recipe.updates:
         raise SpecError(

@@ -77,6 +77,11 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         counted."""
         return self.x.nbytes + self.y.nbytes
 
+    @property
+    def is_images(self) -> bool:
+        """Whether its inputs are images, and not rows of a table."""
+        return self.x.ndim == 4
+
     def hard_labels(self) -> Tensor:
         """Class indices, int64 (n,)."""
         return self.y if self.y.ndim == 1 else self.y.argmax(1)
@@ -85,7 +90,7 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         """The images as pixels in [0, 1], float32 (n, C, H, W), clamped; rows (n, D) in the table's
         own units."""
         x = self.preprocessing.invert(self.x)
-        return x.clamp(0, 1) if x.ndim == 4 else x
+        return x.clamp(0, 1) if self.is_images else x
 
     def score(
         self,

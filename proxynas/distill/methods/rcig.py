@@ -129,7 +129,7 @@ def check(task: Task) -> None:
         SpaceError: an unknown student.
     """
     config: RCIG = task.settings
-    if config.flip and len(task.dataset.shape) != 3:
+    if config.flip and not task.dataset.is_images:
         raise SpecError("flip = true mirrors images, but the data are tables; leave it out")
     students.check(task, [_arch(task)])
     net = students.student(task, _arch(task), "rcig", "check")
