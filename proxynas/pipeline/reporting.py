@@ -15,6 +15,7 @@ from ..proxyset import ProxySet
 from ..rank import Key
 from ..rank.indicators import PREDICTED
 from ..report import pareto
+from ..search.sources import PROXY
 from ..search.strategies import ADAPTIVE
 from ..specs import SearchSpec
 from ..truth import TruthTable
@@ -23,7 +24,6 @@ from .decision import Decision
 from .regret import regret_curves
 from .run import Run
 from .shown import decision_cost, shown_trust, shown_winner
-from .sources import PROXY
 from .winner import TrainedWinner
 
 

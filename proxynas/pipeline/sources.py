@@ -6,22 +6,17 @@ from pathlib import Path
 
 import torch
 
-from .. import datasets, proxyset, spaces, truth
+from .. import datasets, proxyset, spaces
 from ..core.errors import SpecError
 from ..core.progress import Watcher
 from ..datasets import Dataset, Split
 from ..distill.loop import plan
 from ..distill.reuse import Destination, reuse_or_distill
 from ..proxyset import ProxySet
-from ..rank import indicators
-from ..search.run import ZERO_COST, Work
+from ..search.run import Work
 from ..search.score import Source
+from ..search.sources import EARLY_STOPPING, KINDS, PROXY, RANDOM
 from ..specs import SearchSpec
-
-PROXY, RANDOM, EARLY = "proxy", "random", "early-stopping"
-SOURCES = (PROXY, RANDOM, EARLY)
-"""What candidates are trained on unless ``baselines`` says otherwise; ``also`` adds sets, called as
-their files."""
 
 
 def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher) -> ProxySet:
@@ -57,9 +52,6 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
     return proxy
 
 
-RESERVED = (*SOURCES, ZERO_COST, *indicators.COSTS, truth.WHOLE, truth.WINNER)
-
-
 def also_names(spec: SearchSpec) -> list[str]:
     """What the sources of the further proxy sets are called: as their files.
 
@@ -69,11 +61,11 @@ def also_names(spec: SearchSpec) -> list[str]:
     found: list[str] = []
     for given in spec.also:
         name = Path(given).name.removesuffix(".safetensors")
-        if name in (*found, *RESERVED):
+        if name in (*found, *KINDS):
             raise SpecError(f"also would make two sources called {name!r}; rename the file {given}")
         found.append(name)
     for name in spec.tables:
-        if name in (*found, *RESERVED) or not name.strip():
+        if name in (*found, *KINDS) or not name.strip():
             raise SpecError(
                 f"there is a source called {name!r} already; give that table another name"
             )
@@ -82,7 +74,8 @@ def also_names(spec: SearchSpec) -> list[str]:
 
 def training_sources(spec: SearchSpec) -> list[str]:
     """What every candidate is trained on."""
-    return [PROXY, *(name for name in (RANDOM, EARLY) if name in spec.baselines), *also_names(spec)]
+    baselines = [name for name in (RANDOM, EARLY_STOPPING) if name in spec.baselines]
+    return [PROXY, *baselines, *also_names(spec)]
 
 
 def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
@@ -124,7 +117,7 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
             whole, batch_size=min(whole.batch_size, size)
         )  # the same number of images an update
         curriculum = None
-        if name == EARLY:
+        if name == EARLY_STOPPING:
             x, y = dataset.train.x, dataset.train.y
         else:
             made = proxyset.read(sets[name])

@@ -3,7 +3,7 @@ curricula."""
 
 from ..specs import Loss, Recipe
 from .curriculum import Curriculum
-from .fit import (
+from .fitting import (
     FUSION_LIMIT,
     Trained,
     batches,

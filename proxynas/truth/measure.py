@@ -15,9 +15,10 @@ from ..datasets import Dataset
 from ..search.pool import processes
 from ..search.run import Work, pending, run
 from ..search.score import Source
+from ..search.sources import WHOLE
 from ..search.store import Score, Store, ZeroCost
 from ..specs import TruthSpec
-from .table import COLUMNS, FORMAT, WHOLE, TruthTable
+from .table import COLUMNS, FORMAT, TruthTable
 
 
 def prepare(spec: TruthSpec) -> Work:
