@@ -160,7 +160,7 @@ BAD = {
         ["merge", "{proxy}", "nothing.safetensors", "--out", "{out}"],
         "there is no proxy-set file",
     ),
-    "merge onto a file": (["merge", "{proxy}", "{proxy}", "--out", "{proxy}"], "is there already"),
+    "merge onto a file": (["merge", "{proxy}", "{proxy}", "--out", "{proxy}"], "exists already"),
     "no such folder of images": (["search", "--data", "./nothing-here"], "nothing-here"),
 }
 
@@ -367,10 +367,10 @@ def test_distil_evaluate_and_again(
     before = path.read_bytes()
     code, out, _ = run(monkeypatch, capsys, "distill", *flags)
     assert (code, path.read_bytes()) == (0, before)
-    assert "is there already" in out
+    assert "exists already, made with the same settings" in out
     code, _, err = run(monkeypatch, capsys, "distill", *flags, "--seed", "1")
     assert code == 2
-    assert "holds another proxy set" in err
+    assert "holds a proxy set of other settings" in err
     code, out, _ = run(
         monkeypatch,
         capsys,

@@ -20,7 +20,7 @@ from proxynas.core import settings
 from proxynas.core.errors import RunFolderError, SpaceError, SpecError
 from proxynas.core.rundir import open_folder
 from proxynas.datasets import Dataset
-from proxynas.distill import loop
+from proxynas.distill import loop, reuse
 from proxynas.specs import CompareSpec, EvaluationSpec
 
 ARCH = "D1-W32-relu-none-avgpooling"
@@ -191,7 +191,7 @@ def test_accuracy_on_the_way_and_its_time(
         f"a-0{part}"
         for part in (".at-1-4.safetensors", ".at-1-2.safetensors", ".safetensors", ".checkpoint")
     }
-    monkeypatch.setattr(worker, "distill", None)  # again: nothing is distilled
+    monkeypatch.setattr(reuse, "distill", None)  # again: nothing is distilled
     assert (
         one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)[1].curve
         == found.curve

@@ -22,9 +22,10 @@ from proxynas.core.progress import Watcher
 from proxynas.pipeline import flow, winner
 from proxynas.pipeline.decision import decide, feature_sources, features
 from proxynas.pipeline.labelling import Charged, Recorded, Trained
+from proxynas.search.sources import WHOLE, WINNER
 from proxynas.search.store import Score, Store
 from proxynas.specs import SearchSpec
-from proxynas.truth import COLUMNS, WHOLE, WINNER, TruthTable
+from proxynas.truth import COLUMNS, TruthTable
 
 
 def table_of(

@@ -1,6 +1,8 @@
 """The floor plan: a stage imports only stages before it, and methods never import each other."""
 
 import ast
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,12 @@ def test_methods_do_not_import_each_other() -> None:
             for part in names[2:]
         }
         assert not reached & methods, f"{path.name} imports {reached & methods}"
+
+
+def test_no_function_hides_a_module() -> None:
+    names = [m.name for m in pkgutil.walk_packages(proxynas.__path__, "proxynas.")]
+    names.remove("proxynas.__main__")
+    modules = {name: importlib.import_module(name) for name in names}
+    for name, module in modules.items():
+        parent, _, last = name.rpartition(".")
+        assert getattr(modules.get(parent, proxynas), last) is module, f"{name} is hidden"

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -12,6 +12,9 @@ from ..core.errors import SpecError
 from ..specs import DataSpec, DistillSpec, EvaluationSpec
 from .options import Config, Given, takes
 
+if TYPE_CHECKING:
+    from ..proxyset import ProxySet
+
 
 @takes(DistillSpec)
 def distill(
@@ -19,7 +22,8 @@ def distill(
     out: Annotated[
         Path,
         typer.Option(
-            help="The proxy-set file to write (.safetensors); beside it lies the checkpoint while it runs.",
+            help="The proxy-set file to write (.safetensors); "
+            "while it runs, the checkpoint lies beside it.",
             rich_help_panel="Run",
         ),
     ],
@@ -27,19 +31,18 @@ def distill(
 ) -> None:
     """Make a proxy set and write it to a file.
 
-    Ctrl-C keeps a checkpoint; the same command goes on from it, and ends at the set that an
-    uninterrupted run gives.
+    Ctrl-C keeps a checkpoint. Rerunning the same command resumes from it, and ends at the set that
+    an uninterrupted run gives.
 
     [bold]Example[/]
 
       proxynas distill --data digits --method gm --ipc 1 --set init=real --out digits-gm.safetensors
 
-      proxynas distill --data digits --method unroll --set synthetic=gtn-lrn --out
-      digits-gtn.safetensors
+      proxynas distill --method unroll --set synthetic=gtn-lrn --out digits-gtn.safetensors
     """
-    from .. import datasets, proxyset
+    from .. import datasets
     from ..core import hardware, settings
-    from ..distill import loop
+    from ..distill.reuse import Destination, reuse_or_distill
     from .console import ConsoleWatcher
     from .console import out as console
 
@@ -47,45 +50,43 @@ def distill(
     spec = replace(spec, device=hardware.check(spec.device))
     if spec.clock == "core" and spec.seconds is None:
         raise SpecError(
-            "clock = 'core' says which seconds end it, but there are none; give --seconds, or leave it out"
+            "clock = 'core' says which seconds end it, but there are none; "
+            "give --seconds, or leave it out"
         )
     watcher = ConsoleWatcher()
     dataset = datasets.load_for(spec, watcher.loading)
     watcher.ended()
     if out.is_dir():
-        raise SpecError(f"--out must be a file, but {out} is a folder")
-    if out.exists():
-        made = proxyset.read(out)
-        if made.provenance.get("spec") != loop.fingerprint(spec, dataset):
-            raise SpecError(f"{out} holds another proxy set; give another --out, or remove it")
-        said = f"{out} is there already, made by the same settings"
-        more = (
-            ""
-            if spec.seconds is None
-            else "; to distil for another time remove it, or give another --out"
+        raise SpecError(f"--out must be a file, but {out} is a directory")
+    existed, at = out.exists(), Destination(out, out.with_name(out.name + ".checkpoint"))
+    proxy = reuse_or_distill(at, spec, dataset, watcher=watcher)
+    watcher.ended()
+    if existed:
+        hint = "; to distil for another time remove it, or give another --out"
+        console.print(
+            f"{out} exists already, made with the same settings"
+            + (hint if spec.seconds is not None else ""),
+            markup=False,
+            soft_wrap=True,
         )
-        console.print(said + more, markup=False, soft_wrap=True)
-    else:
-        checkpoint = out.with_name(out.name + ".checkpoint")
-        made = loop.distill(
-            spec,
-            dataset,
-            checkpoint=checkpoint,
-            on_step=watcher.distilling,
-            on_shared=watcher.preparing,
-        )
-        watcher.ended()
-        made.save(out)
-        checkpoint.unlink(missing_ok=True)
-    told = made.provenance
-    losses, unit = told["losses"], "images" if made.x.ndim == 4 else "rows"
-    console.print(
-        f"{out}: {len(made)} {unit} ({told['method']}, {told['ipc']} a class, {told['steps']} steps), "
-        f"{told['seconds']:.1f} s, peak {told['peak_mib']:.0f} MiB"
-        + (f", loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses else ""),
-        markup=False,
-        soft_wrap=True,
+    elif at.checkpoint is not None:
+        at.checkpoint.unlink(missing_ok=True)
+    console.print(f"{out}: {_summary(proxy)}", markup=False, soft_wrap=True)
+
+
+def _summary(proxy: "ProxySet") -> str:
+    """Size, method, cost and losses of a set, in one line."""
+    about = proxy.provenance
+    losses = about["losses"]
+    return (
+        f"{len(proxy)} {_unit(proxy)} ({about['method']}, {about['ipc']} per class, "
+        f"{about['steps']} steps), {about['seconds']:.1f} s, peak {about['peak_mib']:.0f} MiB"
+        + (f", loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses else "")
     )
+
+
+def _unit(proxy: "ProxySet") -> str:
+    return "images" if proxy.is_images else "rows"
 
 
 def merge(
@@ -111,12 +112,13 @@ def merge(
     from .console import out as console
 
     if out.exists():
-        raise SpecError(f"{out} is there already; give another --out, or remove it")
-    made = proxyset.merge([proxyset.read(proxyset.locate(name)) for name in sets], sets)
-    made.save(out)
-    told, unit = made.provenance, "images" if made.x.ndim == 4 else "rows"
+        raise SpecError(f"{out} exists already; give another --out, or remove it")
+    merged = proxyset.merge([proxyset.read(proxyset.locate(name)) for name in sets], sets)
+    merged.save(out)
+    about = merged.provenance
     console.print(
-        f"{out}: {len(made)} {unit} of {len(told['merged'])} sets, {told['seconds']:.1f} s to distil",
+        f"{out}: {len(merged)} {_unit(merged)} of {len(about['merged'])} sets, "
+        f"{about['seconds']:.1f} s to distil",
         markup=False,
         soft_wrap=True,
     )
@@ -130,16 +132,15 @@ def evaluate(
     """Train networks from scratch on a proxy set and print their accuracy on the real test split,
     mean ± sd.
 
-    The recipe is Zhao 2021's: 300 passes over the set, with --augment 1000, of SGD 0.01, momentum
-    0.9, weight decay 5e-4, a tenth of the rate from half-way on. With --protocol loo it is Loo
-    2023's: 1000 (ten images) or 2000 updates of Adam 1e-4 on squared errors, after 500 of warm-up a
-    cosine, on the network of that paper. Where a set has learning rates of its own these are used;
-    --extend strategy=1, 2 or 3 trains for longer than it has.
+    The recipe is Zhao 2021's: 300 passes over the set (1000 with --augment) of SGD 0.01, momentum
+    0.9, weight decay 5e-4, a tenth of the rate from half-way on. With --protocol loo2023 it is Loo
+    2023's: 1000 (ten images) or 2000 updates of Adam 1e-4 on squared errors, a cosine after 500 of
+    warm-up, on the network of that paper. Learning rates that a set has learned replace the
+    recipe's; --extend strategy=1, 2 or 3 trains for longer than it has steps.
 
     [bold]Example[/]
 
-      proxynas evaluate digits-gm.safetensors --arch lenet --arch
-      D2-W128-relu-instancenorm-avgpooling
+      proxynas evaluate digits-gm.safetensors --arch lenet --arch mlp
     """
     from .. import datasets
     from ..compare import evaluation

@@ -28,7 +28,7 @@ from ..core.errors import RunFolderError
 from ..core.progress import Watcher
 from ..core.rundir import open_folder
 from ..datasets import Dataset
-from ..search.pool import cores, map_apart
+from ..search.pool import map_apart, processes
 from ..specs import CompareSpec
 from .jobs import Job, all_jobs
 from .table import Table, tabulate
@@ -58,7 +58,7 @@ def compare(
     open_folder(spec, folder)
     found = {job.result: result for job in wanted if (result := _read(job, dataset)) is not None}
     left = [job for job in wanted if job.result not in found]
-    workers = min(len(left), 1 if spec.device != "cpu" else workers or cores())
+    workers = min(len(left), processes(spec.device, workers))
     watcher.say(_about(spec, len(wanted), len(found), workers))
     data = {"name": dataset.name, "fingerprint": dataset.fingerprint, "shape": list(dataset.shape)}
     del dataset  # every process has its own

@@ -216,7 +216,4 @@ def _expanded(arch: str, dataset: Dataset) -> list[str]:
     """The networks that ``arch`` stands for."""
     if arch != ALL:
         return [arch]
-    return [
-        f"{spaces.EVALUATION}:{name}"
-        for name in (NETWORKS if len(dataset.shape) == 3 else ("mlp",))
-    ]
+    return [f"{spaces.EVALUATION}:{name}" for name in (NETWORKS if dataset.is_images else ("mlp",))]

@@ -172,7 +172,7 @@ def _check(row: Row, job: Job, dataset: Dataset) -> None:
     plan(job.spec, dataset)
     evaluation.networks(job.archs, dataset, job.evaluation.protocol)
     augment = job.evaluation.augment
-    if augment and len(dataset.shape) != 3:
+    if augment and not dataset.is_images:
         raise SpecError(
             f"augment = {augment!r} is for images, but {dataset.name} is a table; leave it out"
         )

@@ -4,12 +4,13 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any
 
-from .. import datasets, proxyset
+from .. import datasets
 from ..core import hardware
-from ..core.errors import DataError, DivergedError, RunFolderError, SpaceError, SpecError
+from ..core.errors import DataError, DivergedError, SpaceError, SpecError
 from ..datasets import Dataset
 from ..distill import find
-from ..distill.loop import distill, fingerprint, plan
+from ..distill.loop import plan
+from ..distill.reuse import Destination, reuse_or_distill
 from ..proxyset import ProxySet
 from ..specs import CompareSpec
 from . import evaluation
@@ -98,20 +99,14 @@ def distilled(dataset: Dataset, job: Job) -> dict[float, ProxySet]:
     sets = {}
     for point in job.points:
         seconds = None if job.spec.seconds is None else job.spec.seconds * point
-        path = job.set(point)
         if point < 1 and seconds is not None and seconds <= shared:
             continue
-        if path.exists():
-            sets[point] = proxyset.read(path)
-            proxyset.check(sets[point], dataset)
-            if sets[point].provenance.get("spec") != fingerprint(job.spec, dataset):
-                raise RunFolderError(
-                    f"{path} was made by other settings; remove it, or give another --out"
-                )
-            continue
-        made = distill(replace(job.spec, seconds=seconds), dataset, checkpoint=job.checkpoint)
-        sets[point] = replace(made, provenance={**made.provenance, "base_mib": round(base, 1)})
-        sets[point].save(path)
+        sets[point] = reuse_or_distill(
+            Destination(job.set(point), job.checkpoint),
+            replace(job.spec, seconds=seconds),
+            dataset,
+            provenance={"base_mib": round(base, 1)},
+        )
     return sets
 
 

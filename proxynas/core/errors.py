@@ -27,7 +27,7 @@ class ProxyFileError(ProxynasError):
 
 
 class RunFolderError(ProxynasError):
-    """A run folder cannot be written, or belongs to another run."""
+    """A run directory cannot be written, or belongs to another run."""
 
 
 class TruthError(ProxynasError):

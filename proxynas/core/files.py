@@ -29,7 +29,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise RunFolderError(
-            f"cannot write {path}: {error.strerror}; give a folder that can be written and has room"
+            f"cannot write {path}: {error.strerror}; "
+            "give a directory that can be written and has room"
         ) from None
 
 

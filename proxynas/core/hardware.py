@@ -22,11 +22,12 @@ def check(device: str) -> str:
     if device != "cpu" and not device.startswith("cuda"):
         raise DeviceError(f"device must be auto, cpu, cuda or cuda:N, but got {device!r}")
     if device.startswith("cuda"):
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         number = device.removeprefix("cuda").removeprefix(":") or "0"
-        if not number.isdigit() or int(number) >= found:
+        if not number.isdigit() or int(number) >= count:
             raise DeviceError(
-                f"device {device!r} was asked for, but PyTorch sees {found} CUDA devices; use --device cpu"
+                f"device {device!r} was asked for, but PyTorch sees {count} CUDA devices; "
+                "use --device cpu"
             )
     return device
 
@@ -55,8 +56,8 @@ def peak_mib(device: str) -> float:
     """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20
-    found = _status("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if found is None else found
+    mib = _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if mib is None else mib
 
 
 def reset_peak(device: str) -> float:
@@ -66,12 +67,12 @@ def reset_peak(device: str) -> float:
         return torch.cuda.memory_allocated(device) / 2**20
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    found = _status("VmRSS")
-    return peak_mib(device) if found is None else found
+    mib = _status("VmRSS")
+    return peak_mib(device) if mib is None else mib
 
 
 def _status(key: str) -> float | None:
-    """A size that Linux tells of this process, in MiB; ``None`` where there is no such thing."""
+    """A size that Linux reports of this process, in MiB; ``None`` where there is no such thing."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

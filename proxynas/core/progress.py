@@ -1,4 +1,4 @@
-"""Who is told how far a flow is; the command line draws progress bars from it."""
+"""Progress callbacks; the command line draws its bars from them."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Progress:
-    """How far a distillation is: told after every step."""
+    """How far a distillation is, after every step."""
 
     step: int = 0
     steps: int = 0
@@ -18,29 +18,28 @@ class Progress:
 
 
 class Watcher:
-    """Told how far the flow is. This one listens to nothing; the command line draws progress
-    bars."""
+    """Progress callbacks of a flow. These do nothing; the command line draws progress bars."""
 
     def say(self, text: str) -> None:
-        """A stage begins or was found done."""
+        """A stage begins, or is done already."""
 
     def loading(self, done: int, total: int) -> None:
         """Images decoded so far."""
 
     def preparing(self, done: int, total: int) -> None:
-        """Experts trained or found so far."""
+        """Experts trained or read so far."""
 
     def distilling(self, progress: Progress) -> None:
         """A distillation step is done."""
 
     def searching(self, done: int, total: int, arch: str) -> None:
-        """Training runs done, found ones included; ``arch`` is the last one's."""
+        """Training runs done, those of earlier starts included; ``arch`` is the last one's."""
 
     def labelling(self, done: int, total: int, arch: str) -> None:
-        """Candidates trained on the whole data, found ones included; ``arch`` is the last one."""
+        """Candidates trained on the whole data, earlier ones included; ``arch`` is the last one."""
 
     def comparing(self, done: int, total: int, name: str) -> None:
-        """Sets distilled and evaluated, found ones included; ``name`` is the last one's."""
+        """Sets distilled and evaluated, earlier ones included; ``name`` is the last one's."""
 
     def ended(self) -> None:
-        """The stage that was told about last is over."""
+        """The last stage is over."""

@@ -1,4 +1,4 @@
-"""A run folder belongs to one spec, which lies in it as ``spec.toml``."""
+"""A run directory belongs to one spec, which lies in it as ``spec.toml``."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ LONGEST = 200
 
 
 def open_folder(spec: Any, folder: Path) -> None:
-    """Make the run folder, or check that it belongs to this spec, a settings dataclass.
+    """Make the run directory, or check that it belongs to this spec, a settings dataclass.
 
     Raises:
         RunFolderError: it belongs to another one, or cannot be written.
@@ -30,5 +30,6 @@ def open_folder(spec: Any, folder: Path) -> None:
         if len(values) > LONGEST:
             values = f"differs from what this one asks for (see {path})"
         raise RunFolderError(
-            f"{folder} holds another run: its {key} {values}{more}; give another --out, or remove the folder"
+            f"{folder} holds another run: its {key} {values}{more}; "
+            "give another --out, or remove the directory"
         )

@@ -2,8 +2,7 @@
 
 Every stage declares its settings as a pydantic dataclass with :data:`CONFIG`. A flag and a TOML key
 of one name mean the same thing; :func:`load` merges them (flags win) and turns whatever is wrong
-into one
-:class:`~proxynas.core.errors.SpecError`.
+into one :class:`~proxynas.core.errors.SpecError`.
 """
 
 import difflib
@@ -110,11 +109,9 @@ def to_toml(spec: Any) -> str:
 def _without_none(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_none(item) for item in value]
-    return (
-        {k: _without_none(v) for k, v in value.items() if v is not None}
-        if isinstance(value, dict)
-        else value
-    )
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
 
 
 def _at(where: str) -> str:

@@ -1,12 +1,14 @@
 """The one place that imports torchvision, also where its compiled operators cannot be loaded.
 
-Wheels of torchvision are built for CUDA. Beside a torch without CUDA the compiled operators stay out, and
-`import torchvision` dies with "operator torchvision::nms does not exist", because it registers fake kernels for
-operators that are not there. Nothing here needs those operators, so the registration is skipped for each that is
-missing and `torch.library.register_fake` is put back at once. Where the operators exist, nothing is skipped.
+Wheels of torchvision are built for CUDA. Beside a torch without CUDA the compiled operators stay
+out, and `import torchvision` dies with "operator torchvision::nms does not exist", because it
+registers fake kernels for operators that are not there. Nothing here needs those operators, so the
+registration is skipped for each that is missing and `torch.library.register_fake` is put back at
+once. Where the operators exist, nothing is skipped.
 
-    from proxynas.core.torchvision import datasets, models, transforms, utils # transforms:
-    torchvision.transforms.v2
+    from proxynas.core.torchvision import datasets, models, transforms, utils
+
+`transforms` is torchvision.transforms.v2.
 """
 
 import importlib
@@ -44,9 +46,8 @@ def _tolerant() -> Iterator[None]:
     ) -> Any:
         if _missing(operator):
             return _leave_alone if function is None else function
-        options["_stacklevel"] = (
-            options.get("_stacklevel", 1) + 1
-        )  # the caller is one frame further away
+        # the caller is one frame further away
+        options["_stacklevel"] = options.get("_stacklevel", 1) + 1
         return register_fake(operator, function, **options)
 
     torch.library.register_fake = tolerant
@@ -59,9 +60,8 @@ def _tolerant() -> Iterator[None]:
 def _load() -> tuple[ModuleType, ModuleType]:
     with _tolerant(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Failed to load image Python extension")
-        return importlib.import_module("torchvision"), importlib.import_module(
-            "torchvision.transforms.v2"
-        )
+        package = importlib.import_module("torchvision")
+        return package, importlib.import_module("torchvision.transforms.v2")
 
 
 torchvision, transforms = _load()

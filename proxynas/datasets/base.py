@@ -98,6 +98,11 @@ class Dataset:
         """Shape (C, H, W) of one image, or (D,) of one row of a table."""
         return tuple(self.train.x.shape[1:])
 
+    @property
+    def is_images(self) -> bool:
+        """Whether one input is an image, and not a row of a table."""
+        return len(self.shape) == 3
+
     def class_counts(self) -> tuple[int, ...]:
         """Images, or rows, of each class in the train split."""
         return tuple(torch.bincount(self.train.y, minlength=self.num_classes).tolist())

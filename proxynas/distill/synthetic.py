@@ -176,7 +176,7 @@ def check(task: Task[Learned], pixels: Rule, gtn: Rule) -> None:
     """
     learned = task.settings
     learned.rule(pixels, gtn)
-    tables = len(task.dataset.shape) != 3
+    tables = not task.dataset.is_images
     if tables and learned.augment:
         reason = "is for images, but the data are tables"
         raise SpecError(f"augment = {learned.augment!r} {reason}; leave it out")

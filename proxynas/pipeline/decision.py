@@ -18,11 +18,11 @@ from ..predict.predictor import Prediction
 from ..predict.trust import Trust
 from ..predict.verify import Headroom
 from ..rank import Key
-from ..rank.indicators import COSTS, PREDICTED
-from ..search.run import ZERO_COST
+from ..rank.indicators import PREDICTED
+from ..search.sources import EARLY_STOPPING, PROXY, ZERO_COST
 from ..specs import SearchSpec
+from ..specs.constraint import COSTS
 from .labelling import Labeller
-from .sources import EARLY, PROXY
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def feature_sources(values: pd.DataFrame) -> list[str]:
     trained = [
         s for s in dict.fromkeys(values.columns.get_level_values(0)) if s not in (ZERO_COST, *COSTS)
     ]
-    ordered = sorted(trained, key=lambda source: (source != PROXY, source == EARLY))
+    ordered = sorted(trained, key=lambda source: (source != PROXY, source == EARLY_STOPPING))
     return [*ordered, ZERO_COST]
 
 

@@ -21,17 +21,17 @@ from ..core import settings
 from ..core.errors import RunFolderError
 from ..core.progress import Watcher
 from ..core.rundir import open_folder
-from ..search.run import ZERO_COST, pending, run, runs
+from ..search.run import pending, run, runs
+from ..search.sources import PROXY, WHOLE, ZERO_COST
 from ..search.strategies import ADAPTIVE
 from ..specs import SearchSpec
-from ..truth import WHOLE
 from . import winner
 from .decision import Decision, decide
 from .labelling import Charged, Labeller, Recorded, Trained
 from .reporting import Result, write_report
 from .rounds import Tally, add_costs, choose_in_rounds, first_candidates, make_strategy
 from .run import Run, prepare_run
-from .sources import PROXY, also_names, check_proxy, get_proxy, prepare, training_sources
+from .sources import also_names, check_proxy, get_proxy, prepare, training_sources
 from .truth_tables import check_covered
 
 

@@ -13,9 +13,10 @@ from .. import datasets, spaces
 from ..core.progress import Watcher
 from ..search.run import Work, pending, run
 from ..search.score import Source
+from ..search.sources import WHOLE
 from ..search.store import Score, Store, ZeroCost
 from ..specs import SearchSpec
-from ..truth import WHOLE, TruthTable
+from ..truth import TruthTable
 
 REPLICA = 0
 """The one seed number that is trained of every labelled or verified candidate."""

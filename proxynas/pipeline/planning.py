@@ -24,7 +24,7 @@ from ..datasets import Dataset
 from ..distill import students
 from ..distill.loop import plan as plan_distillation
 from ..nets.flops import forward_flops
-from ..search.pool import cores
+from ..search.pool import processes
 from ..spaces import SearchSpace
 from ..specs import Recipe, SearchSpec
 from . import sources
@@ -158,7 +158,7 @@ def _measured(spec: SearchSpec, dataset: Dataset, workers: int | None) -> Machin
     sample = make_strategy(replace(spec, strategy="random", candidates=24), space, cost).ask(24)
     flops = [cost(arch)[1] for arch in sample]
     speed = _speed(spec, space, sample[_middle(flops)], dataset)
-    workers = 1 if spec.device != "cpu" else workers or cores()
+    workers = processes(spec.device, workers)
     return Machine(space, sum(flops) / len(flops), speed, workers)
 
 
@@ -253,7 +253,7 @@ def _distill_part(
     if spec.proxy is not None:
         return spec, [f"the proxy set {spec.proxy} is there: nothing to distil"]
     reasons = []
-    images = len(dataset.shape) == 3
+    images = dataset.is_images
     if (
         images
         and spec.method == "gm"

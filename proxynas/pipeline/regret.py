@@ -19,10 +19,9 @@ from ..predict.models import ridge
 from ..rank import Key, Ledger
 from ..rank.indicators import VOTE
 from ..report import RegretCurve
-from ..search.run import ZERO_COST
+from ..search.sources import EARLY_STOPPING, PROXY, ZERO_COST
 from .decision import features
 from .run import Run
-from .sources import EARLY, PROXY
 
 REPLICATES = 20
 """Simulations of each strategy, with other seeds."""
@@ -73,8 +72,8 @@ def pool_of(this: Run, values: pd.DataFrame, ledger: Ledger) -> Pool | None:
         axis=None
     ):
         return None
-    early = ledger.sources.get(EARLY)
-    partial = values.get((EARLY, "val_accuracy"))
+    early = ledger.sources.get(EARLY_STOPPING)
+    partial = values.get((EARLY_STOPPING, "val_accuracy"))
     return Pool(
         runs=_lists(rows, table.measure),
         shown=_lists(rows, "val_accuracy"),

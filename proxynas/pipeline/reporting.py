@@ -15,6 +15,7 @@ from ..proxyset import ProxySet
 from ..rank import Key
 from ..rank.indicators import PREDICTED
 from ..report import pareto
+from ..search.sources import PROXY
 from ..search.strategies import ADAPTIVE
 from ..specs import SearchSpec
 from ..truth import TruthTable
@@ -23,7 +24,6 @@ from .decision import Decision
 from .regret import regret_curves
 from .run import Run
 from .shown import decision_cost, shown_trust, shown_winner
-from .sources import PROXY
 from .winner import TrainedWinner
 
 
@@ -55,7 +55,7 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
         title=f"{len(costs)} networks of {spec.space} on {this.dataset.name}{_chosen(spec)}",
         spec=settings.to_dict(spec),
         dataset=_described(this.dataset),
-        images=proxy.images() if proxy.x.ndim == 4 else None,
+        images=proxy.images() if proxy.is_images else None,
         labels=proxy.hard_labels(),
         class_names=proxy.class_names,
         ranking=ranking,

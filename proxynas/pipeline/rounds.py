@@ -20,7 +20,8 @@ from ..core.errors import SpecError
 from ..core.progress import Watcher
 from ..rank import Key, indicators
 from ..search import strategies
-from ..search.run import ZERO_COST, pending, runs, scorer
+from ..search.run import pending, runs, scorer
+from ..search.sources import PROXY, ZERO_COST
 from ..search.store import Score, Store, ZeroCost
 from ..search.strategies import Strategy, Untried
 from ..spaces import SearchSpace
@@ -28,7 +29,7 @@ from ..spaces.limits import Limits
 from ..specs import Cost, SearchSpec
 from ..specs.constraint import parse
 from .run import Run
-from .sources import PROXY, prepare
+from .sources import prepare
 
 Costs = Callable[[str], Cost]
 

@@ -13,7 +13,7 @@ from ..core import hardware
 from ..core.progress import Watcher
 from ..datasets import Dataset
 from ..rank import Key
-from ..search.pool import cores
+from ..search.pool import processes
 from ..search.store import Store
 from ..spaces import SearchSpace
 from ..specs import Cost, SearchSpec
@@ -98,7 +98,7 @@ def prepare_run(spec: SearchSpec, folder: Path, workers: int | None, watcher: Wa
         tables=find_tables(spec, dataset, space),
         headline=headline,
         reason=reason,
-        workers=1 if device != "cpu" else workers or cores(),
+        workers=processes(device, workers),
         watcher=watcher,
     )
 

@@ -2,7 +2,7 @@
 
 from ..core.errors import SpecError
 from ..rank import Key, indicators
-from ..search.run import ZERO_COST
+from ..search.sources import ZERO_COST
 from ..spaces import Headline, SearchSpace
 from ..specs import SearchSpec
 

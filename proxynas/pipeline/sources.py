@@ -1,26 +1,22 @@
 """What candidates are trained on: the proxy set, its baselines, and further sets; all of them lie
-in the run folder."""
+in the run directory."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from .. import datasets, proxyset, spaces, truth
+from .. import datasets, proxyset, spaces
 from ..core.errors import SpecError
 from ..core.progress import Watcher
 from ..datasets import Dataset, Split
-from ..distill.loop import distill, plan
+from ..distill.loop import plan
+from ..distill.reuse import Destination, reuse_or_distill
 from ..proxyset import ProxySet
-from ..rank import indicators
-from ..search.run import ZERO_COST, Work
+from ..search.run import Work
 from ..search.score import Source
+from ..search.sources import EARLY_STOPPING, KINDS, PROXY, RANDOM
 from ..specs import SearchSpec
-
-PROXY, RANDOM, EARLY = "proxy", "random", "early-stopping"
-SOURCES = (PROXY, RANDOM, EARLY)
-"""What candidates are trained on unless ``baselines`` says otherwise; ``also`` adds sets, called as
-their files."""
 
 
 def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher) -> ProxySet:
@@ -28,42 +24,32 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
     its size."""
     path = folder / "proxy.safetensors"
     if path.exists():
-        watcher.say("proxy set: found in the run folder")
+        watcher.say("proxy set: found in the run directory")
+    if spec.proxy is not None:
+        if not path.exists():
+            proxyset.read(proxyset.locate(spec.proxy)).save(path)
         proxy = proxyset.read(path)
         proxyset.check(proxy, dataset)
-    elif spec.proxy is not None:
-        proxy = proxyset.read(proxyset.locate(spec.proxy))
-        proxy.save(path)
     else:
-        unit = "image" if len(dataset.shape) == 3 else "row"
-        watcher.say(f"distilling: {spec.method}, {spec.ipc} {unit}(s) a class")
-        checkpoint = folder / "distill.checkpoint"
-        proxy = distill(
+        if not path.exists():
+            unit = "image" if dataset.is_images else "row"
+            watcher.say(f"distilling: {spec.method}, {spec.ipc} {unit}(s) per class")
+        proxy = reuse_or_distill(
+            Destination(path, folder / "distill.checkpoint"),
             spec.distillation(),
             dataset,
             spec.candidate_recipe(),
-            checkpoint=checkpoint,
-            on_step=watcher.distilling,
-            on_shared=watcher.preparing,
+            watcher=watcher,
         )
-        proxy.save(path)
         watcher.ended()
-    if not (folder / "random.safetensors").exists():
-        drawn = replace(
-            spec.distillation(),
-            method="random",
-            ipc=len(proxy) // dataset.num_classes,
-            steps=0,
-            settings={},
-        )
-        distill(drawn, dataset, spec.candidate_recipe()).save(folder / "random.safetensors")
+    ipc = len(proxy) // dataset.num_classes
+    drawn = replace(spec.distillation(), method="random", ipc=ipc, steps=0, settings={})
+    coreset = Destination(folder / "random.safetensors")
+    reuse_or_distill(coreset, drawn, dataset, spec.candidate_recipe())
     for given, name in zip(spec.also, also_names(spec), strict=True):
         if not (folder / "also" / f"{name}.safetensors").exists():
             proxyset.read(proxyset.locate(given)).save(folder / "also" / f"{name}.safetensors")
     return proxy
-
-
-RESERVED = (*SOURCES, ZERO_COST, *indicators.COSTS, truth.WHOLE, truth.WINNER)
 
 
 def also_names(spec: SearchSpec) -> list[str]:
@@ -75,11 +61,11 @@ def also_names(spec: SearchSpec) -> list[str]:
     found: list[str] = []
     for given in spec.also:
         name = Path(given).name.removesuffix(".safetensors")
-        if name in (*found, *RESERVED):
+        if name in (*found, *KINDS):
             raise SpecError(f"also would make two sources called {name!r}; rename the file {given}")
         found.append(name)
     for name in spec.tables:
-        if name in (*found, *RESERVED) or not name.strip():
+        if name in (*found, *KINDS) or not name.strip():
             raise SpecError(
                 f"there is a source called {name!r} already; give that table another name"
             )
@@ -88,7 +74,8 @@ def also_names(spec: SearchSpec) -> list[str]:
 
 def training_sources(spec: SearchSpec) -> list[str]:
     """What every candidate is trained on."""
-    return [PROXY, *(name for name in (RANDOM, EARLY) if name in spec.baselines), *also_names(spec)]
+    baselines = [name for name in (RANDOM, EARLY_STOPPING) if name in spec.baselines]
+    return [PROXY, *baselines, *also_names(spec)]
 
 
 def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
@@ -103,7 +90,7 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
     else:
         plan(spec.distillation(), dataset)
     recipe = spec.candidate_recipe()
-    if recipe.augment and len(dataset.shape) != 3:
+    if recipe.augment and not dataset.is_images:
         raise SpecError(f"augment is for images, but {dataset.name} is a table; leave it out")
     if spec.val_points > recipe.updates:
         raise SpecError(
@@ -130,7 +117,7 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
             whole, batch_size=min(whole.batch_size, size)
         )  # the same number of images an update
         curriculum = None
-        if name == EARLY:
+        if name == EARLY_STOPPING:
             x, y = dataset.train.x, dataset.train.y
         else:
             made = proxyset.read(sets[name])

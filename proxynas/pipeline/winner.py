@@ -20,10 +20,10 @@ from ..core.progress import Watcher
 from ..datasets import Dataset
 from ..search.run import Work, run
 from ..search.score import Source
+from ..search.sources import WINNER
 from ..search.store import Store
 from ..spaces import SearchSpace
 from ..specs import SearchSpec
-from ..truth import WINNER
 
 WEIGHTS, CODE = "winner.safetensors", "winner.py"
 

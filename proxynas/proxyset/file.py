@@ -73,6 +73,11 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         """Storage of images and labels in bytes, without a generator or a whitening."""
         return self.x.nbytes + self.y.nbytes
 
+    @property
+    def is_images(self) -> bool:
+        """Whether its inputs are images, and not rows of a table."""
+        return self.x.ndim == 4
+
     def hard_labels(self) -> Tensor:
         """Class indices, int64 (n,)."""
         return self.y if self.y.ndim == 1 else self.y.argmax(1)
@@ -83,7 +88,7 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         Rows (n, D) are in the units of their table.
         """
         x = self.preprocessing.invert(self.x)
-        return x.clamp(0, 1) if x.ndim == 4 else x
+        return x.clamp(0, 1) if self.is_images else x
 
     def score(
         self,

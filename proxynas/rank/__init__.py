@@ -1,9 +1,9 @@
 """Ranking candidates, comparing the ranking with truth, and adding up what it cost."""
 
+from .costs import DecisionCost, Ledger, SourceCost, ledger
 from .indicators import Key
-from .ledger import DecisionCost, Ledger, SourceCost, ledger
+from .judging import Verdict, verdict
 from .ranking import Difference, Ranking, paired_difference, rank
-from .verdict import Verdict, verdict
 
 __all__ = [
     "DecisionCost",

@@ -15,8 +15,9 @@ import pandas as pd
 
 from ..core.errors import SpecError
 from ..search import zerocost
-from ..search.run import ZERO_COST
-from ..truth import WHOLE, WINNER, TruthTable
+from ..search.sources import PROXY, TRAINED, WHOLE, WINNER, ZERO_COST
+from ..specs.constraint import COSTS
+from ..truth import TruthTable
 
 Key = tuple[str, str]
 """A row of the ranking: (source, indicator)."""
@@ -25,7 +26,6 @@ TRAINING = ("val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late")
 """Indicators that a training run gives, in the order in which tables show them."""
 
 LOWER_IS_BETTER = frozenset({"val_loss", "sotl", "sotl_late"})
-COSTS = ("parameters", "flops")
 VOTE = "vote"
 PREDICTED = "predicted"
 """What a performance predictor says that was fitted on labels (:mod:`proxynas.predict`)."""
@@ -33,19 +33,19 @@ PREDICTED = "predicted"
 VOTERS = ("synflow", "jacob_cov", "snip")
 """Who votes, as in Abdelfattah et al. 2021, §4.2."""
 
-FIRST = ("proxy", "random", "early-stopping")
-"""Sources that tables show first, in this order; then other sets, zero-cost indicators, costs, and
-the whole data."""
-
 
 def table_order(source: str) -> tuple[int, str]:
-    """What to sort sources by, so that every table and figure shows them in one order."""
-    if source in FIRST:
-        return FIRST.index(source), source
-    return len(FIRST) + (source == ZERO_COST), source
+    """What to sort sources by, so that every table and figure shows them in one order.
+
+    First what candidates are trained on by default, then other sets, zero-cost indicators, costs,
+    and the whole data.
+    """
+    if source in TRAINED:
+        return TRAINED.index(source), source
+    return len(TRAINED) + (source == ZERO_COST), source
 
 
-def resolve(name: str, source: str = "proxy") -> Key:
+def resolve(name: str, source: str = PROXY) -> Key:
     """The row of the ranking that an indicator's name means; ``source`` where it is read off a
     training run.
 
@@ -183,7 +183,7 @@ def _combined(
     """The mean ranks of ``name``'s terms: a column for every source where one of them is read off
     training."""
     result = {}
-    for source in sources or FIRST[:1]:  # what takes no training is there without a source
+    for source in sources or [PROXY]:  # what takes no training is there without a source
         key = resolve(name, source)
         terms = [resolve(term, source) for term in key[1].split("+")]
         if len(terms) > 1 and all(term in found for term in terms):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..search.run import ZERO_COST
+from ..search.sources import ZERO_COST
 from ..truth import TruthTable
 from . import correlation
 from .correlation import Floats, Ints, Names

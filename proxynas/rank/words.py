@@ -2,6 +2,7 @@
 
 import math
 
+from ..search.sources import EARLY_STOPPING, KINDS, ZERO_COST
 from .indicators import Key
 from .ranking import Difference
 
@@ -27,20 +28,11 @@ SHORT = {
     "vote": "vote",
     "predicted": "predictor",
 }
-SOURCES = {
-    "proxy": "proxy set",
-    "random": "random coreset",
-    "early-stopping": "early stopping",
-    "zero-cost": "zero-cost",
-    "whole-data": "whole data",
-    "parameters": "parameters",
-    "flops": "FLOPs",
-}
 
 
 def source(name: str) -> str:
     """A source of data in words."""
-    return SOURCES.get(name, name)
+    return KINDS[name].label if name in KINDS else name
 
 
 def indicator(name: str) -> str:
@@ -76,12 +68,17 @@ def phrase(name: Key) -> str:
     """A row of the ranking inside a sentence."""
     if name[0] == name[1]:
         return f"counting {indicator(name[1])}"
-    if name[0] == "zero-cost":
+    if name[0] == ZERO_COST:
         return f"{'the ' if name[1] == 'vote' else ''}{indicator(name[1])}, before any training"
-    after = {"early-stopping": "on the real data, stopped early"}.get(
-        name[0], f"on the {source(name[0])}"
-    )
+    early = name[0] == EARLY_STOPPING
+    after = "on the real data, stopped early" if early else f"on the {source(name[0])}"
     return f"{indicator(name[1])} {'' if name[1].startswith('sotl') else 'after training '}{after}"
+
+
+def rival(name: Key) -> str:
+    """A row of the ranking where a sentence compares the proxy set with it."""
+    kind = KINDS.get(name[0])
+    return kind.rival if kind is not None and kind.rival else phrase(name)
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -1,13 +1,9 @@
 """One colour a source, the same in every figure: for light pages and paper, and for dark pages."""
 
+from ..search.sources import EARLY_STOPPING, FLOPS, KINDS, PROXY, ZERO_COST
+
 COLOURS = {
-    "proxy": ("#0b62a4", "#6cb2ee"),
-    "random": ("#77777c", "#a6a8ae"),
-    "early-stopping": ("#c05e16", "#e79a5e"),
-    "zero-cost": ("#1b7a87", "#5dbfcb"),
-    "parameters": ("#3f7f4c", "#83c08f"),
-    "flops": ("#7a58a6", "#b99be0"),
-    "whole-data": ("#2b2b2e", "#e4e4e7"),
+    **{kind.name: kind.colours for kind in KINDS.values() if kind.colours is not None},
     "other-0": ("#a3364a", "#e88b9c"),
     "other-1": ("#86681b", "#d3b45c"),
     "other-2": ("#5558a0", "#a4a7ea"),
@@ -18,7 +14,7 @@ COLOURS = {
 }
 """By name: on white, and on a dark ground."""
 
-SERIES = ("proxy", "early-stopping", "zero-cost", "flops", "other-0", "other-1")
+SERIES = (PROXY, EARLY_STOPPING, ZERO_COST, FLOPS, "other-0", "other-1")
 """For curves that are not sources: tell-apart colours, in this order."""
 
 

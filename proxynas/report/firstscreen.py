@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ..rank import Key, Verdict, paired_difference, words
-from ..rank.verdict import WORTH
+from ..rank.judging import WORTH
 from .inputs import ReportInputs, Winner
 
 

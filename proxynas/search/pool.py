@@ -27,6 +27,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processes(device: str, workers: int | None) -> int:
+    """How many processes a command uses: ``workers``, by default one per core; on a GPU one."""
+    return 1 if device != "cpu" else workers or cores()
+
+
 class Mapper(Protocol):
     """Does tasks with workers that live on until the next ones."""
 

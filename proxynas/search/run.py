@@ -9,6 +9,7 @@ from .. import spaces
 from ..datasets import Dataset
 from .pool import opened
 from .score import Source, score, score_zero_cost
+from .sources import ZERO_COST
 from .store import Score, Store, ZeroCost
 
 
@@ -26,9 +27,6 @@ class Work:
         None  # whose networks zero-cost indicators look at; None: space's
     )
 
-
-ZERO_COST = "zero-cost"
-"""The source that trains nothing: its task measures a candidate's zero-cost indicators."""
 
 Task = tuple[str, str, list[int]]  # source, architecture, replicas
 

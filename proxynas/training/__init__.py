@@ -16,7 +16,7 @@ True
 
 from ..specs import Loss, Recipe
 from .curriculum import Curriculum
-from .fit import (
+from .fitting import (
     FUSION_LIMIT,
     Trained,
     batches,

@@ -12,12 +12,13 @@ from .. import __version__, datasets, spaces
 from ..core import hardware, seeds, settings
 from ..core.errors import RunFolderError
 from ..datasets import Dataset
-from ..search.pool import cores
+from ..search.pool import processes
 from ..search.run import Work, pending, run
 from ..search.score import Source
+from ..search.sources import WHOLE
 from ..search.store import Score, Store, ZeroCost
 from ..specs import TruthSpec
-from .table import COLUMNS, FORMAT, WHOLE, TruthTable
+from .table import COLUMNS, FORMAT, TruthTable
 
 
 def prepare(spec: TruthSpec) -> Work:
@@ -85,7 +86,7 @@ def measure(
             done += 1
             on_done(done, total, score)
 
-        workers = 1 if spec.device != "cpu" else workers or cores()
+        workers = processes(spec.device, workers)
         try:
             run(store, archs, [WHOLE], replicas, prepare, (spec,), workers=workers, on_done=count)
         finally:

@@ -31,11 +31,6 @@ COLUMNS = (
     "seconds",
     "failed",
 )
-WHOLE = "whole-data"
-"""The source of a run on the whole training split: a truth, or a label."""
-
-WINNER = "winner"
-"""The source of the winner's last training in a run store."""
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def check(task: Task[APM]) -> None:
     if apm.checkpoints > apm.epochs:
         limit = f"at most epochs, which is {apm.epochs}"
         raise SpecError(f"checkpoints must be {limit}, but got {apm.checkpoints}")
-    if apm.augment and len(task.dataset.shape) != 3:
+    if apm.augment and not task.dataset.is_images:
         reason = "is for images, but the data are tables"
         raise SpecError(f"augment = {apm.augment!r} {reason}; leave it out")
     students.check(task, [_student_arch(task), apm.expert or _student_arch(task)])

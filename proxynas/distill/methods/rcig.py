@@ -126,7 +126,7 @@ def check(task: Task[RCIG]) -> None:
         SpaceError: an unknown student.
     """
     rcig = task.settings
-    if rcig.flip and len(task.dataset.shape) != 3:
+    if rcig.flip and not task.dataset.is_images:
         raise SpecError("flip = true mirrors images, but the data are tables; leave it out")
     students.check(task, [_arch(task)])
     net = students.student(task, _arch(task), "rcig", "check")

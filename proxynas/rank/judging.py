@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ..truth import WHOLE
+from ..search.sources import EARLY_STOPPING, KINDS, PROXY, RANDOM, WHOLE, ZERO_COST
 from . import words
+from .costs import Ledger
 from .indicators import PREDICTED, VOTE, Key, resolve, untrained
-from .ledger import EARLY, PROXY, ZERO_COST, Ledger
 from .ranking import PARAMETERS, Difference, Ranking, paired_difference
 
 WORTH = "worth distilling"
@@ -19,14 +19,7 @@ UNDECIDED = "undecided"
 NO_TRUTH = "no ground truth"
 NO_VERDICT = ""
 
-RANDOM = "random"
 FLOPS = ("flops", "flops")
-RIVALS = {
-    RANDOM: "a random coreset of the same size",
-    EARLY: "early stopping after as many updates",
-    "parameters": "counting parameters",
-    "flops": "counting FLOPs",
-}
 SENTENCES = {
     # the first of the summary: what is ranked first, and what it reaches
     "nothing first": "No candidate could be ranked by {by}.",
@@ -186,7 +179,13 @@ def _agreement(ranking: Ranking, headline: Key) -> Iterator[str]:
 
 def _rivals(ranking: Ranking, headline: Key) -> list[Key]:
     left = untrained(headline[1])
-    wanted = [(RANDOM, headline[1]), (EARLY, headline[1]), PARAMETERS, FLOPS, (ZERO_COST, VOTE)]
+    wanted = [
+        (RANDOM, headline[1]),
+        (EARLY_STOPPING, headline[1]),
+        PARAMETERS,
+        FLOPS,
+        (ZERO_COST, VOTE),
+    ]
     wanted += [resolve(left)] if left is not None else []
     wanted += [(ZERO_COST, PREDICTED)] if headline[1] == PREDICTED else []
     there = set(ranking.keys())
@@ -196,8 +195,7 @@ def _rivals(ranking: Ranking, headline: Key) -> list[Key]:
 def _compared(ranking: Ranking, rival: Key, d: Difference) -> str:
     outcome = "better" if d.better else "worse" if d.worse else "level"
     form = SENTENCES[outcome if math.isfinite(d.value) else "not comparable"]
-    name = RIVALS.get(rival[0], words.phrase(rival))
-    return form.format(rival=name, figures=_figures(ranking, rival, d))
+    return form.format(rival=words.rival(rival), figures=_figures(ranking, rival, d))
 
 
 def _figures(ranking: Ranking, key: Key, d: Difference) -> str:
@@ -206,7 +204,7 @@ def _figures(ranking: Ranking, key: Key, d: Difference) -> str:
 
 
 def _worth(differences: dict[Key, Difference]) -> str:
-    decisive = [d for key, d in differences.items() if key != FLOPS]
+    decisive = [d for key, d in differences.items() if KINDS[key[0]].decisive]
     if any(d.worse for d in decisive):
         return NOT_WORTH
     if not decisive or not all(math.isfinite(d.value) for d in decisive):
@@ -218,21 +216,22 @@ def _worth(differences: dict[Key, Difference]) -> str:
 
 def _clause(differences: dict[Key, Difference]) -> str:
     """The verdict as it ends the summary, with what the set would have to rank better than."""
-    decisive = {key: d for key, d in differences.items() if key != FLOPS}
+    decisive = {key: d for key, d in differences.items() if KINDS[key[0]].decisive}
     behind = _named("behind", [key for key, d in decisive.items() if d.worse])
     level = _named("not ahead", [key for key, d in decisive.items() if not d.better])
     return SENTENCES[_worth(differences)].format(behind=behind, level=level)
 
 
 def _named(sentence: str, rivals: list[Key]) -> str:
-    names = [RIVALS.get(key[0], words.phrase(key)) for key in rivals]
-    return SENTENCES[sentence].format(names=" or ".join(names)) if names else ""
+    names = " or ".join(map(words.rival, rivals))
+    return SENTENCES[sentence].format(names=names) if names else ""
 
 
 def _missing(differences: Iterable[Key]) -> list[str]:
     """That a set was not compared with what distilling has to rank better than."""
     there = {key[0] for key in differences}
-    names = [RIVALS[source] for source in (RANDOM, EARLY) if source not in there]
+    needed = (source for source in (RANDOM, EARLY_STOPPING) if source not in there)
+    names = [KINDS[source].rival for source in needed]
     return [SENTENCES["missing"].format(names=" or ".join(names))] if names else []
 
 
@@ -278,7 +277,7 @@ def _costs(ledger: Ledger) -> Iterator[str]:
         return
     if ledger.truth_core_s_per_candidate is not None:
         yield _pays("training on the whole data", ledger.break_even)
-    if EARLY in ledger.sources:
+    if EARLY_STOPPING in ledger.sources:
         yield _pays("early stopping", ledger.break_even_early_stopping)
 
 

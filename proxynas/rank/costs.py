@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..truth import WHOLE, WINNER, TruthTable
+from ..search.sources import EARLY_STOPPING, PROXY, WHOLE, WINNER, ZERO_COST
+from ..truth import TruthTable
 from .indicators import table_order
-
-PROXY, EARLY, ZERO_COST = "proxy", "early-stopping", "zero-cost"
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def ledger(
     proxy = costs.get(PROXY)
     comparable = truth is not None and truth.costs_like(device, fingerprint, space_options or {})
     whole = _whole(truth, scores, proxy) if comparable else None
-    early = costs[EARLY].core_s_per_candidate if EARLY in costs else None
+    early = costs[EARLY_STOPPING].core_s_per_candidate if EARLY_STOPPING in costs else None
     distilled = bool(distill.get("distilled", True))
     learnt = proxy if distilled else None
     return Ledger(
