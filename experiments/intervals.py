@@ -1,9 +1,10 @@
-"""ρ of one row of a search with truth, or minus another row's, with its 95 % bootstrap interval.
+r"""ρ of one row of a search with truth, or minus another row's, with its 95 % bootstrap interval.
 
-    python experiments/intervals.py RUN gm-ipc1:sotl_late --minus random-ipc1:sotl_late python
-    experiments/intervals.py RUN "12 epochs, half the data:val_accuracy" --best 100 python
-    experiments/intervals.py RUN zero-cost:vote --without OTHER-RUN --kinds python
-    experiments/intervals.py RUN zero-cost:vote --truth "12 epochs, all the data:test_accuracy"
+    python experiments/intervals.py RUN gm-ipc1:sotl_late --minus random-ipc1:sotl_late
+    python experiments/intervals.py RUN "12 epochs, half the data:val_accuracy" --best 100
+    python experiments/intervals.py RUN zero-cost:vote --without OTHER-RUN --kinds
+    python experiments/intervals.py RUN zero-cost:vote \
+        --truth "12 epochs, all the data:test_accuracy"
 
 RUN is a run folder; a row is written as a column of its ``indicators.csv``. ``--best`` takes the
 truly best cells, ``--without`` leaves out those of another run, with ``--kinds`` those isomorphic

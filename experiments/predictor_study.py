@@ -9,8 +9,8 @@ INDICATORS is ``indicators.csv`` of the run of ``experiments/nasbench201-zerocos
 a draw to a file in the folder and go on where they stopped; the third makes the JSON of them.
 
 Costs are in seconds: of one GPU as NAS-Bench-201 noted them for trainings, of one CPU core for
-    indicators. They are
-added as if one core second were one GPU second, which counts against the indicators.
+indicators. They are added as if one core second were one GPU second, which counts against the
+indicators.
 """
 
 import json

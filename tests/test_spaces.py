@@ -371,6 +371,17 @@ def test_the_published_networks_of_torchvision() -> None:
         space.build("resnet18", (5,), 10)
 
 
+def test_networks_of_timm_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    path = tmp_path / "timm.toml"
+    path.write_text(
+        'name="timm"\nfactory="timm:create_model"\narch="{model_name}-{drop_rate}"\n[axes]\n'
+        'model_name=["resnet10t"]\ndrop_rate=[0.0,0.2]\n[arguments]\nnum_classes="classes"\nin_chans="channels"\n'
+    )
+    net = spaces.load(str(path)).build("resnet10t-0.2", (1, 28, 28), 7)
+    assert net(torch.randn(2, 1, 28, 28)).shape == (2, 7)
+
+
 def test_images_are_fitted_to_the_network() -> None:
     """A grey image of one value is three maps of it, in the size that the network sees."""
     net = spaces.load("torchvision").build("shufflenet_v2_x0_5", (1, 8, 8), 10).eval()

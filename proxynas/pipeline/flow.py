@@ -124,7 +124,8 @@ def decide_by(this: Run, labeller: Labeller) -> Decision | None:
     )
     if not labeller.charged:
         this.watcher.say(
-            f"training on the whole data, {spec.epochs} epochs each: {min(spec.label, len(values))} "
+            f"training on the whole data, {spec.epochs} epochs each: "
+            f"{min(spec.label, len(values))} "
             f"labels, then the {spec.verify} best (--label 0 --verify 0 leaves this out)"
         )
     with this.stage("labels"):

@@ -104,7 +104,8 @@ def parse(budget: str) -> float:
     seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
     if seconds < 30:
         raise SpecError(
-            f"--budget must be at least 30s, but got {budget!r}; starting up alone takes some seconds"
+            f"--budget must be at least 30s, but got {budget!r}; starting up alone takes some "
+            "seconds"
         )
     return seconds
 
@@ -132,7 +133,8 @@ def _search_part(
     wanted = min(int(given.get("candidates", FEWEST)), space.size)
     if spec.strategy == "all":
         raise SpecError(
-            "--budget plans the number of candidates, and the strategy all takes every one; leave one out"
+            "--budget plans the number of candidates, and the strategy all takes every one; leave "
+            "one out"
         )
     cost = costs(space, dataset)
     sample = make_strategy(replace(spec, strategy="random", candidates=24), space, cost).ask(24)
@@ -152,12 +154,14 @@ def _search_part(
             break
     if affordable < 5:
         raise SpecError(
-            f"--budget is too short: about {each / workers:.0f} s a candidate on this machine; allow at least "
+            f"--budget is too short: about {each / workers:.0f} s a candidate on this machine; "
+            "allow at least "
             f"{10 * each / workers / SEARCH_SHARE:.0f}s"
         )
     n = min(given.get("candidates", min(affordable, MOST)), space.size)
     reasons = [
-        f"this machine does {speed / 1e6:,.0f} MFLOP/s a core on a middling candidate of {space.name}",
+        f"this machine does {speed / 1e6:,.0f} MFLOP/s a core on a middling candidate of "
+        f"{space.name}",
         ("" if images is not None else f"ipc {tried.ipc}, ")
         + f"{tried.updates} updates, {tried.seeds} seed(s): "
         + (
@@ -165,8 +169,8 @@ def _search_part(
             if affordable >= wanted
             else "the least that still tells something"
         ),
-        f"{n} candidates: about {each * n / workers:.0f} s on {workers} core(s), the baselines included"
-        + (f", more than the {seconds:.0f} s set aside" if n > affordable else ""),
+        f"{n} candidates: about {each * n / workers:.0f} s on {workers} core(s), the baselines "
+        "included" + (f", more than the {seconds:.0f} s set aside" if n > affordable else ""),
         f"{tried.val_size} validation images score each run",
     ]
     return replace(tried, candidates=n), reasons
@@ -192,14 +196,16 @@ def _distill_part(
         }
         spec = replace(spec, settings=own)
         reasons.append(
-            "GM with a student of 32 filters and 64 real images a class: widths do as well (Zhao 2021, Fig. 12)"
+            "GM with a student of 32 filters and 64 real images a class: widths do as well (Zhao "
+            "2021, Fig. 12)"
         )
     method = distill.find(spec.method)
     if method.steps == 0 or "steps" in given:
         return spec, reasons
     if method.prepare is not None:
         raise SpecError(
-            f"--budget does not plan what {spec.method} trains beforehand; give --steps, or make the set with "
+            f"--budget does not plan what {spec.method} trains beforehand; give --steps, or make "
+            "the set with "
             "'proxynas distill' and give it as --proxy"
         )
     task, _ = plan_distillation(spec.distillation(), dataset)
@@ -210,7 +216,8 @@ def _distill_part(
     each = time.perf_counter() - started
     steps = max(1, min(method.steps, int(seconds / each)))
     reasons.append(
-        f"{steps} steps of {spec.method}, {each:.2g} s each: {steps * each:.0f} s (published: {method.steps})"
+        f"{steps} steps of {spec.method}, {each:.2g} s each: {steps * each:.0f} s (published: "
+        f"{method.steps})"
     )
     return replace(spec, steps=steps), reasons
 

@@ -15,10 +15,12 @@ from ..proxyset import ProxySet
 from ..rank import Key
 from ..rank.indicators import PREDICTED
 from ..report import pareto
+from ..search.strategies import ADAPTIVE
 from ..specs import SearchSpec
 from ..truth import TruthTable
 from . import winner
 from .decision import Decision
+from .regret import regret_curves
 from .run import Run
 from .shown import decision_cost, shown_trust, shown_winner
 from .sources import PROXY
@@ -50,7 +52,7 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
     ledger = spent(this, proxy, decision, last)
     costs = store.candidates()
     inputs = report.ReportInputs(
-        title=f"{len(costs)} networks of {spec.space} on {this.dataset.name}",
+        title=f"{len(costs)} networks of {spec.space} on {this.dataset.name}{_chosen(spec)}",
         spec=settings.to_dict(spec),
         dataset=_described(this.dataset),
         images=proxy.images() if proxy.x.ndim == 4 else None,
@@ -68,6 +70,7 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
         if decision is None
         else shown_winner(spec, this.dataset, decision, last, this.truth),
         trust=None if decision is None else shown_trust(decision),
+        regret_curve=[] if decision is None else regret_curves(this, ranking.values, ledger),
     )
     path = report.write(this.folder, inputs)
     judged = rank.verdict(ranking, ledger, headline, reason)
@@ -139,6 +142,11 @@ def spent(
         space_options=this.spec.space_options,
         decision=None if decision is None else decision_cost(decision, last, stages),
     )
+
+
+def _chosen(spec: SearchSpec) -> str:
+    """Correlations over candidates that an indicator chose are not those over a random sample."""
+    return f", chosen by {spec.strategy}" if spec.strategy in ADAPTIVE else ""
 
 
 def _described(dataset: Dataset) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def choose_in_rounds(this: Run, strategy: Strategy, first: list[str]) -> list[st
     each = sum(1 if source == ZERO_COST else spec.seeds for source in sources)
     tally = Tally(this.watcher, 0, spec.candidates * each)
     this.watcher.say(
-        f"choosing {spec.candidates} of {this.space.size:,} candidates by {spec.strategy}, {spec.round_size} at a "
+        f"choosing {spec.candidates} of {this.space.size:,} candidates by {spec.strategy}, "
+        f"{spec.round_size} at a "
         f"time, {this.workers} worker(s)"
     )
     archs: list[str] = []

@@ -9,7 +9,8 @@ from ..specs import SearchSpec
 UNKNOWN = Headline(
     "sotl+val_loss+vote",
     "sotl+val_loss",
-    "the default for a space that has not been studied: what ranked the ConvNet grid best, experiments/README.md",
+    "the default for a space that has not been studied: what ranked the ConvNet grid best, "
+    "experiments/README.md",
 )
 
 

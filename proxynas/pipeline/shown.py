@@ -40,7 +40,10 @@ def shown_winner(
         return Winner(
             arch, float(table.accuracy()[arch]), table.measure, training, count, (), better, gain
         )
-    training = f"{spec.epochs} epochs on all {len(dataset.train):,} training images; it was picked by this figure"
+    training = (
+        f"{spec.epochs} epochs on all {len(dataset.train):,} training images; "
+        "it was picked by this figure"
+    )
     return Winner(arch, float(trained[arch]), "val_accuracy", training, count, (), better, gain)
 
 

@@ -24,7 +24,8 @@ def find_truth(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> TruthT
         table = truth.find(space.name, data) or importing.find(space.name, data)
         if table is None and spec.truth_data is not None:
             raise TruthError(
-                f"there is no truth of {space.name!r} on {data!r} here, which truth_data asks for; 'proxynas list' "
+                f"there is no truth of {space.name!r} on {data!r} here, which truth_data asks for; "
+                "'proxynas list' "
                 "shows what there is"
             )
     else:
@@ -56,7 +57,8 @@ def check_covered(tables: Mapping[str, TruthTable], archs: Sequence[str]) -> Non
         there = len(set(archs) & set(table.rows["arch"]))
         if there < min(3, len(archs)):
             raise TruthError(
-                f"the table {name!r} has {there} of the {len(archs)} candidates, and rows are compared on what all "
+                f"the table {name!r} has {there} of the {len(archs)} candidates, and rows are "
+                "compared on what all "
                 "have; leave it out, or give one of the whole space"
             )
 
@@ -68,8 +70,10 @@ def _of_space(
     classes = importing.CLASSES.get(data)
     if classes is not None and classes != dataset.num_classes:
         raise TruthError(
-            f"the truth table {name} is of {data}, which has {classes} classes, but {dataset.name} has "
-            f"{dataset.num_classes}; give --truth-data the name of the data that these are, or --truth none"
+            f"the truth table {name} is of {data}, which has {classes} classes, but {dataset.name} "
+            "has "
+            f"{dataset.num_classes}; give --truth-data the name of the data that these are, or "
+            "--truth none"
         )
     if not any(arch in space for arch in table.rows["arch"]):
         raise TruthError(

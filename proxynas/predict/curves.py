@@ -41,6 +41,8 @@ class Pool:
     features: their indicators, a row a candidate, as for :func:`.predictor.fit`; and so are
         ``prior`` and ``axes``.
     indicator_seconds: what the indicators of all candidates cost together.
+    shown: what each of these trainings shows (its validation accuracy), where that is not what
+        ``runs`` has; strategies see this, and regret is of ``runs``.
     partial: accuracy after few epochs, by candidate, and what one such training costs; ``None``
         without such a table.
     """
@@ -53,6 +55,7 @@ class Pool:
     axes: pd.DataFrame | None = None
     partial: pd.Series | None = None
     partial_seconds: pd.Series | None = None
+    shown: Mapping[str, Sequence[float]] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -94,7 +97,8 @@ class Account:
         """The label of a candidate; a second time it is free and the same."""
         if name not in self.labels:
             self._charge(float(self.pool.seconds[name]))
-            self.labels[name] = float(self.rng.choice(np.asarray(self.pool.runs[name])))
+            shown = self.pool.runs if self.pool.shown is None else self.pool.shown
+            self.labels[name] = float(self.rng.choice(np.asarray(shown[name])))
             self._note(name)
         return self.labels[name]
 

@@ -45,7 +45,7 @@ class Ranking:
 
     ``rows`` has one row a (source, indicator):
 
-    ===========================  ===================================================================
+    ===========================  ==================================================================
     source, indicator            what was trained on, and the number read off the run
     n                            candidates compared: those with truth and with every indicator
     rho, rho_low, rho_high       Spearman's ρ with truth, and its 95 % bootstrap interval
@@ -59,11 +59,11 @@ class Ranking:
     over_parameters, …_low, …    ρ minus that of parameters, and its interval on the same resamples
     over_vote, …_low, …_high     ρ minus that of the vote of zero-cost indicators likewise
     regret                       best known truth of all candidates minus winner_truth, in [0, 1]
-    winner                       what the indicator ranks first of all candidates that have it (ties:
+    winner                       what the indicator ranks first of all candidates with a value (ties:
                                  the fewest parameters, then the first by name), None: nothing
     tied                         how many others tie with it
     winner_truth                 truth of the winner in [0, 1], NaN where it is not known
-    ===========================  ===================================================================
+    ===========================  ==================================================================
 
     Without truth all but source, indicator, n, winner and tied are NaN. Where n < 3, or the
     indicator or the truth is constant, the correlations are NaN.
@@ -74,7 +74,7 @@ class Ranking:
     """
 
     rows: pd.DataFrame
-    values: pd.DataFrame  # index arch, columns (source, indicator): higher is better; -inf: all seeds failed; NaN: not run
+    values: pd.DataFrame  # index arch, columns (source, indicator), see indicators.columns
     truth: pd.Series | None  # mean accuracy by arch, of the candidates that have one
     agreement: pd.DataFrame  # Spearman's ρ between any two columns of values
     failed: pd.DataFrame  # the runs that failed: source, arch, seed, reason

@@ -42,7 +42,8 @@ SENTENCES = {
         "training on the whole data is not known; “proxynas truth” measures it."
     ),
     "no rho": "Its ρ with truth is not defined, for want of candidates or of differences{worth}.",
-    "rho": "Over {n} candidates the ranking has ρ = {rho} with truth (95 % interval {interval}){worth}.",
+    "rho": "Over {n} candidates the ranking has ρ = {rho} with truth "
+    "(95 % interval {interval}){worth}.",
     WORTH: "; this proxy set was worth distilling",
     NOT_WORTH: "; this proxy set was not worth distilling{behind}",
     NOT_SHOWN: "; this proxy set is not shown to be worth distilling{level}",
@@ -63,7 +64,8 @@ SENTENCES = {
     "not comparable": "Not comparable with {rival}: one of the two correlations is not defined.",
     "figures": "ρ = {rho}; difference {difference}",
     "missing": "Not compared with {names}.",
-    "no proxy": "This ranking takes no proxy set; with hindsight the best that does is {by} ({figures}).",
+    "no proxy": "This ranking takes no proxy set; with hindsight the best that does is {by} "
+    "({figures}).",
     "hindsight": "With hindsight, {by} ranks best of all but the whole data (ρ = {rho}).",
     "no hindsight": "Nothing else but the whole data ranks with a higher ρ.",
     "cost": "It took {total}: {made} to {make} the proxy set{earlier}, and {search} to search.",

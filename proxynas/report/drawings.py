@@ -178,7 +178,8 @@ def scatter(ranking: Ranking, key: Key, winner: str | None) -> Chart:
 def _dots(part: pd.DataFrame, key: Key, colour: str, kind: str, n: int) -> Series:
     named = part.head(NAMED)
     texts = tuple(
-        f"{arch}: truth {words.percent(truth)} (rank {_rank(y, n)}), {words.label(key)} rank {_rank(x, n)}"
+        f"{arch}: truth {words.percent(truth)} (rank {_rank(y, n)}), {words.label(key)} rank "
+        f"{_rank(x, n)}"
         for arch, truth, x, y in zip(
             named.index, named["truth"], named["x"], named["y"], strict=True
         )

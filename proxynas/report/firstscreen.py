@@ -30,14 +30,16 @@ NEXT = {
     "winner": "{arch} is trained on the whole data; its weights are in {files}.",
     "winner, no files": "{arch} is trained on the whole data: use it.",
     "nothing": (
-        "No candidate finished training. Read why under “Runs that failed”, and change how they train."
+        "No candidate finished training. Read why under “Runs that failed”, and change how they "
+        "train."
     ),
     "no truth": (
         "Measure the truth of candidates, in random order and as long as you like, and write the "
         "report again; it then says how sure this ranking is."
     ),
     "unsure": (
-        "This ranking may be no better than chance. Do not decide by it: rank more candidates, or train longer."
+        "This ranking may be no better than chance. Do not decide by it: rank more candidates, or "
+        "train longer."
     ),
     "worth": "Train {arch} on the whole data. The same proxy set can rank more candidates.",
     "cheaper": (
@@ -45,17 +47,20 @@ NEXT = {
         "and this ranking is not significantly better."
     ),
     "train": (
-        "Train {arch} on the whole data, and the next few as well: a ranking does not find the best for certain."
+        "Train {arch} on the whole data, and the next few as well: a ranking does not find the "
+        "best for certain."
     ),
 }
 """What to do next, by case."""
 
 COMMANDS = {
     "no truth": (
-        "proxynas truth --data {data} --space {space} --out truth.csv\nproxynas report {run} --truth truth.csv"
+        "proxynas truth --data {data} --space {space} --out truth.csv\nproxynas report {run} "
+        "--truth truth.csv"
     ),
     "worth": (
-        "proxynas search --data {data} --space {space} --proxy {run}/proxy.safetensors --candidates {more}"
+        "proxynas search --data {data} --space {space} --proxy {run}/proxy.safetensors "
+        "--candidates {more}"
     ),
 }
 
@@ -73,14 +78,16 @@ def summary(inputs: ReportInputs, judged: Verdict) -> tuple[str, ...]:
         return judged.summary
     accuracy, measure = words.percent(winner.accuracy), words.indicator(winner.measure)
     first = (
-        f"The winner is {winner.arch}, the best of {winner.verified} candidates trained on the whole data: "
+        f"The winner is {winner.arch}, the best of {winner.verified} candidates trained on the "
+        "whole data: "
         f"{accuracy} {measure} ({winner.training})."
     )
     if inputs.has_truth or trust is None:
         return first, *judged.summary[1:]
     interval = words.span(trust.low, trust.high)
     return first, (
-        f"By {trust.labels} labels the ranking of the others has ρ ≈ {words.number(trust.rho)} with what they "
+        f"By {trust.labels} labels the ranking of the others has ρ ≈ {words.number(trust.rho)} "
+        "with what they "
         f"reach (95 % interval {interval})."
     )
 
@@ -117,7 +124,8 @@ def _verified(winner: Winner) -> Tile:
     note = f"{words.indicator(winner.measure)}, {winner.training}"
     if winner.unverified_better is not None:
         chance, high = 100 * winner.unverified_better, words.number(100 * winner.unverified_gain, 1)
-        note += f"; an untrained candidate is better with probability {chance:.0f} %, by {high} points at most (95 %)"
+        note += f"; an untrained candidate is better with probability {chance:.0f} %"
+        note += f", by {high} points at most (95 %)" if winner.unverified_gain > 0 else ""
     return Tile("How good", words.percent(winner.accuracy), note)
 
 
