@@ -1,4 +1,4 @@
-"""Verification: the best K, the winner, and how much better the best that was not trained may be."""
+"""Verification: the best K, the winner, and how much better one that was not trained may be."""
 
 import numpy as np
 import pandas as pd

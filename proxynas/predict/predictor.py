@@ -162,8 +162,7 @@ def _held_out(
 
 
 def _inputs(features: pd.DataFrame, axes: pd.DataFrame | None) -> dict[str, Floats]:
-    """Standardised features (N, k): of the indicators, and with the axes too where there are
-    any."""
+    """Standardised features (N, k): the indicators; and with the axes, where there are any."""
     indicators = feature_scores(features)
     inputs = {"": standardised(indicators)}
     if axes is not None:

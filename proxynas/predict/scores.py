@@ -20,8 +20,7 @@ LEAST_ROOM = 1e-6
 
 
 def normal_scores(values: Floats) -> Floats:
-    """Normal scores of ``values`` (n,), higher is higher; NaN counts as the lowest, as -inf
-    does."""
+    """Normal scores of ``values`` (n,), higher is higher; NaN and -inf count as the lowest."""
     ranks = stats.rankdata(np.nan_to_num(values, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
     return np.asarray(stats.norm.ppf((ranks - 0.5) / len(values)), dtype=np.float64)
 

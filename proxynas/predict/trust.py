@@ -83,8 +83,7 @@ def trust(prediction: Prediction, labels: pd.Series, weights: pd.Series, unlabel
 
 
 def weighted_spearman(x: Floats, y: Floats, w: Floats) -> float:
-    """ρ of two arrays (n,) with weights (n,); NaN where n < :data:`LEAST_PAIRS` or one is
-    constant."""
+    """ρ of arrays (n,) with weights (n,); NaN if n < :data:`LEAST_PAIRS` or one is constant."""
     if len(x) < LEAST_PAIRS:
         return math.nan
     a, b = _mid_ranks(x, w), _mid_ranks(y, w)
