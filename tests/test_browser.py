@@ -1,4 +1,5 @@
-"""The page in a real browser: no errors, nothing wider than the window, tables that sort, wide, narrow and dark."""
+"""The page in a real browser: no errors, nothing wider than the window, tables that sort, wide,
+narrow and dark."""
 
 import os
 import shutil

@@ -1,4 +1,5 @@
-"""The command as a user meets it: what it prints, its exit code, and that bad input leaves nothing behind."""
+"""The command as a user meets it: what it prints, its exit code, and that bad input leaves nothing
+behind."""
 
 import json
 import os

@@ -141,25 +141,56 @@ def test_the_command_from_a_file_to_the_table_and_on_from_where_it_stopped(
 
 BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "no rows": ([], {}, "at least one row"),
-    "unknown key": ([{"name": "a"}], {"student": 2}, "unknown key 'student'; did you mean 'students'"),
-    "unknown key of a row": ([{"name": "a", "ipcs": 2}], {}, "row 'a': unknown key 'ipcs'; did you mean 'ipc'"),
-    "wrong type in a row": ([{"name": "a", "ipc": 0}], {}, "row 'a': ipc: input should be greater than"),
+    "unknown key": (
+        [{"name": "a"}],
+        {"student": 2},
+        "unknown key 'student'; did you mean 'students'",
+    ),
+    "unknown key of a row": (
+        [{"name": "a", "ipcs": 2}],
+        {},
+        "row 'a': unknown key 'ipcs'; did you mean 'ipc'",
+    ),
+    "wrong type in a row": (
+        [{"name": "a", "ipc": 0}],
+        {},
+        "row 'a': ipc: input should be greater than",
+    ),
     "a row without a name": ([{"ipc": 1}], {}, "row 1: name: "),
     "names alike": ([{"name": "GM, a"}, {"name": "gm a"}], {}, "would be called 'gm-a'"),
     "a name of signs": ([{"name": "§"}], {}, "must have a letter"),
     "unknown method": ([{"name": "a", "method": "gmm"}], {}, "row 'a': there is no method 'gmm'"),
-    "unknown setting": ([{"name": "a", "settings": {"lrr": 1}}], {}, "row 'a': settings of gm: unknown key 'lrr'"),
+    "unknown setting": (
+        [{"name": "a", "settings": {"lrr": 1}}],
+        {},
+        "row 'a': settings of gm: unknown key 'lrr'",
+    ),
     "settings of no method": ([{"name": "a"}], {"settings": {"lr": {}}}, "there is no method 'lr'"),
-    "unknown default": ([{"name": "a"}], {"settings": {"apm": {"K": 1}}}, "settings.apm: unknown key 'K'"),
+    "unknown default": (
+        [{"name": "a"}],
+        {"settings": {"apm": {"K": 1}}},
+        "settings.apm: unknown key 'K'",
+    ),
     "ipc too large": ([{"name": "a", "ipc": 5000}], {}, "row 'a': ipc must be at most"),
     "steps of a coreset": ([{"name": "a", "method": "random", "steps": 3}], {}, "takes no steps"),
     "unknown network": ([{"name": "a", "archs": ["lenett"]}], {}, "row 'a': architecture 'lenett'"),
-    "unknown labels": ([{"name": "a", "labels": "soft"}], {}, "labels: input should be 'stored' or 'hard'"),
+    "unknown labels": (
+        [{"name": "a", "labels": "soft"}],
+        {},
+        "labels: input should be 'stored' or 'hard'",
+    ),
     "unknown augmentation": ([{"name": "a", "augment": "spin"}], {}, "there is no 'spin'"),
-    "augmented tables": ([{"name": "a", "augment": "flip", "archs": ["mlp"], "settings": {"student": "mlp"}}],
-                         {"data": "moons"}, "is for images, but moons is a table"),
-    "a figure for nothing": ([{"name": "a", "paper": {"mlpp": "9"}}], {"archs": ["mlp"]}, "did you mean 'mlp'?"),
-}  # fmt: skip
+    "augmented tables": (
+        [{"name": "a", "augment": "flip", "archs": ["mlp"], "settings": {"student": "mlp"}}],
+        {"data": "moons"},
+        "is for images, but moons is a table",
+    ),
+    "a figure for nothing": (
+        [{"name": "a", "paper": {"mlpp": "9"}}],
+        {"archs": ["mlp"]},
+        "did you mean 'mlp'?",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -247,9 +278,17 @@ def test_hard_labels(digits: Dataset, tmp_path: Path) -> None:
 def test_rows_override_what_they_have_in_common(digits: Dataset, tmp_path: Path) -> None:
     rows = [
         {"name": "a", "settings": {"lr": 0.5}},
-        {"name": "b", "method": "herding", "ipc": 2, "archs": ["all"], "protocol": "loo2023", "updates": 7,
-         "augment": "crop", "batch_size": 4},
-    ]  # fmt: skip
+        {
+            "name": "b",
+            "method": "herding",
+            "ipc": 2,
+            "archs": ["all"],
+            "protocol": "loo2023",
+            "updates": 7,
+            "augment": "crop",
+            "batch_size": 4,
+        },
+    ]
     spec = make(*rows, seconds=9.0, distillations=2, seed=5, augment="scale")
     a, second, b, _ = all_jobs(spec, digits, tmp_path)
     assert (a.spec.settings, a.spec.steps, a.spec.seconds, a.spec.seed) == (
@@ -307,15 +346,19 @@ def test_rows_that_distil_the_same_share_their_sets(tmp_path: Path) -> None:
     spec = on_moons(*rows, distillations=2, seconds=4.0)
     found = all_jobs(spec, datasets.load_for(spec), tmp_path)
     assert [(job.row, job.made_by, job.distils, len(job.points)) for job in found[::2]] == [
-        ("a", "a", True, 4), ("b", "a", False, 1), ("c", "c", True, 4), ("d", "a", False, 1)
-    ]  # fmt: skip
+        ("a", "a", True, 4),
+        ("b", "a", False, 1),
+        ("c", "c", True, 4),
+        ("d", "a", False, 1),
+    ]
     assert found[1].set() == found[3].set() != found[0].set()
     assert found[0].result != found[2].result
     assert settings.make(CompareSpec, settings.to_dict(spec)) == spec
 
 
 def test_training_past_the_distilled_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row has its steps, from one distillation; a set without steps to go on from is a failed one."""
+    """Every row has its steps, from one distillation; a set without steps to go on from is a failed
+    one."""
     seen: list[int] = []
     fit = training.fit
     monkeypatch.setattr(

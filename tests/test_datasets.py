@@ -86,7 +86,8 @@ def same(a: Dataset, b: Dataset) -> bool:
     )
 
 
-# -- digits -----------------------------------------------------------------------------------------------------------
+# -- digits
+# ------------------------------------------------------------------------------------------------
 
 
 def test_digits_has_the_promised_splits() -> None:
@@ -110,7 +111,8 @@ def test_digits_splits_hold_each_image_once() -> None:
 
 
 def test_digits_never_changes() -> None:
-    """The test images of every result ever reported hang on this: a change of it needs a new name."""
+    """The test images of every result ever reported hang on this: a change of it needs a new
+    name."""
     assert load("digits").fingerprint == "3701aa98550a286c"
 
 
@@ -131,7 +133,8 @@ def test_load_is_deterministic() -> None:
     assert same(load("digits"), load("digits"))
 
 
-# -- preprocessing ----------------------------------------------------------------------------------------------------
+# -- preprocessing
+# ------------------------------------------------------------------------------------------------
 
 
 def test_train_split_is_normalised_and_the_others_by_its_statistics() -> None:
@@ -188,7 +191,8 @@ def test_whitening_is_its_definition_and_can_be_undone(
 def test_kornias_whitening_is_kornias_formula(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kornia.enhance.zca_mean, written directly: pixels in [0, 1], covariance over N − 1, U (S + ε)^(−1/2) Uᵀ."""
+    """kornia.enhance.zca_mean, written directly: pixels in [0, 1], covariance over N − 1, U (S +
+    ε)^(−1/2) Uᵀ."""
     monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path / "cache"))
     root = write_folder(
         tmp_path / "set", {"a": 9, "b": 9}
@@ -218,7 +222,8 @@ def test_kornias_whitening_is_kornias_formula(
 def test_kornias_whitening_of_one_channel_is_a_relative_one_in_another_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """λ = 0.1 of pixels is 0.1 over their mean variance in the relative unit; N − 1 for N scales what comes out."""
+    """λ = 0.1 of pixels is 0.1 over their mean variance in the relative unit; N − 1 for N scales
+    what comes out."""
     monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path))
     plain, kornia = load("digits"), load("digits", whiten="kornia:0.1")
     std, n = plain.preprocessing.std[0], len(plain.train)
@@ -231,8 +236,10 @@ def test_kornias_whitening_of_one_channel_is_a_relative_one_in_another_unit(
 
 def test_how_a_whitening_is_named() -> None:
     assert [parse_whitening(setting) for setting in (0.1, "0.1", "kornia:0.1")] == [
-        Regularisation(0.1), Regularisation(0.1), Regularisation(0.1, "kornia"),
-    ]  # fmt: skip
+        Regularisation(0.1),
+        Regularisation(0.1),
+        Regularisation(0.1, "kornia"),
+    ]
     assert [str(parse_whitening(setting)) for setting in (0.1, "kornia:0.10")] == [
         "0.1",
         "kornia:0.1",
@@ -283,7 +290,8 @@ def test_to_keeps_everything_but_the_device() -> None:
     assert data.test.y.device.type == "cpu"
 
 
-# -- splits -----------------------------------------------------------------------------------------------------------
+# -- splits
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -321,7 +329,8 @@ def test_val_fraction_out_of_range(fraction: float) -> None:
         load("digits", val_fraction=fraction)
 
 
-# -- folders ----------------------------------------------------------------------------------------------------------
+# -- folders
+# ------------------------------------------------------------------------------------------------
 
 
 def test_folder_with_its_own_test_split(tmp_path: Path) -> None:
@@ -447,7 +456,8 @@ def test_progress_counts_images_up_to_all_of_them(
     assert calls == [(4, 10), (8, 10), (10, 10)]
 
 
-# -- kinds of images --------------------------------------------------------------------------------------------------
+# -- kinds of images
+# ------------------------------------------------------------------------------------------------
 
 
 def test_grey_images_keep_one_channel(tmp_path: Path) -> None:
@@ -542,7 +552,8 @@ def test_image_size_resizes_named_datasets_too() -> None:
     assert same(load("digits", image_size=8), load("digits"))
 
 
-# -- the cache --------------------------------------------------------------------------------------------------------
+# -- the cache
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -664,7 +675,8 @@ def test_the_cache_lies_in_the_users_cache_folder_by_default(
     assert cache.cache_dir() == tmp_path / "proxynas"
 
 
-# -- what a user is told ----------------------------------------------------------------------------------------------
+# -- what a user is told
+# ------------------------------------------------------------------------------------------------
 
 
 def refusal(*args: Any, **options: Any) -> str:
@@ -815,7 +827,8 @@ def test_image_size_out_of_range() -> None:
     assert refusal("digits", image_size=0) == "the image size must be at least 1, but got 0"
 
 
-# -- torchvision's datasets -------------------------------------------------------------------------------------------
+# -- torchvision's datasets
+# ------------------------------------------------------------------------------------------------
 
 
 def write_idx(path: Path, values: np.ndarray[Any, Any]) -> None:
@@ -991,9 +1004,7 @@ def test_torchvision_is_imported_only_when_it_is_needed() -> None:
     assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0
 
 
-def test_torchvision_is_imported_where_its_operators_are_missing_and_register_fake_is_put_back() -> (
-    None
-):
+def test_torchvision_is_imported_without_its_operators_and_register_fake_is_put_back() -> None:
     code = (
         "import torch; before = torch.library.register_fake\n"
         "from proxynas._torchvision import datasets, models, transforms, utils\n"
@@ -1016,7 +1027,8 @@ def test_only_missing_operators_of_torchvision_are_passed_over() -> None:
             torch.library.register_fake("elsewhere::no_such_operator")(fake)
 
 
-# -- real folders -----------------------------------------------------------------------------------------------------
+# -- real folders
+# ------------------------------------------------------------------------------------------------
 
 
 def unpack_some(archive: Path, target: Path, per_class: int) -> None:

@@ -1,4 +1,5 @@
-"""Labels, the predictor on them, verification and the winner, on a small space with and without truth."""
+"""Labels, the predictor on them, verification and the winner, on a small space with and without
+truth."""
 
 import json
 import os

@@ -369,7 +369,8 @@ def test_what_picks_the_best_network(small_spec: SearchSpec) -> None:
 def test_a_set_with_learned_rates_is_searched_with_them(
     small_spec: SearchSpec, tmp_path: Path
 ) -> None:
-    """The candidates' first losses on the proxy are those of its curriculum's batches, with its momentum."""
+    """The candidates' first losses on the proxy are those of its curriculum's batches, with its
+    momentum."""
     own = {
         "students": ["D1-W32-relu-none-avgpooling"],
         "real_batch": 10,

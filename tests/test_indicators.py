@@ -15,10 +15,22 @@ ARCHS = list("abcdef")
 
 def scores(rng: np.random.Generator, *sources: str) -> pd.DataFrame:
     rows = [
-        {"source": source, "arch": arch, "seed": seed, "val_accuracy": rng.random(), "val_loss": rng.random(),
-         "val_auc": math.nan, "sotl": rng.random(), "sotl_late": rng.random(), "seconds": 1.0, "failed": None}
-        for source in sources for arch in ARCHS for seed in (0, 1)
-    ]  # fmt: skip
+        {
+            "source": source,
+            "arch": arch,
+            "seed": seed,
+            "val_accuracy": rng.random(),
+            "val_loss": rng.random(),
+            "val_auc": math.nan,
+            "sotl": rng.random(),
+            "sotl_late": rng.random(),
+            "seconds": 1.0,
+            "failed": None,
+        }
+        for source in sources
+        for arch in ARCHS
+        for seed in (0, 1)
+    ]
     return pd.DataFrame(rows)
 
 

@@ -35,7 +35,8 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAG
 
 
 def imported(path: Path) -> set[tuple[str, ...]]:
-    """The modules and names of this package that a file imports, wherever in the file, as paths from the package."""
+    """The modules and names of this package that a file imports, wherever in the file, as paths
+    from the package."""
     here = path.relative_to(PACKAGE).parent.parts
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):

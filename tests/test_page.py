@@ -92,7 +92,8 @@ def test_a_moving_mean_is_that_of_its_window() -> None:
 
 
 def test_a_scatter_plot_shows_ranks_so_that_it_does_not_saturate(tmp_path: Path) -> None:
-    """ρ of what is drawn is that of the row; the truths' spread does not matter; failed candidates are marked."""
+    """ρ of what is drawn is that of the row; the truths' spread does not matter; failed candidates
+    are marked."""
     report = inputs(tmp_path / "run.sqlite", table())
     drawn = drawings.scatter(report.ranking, HEADLINE, ARCHS[-1])
     dots = [series for series in drawn.series if series.kind in ("dots", "failed")]

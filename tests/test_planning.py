@@ -53,7 +53,8 @@ def test_what_is_given_stays(small_space: Path, tmp_path: Path) -> None:
 def test_a_file_and_flags_merge_as_without_a_budget(small_space: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     config.write_text(
-        'method = "random"\nipc = 2\nseeds = 1\nupdates = 7\n[recipe]\nmomentum = 0.5\nschedule = "cosine"\n'
+        'method = "random"\nipc = 2\nseeds = 1\nupdates = 7\n'
+        '[recipe]\nmomentum = 0.5\nschedule = "cosine"\n'
     )
     flags = {"space": str(small_space), "ipc": None, "recipe": {"momentum": 0.8}}
     merged = settings.load(SearchSpec, config, flags)

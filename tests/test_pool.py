@@ -59,7 +59,8 @@ def nap(context: int, task: int) -> None:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_workers_end_with_a_killed_parent() -> None:
-    code = "from tests.test_pool import *\nif __name__ == '__main__': list(map_unordered(nap, range(4), prepare, (1,), 2))"
+    work = "list(map_unordered(nap, range(4), prepare, (1,), 2))"
+    code = f"from tests.test_pool import *\nif __name__ == '__main__': {work}"
     parent = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while len(workers := children(parent.pid)) < 2 and time.monotonic() < deadline:

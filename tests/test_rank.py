@@ -28,16 +28,24 @@ Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray 
 def scores_of(
     sources: dict[str, dict[str, list[float | None]]], seconds: float = 1.0
 ) -> pd.DataFrame:
-    """Rows whose validation accuracy is given by source, architecture and seed; ``None`` is a failed run."""
+    """Rows whose validation accuracy is given by source, architecture and seed; ``None`` is a
+    failed run."""
     rows: Rows = [
         {
-            "source": source, "arch": arch, "seed": seed, "val_accuracy": value,
+            "source": source,
+            "arch": arch,
+            "seed": seed,
+            "val_accuracy": value,
             "val_loss": None if value is None else 1 - value,
-            "sotl": None if value is None else 10 - value, "losses": np.ones(3, "f4"), "seconds": seconds,
+            "sotl": None if value is None else 10 - value,
+            "losses": np.ones(3, "f4"),
+            "seconds": seconds,
             "failed": "diverged" if value is None else None,
         }
-        for source, archs in sources.items() for arch, values in archs.items() for seed, value in enumerate(values)
-    ]  # fmt: skip
+        for source, archs in sources.items()
+        for arch, values in archs.items()
+        for seed, value in enumerate(values)
+    ]
     return pd.DataFrame(rows).astype(
         dict.fromkeys(["val_accuracy", "val_loss", "sotl", "seconds"], "float64")
     )
@@ -158,7 +166,8 @@ def coverage(draw: Draw, known: float, repetitions: int) -> float:
 
 @pytest.mark.parametrize(("n", "percent"), [(400, 5), (200, 20), (1000, 10)])
 def test_interval_among_the_truly_best_covers_what_it_estimates(n: int, percent: int) -> None:
-    """ρ among the best fifth, tenth, … of all there are, which a sample of a million tells to 0.003."""
+    """ρ among the best fifth, tenth, … of all there are, which a sample of a million tells to
+    0.003."""
     r, rng = 0.8, np.random.default_rng(6)
     x, y = gaussian(1_000_000, r, rng)
     best = y >= np.quantile(y, 1 - percent / 100)
@@ -175,7 +184,8 @@ def test_interval_among_the_truly_best_covers_what_it_estimates(n: int, percent:
 
 
 def test_interval_over_kinds_covers_where_one_over_candidates_is_too_narrow() -> None:
-    """60 kinds of one to nine candidates each, which differ by little: a kind is one observation."""
+    """60 kinds of one to nine candidates each, which differ by little: a kind is one
+    observation."""
     r = 0.6
     known = 6 / math.pi * math.asin(r / 2)
 
@@ -229,7 +239,8 @@ def test_same_seed_same_ranking() -> None:
 
 
 def tie(proxy: list[float], truth: list[float], parameters: list[int]) -> tuple[pd.Series, str]:
-    """The row of the proxy's validation accuracy among candidates a0, a1, …, and the verdict on it."""
+    """The row of the proxy's validation accuracy among candidates a0, a1, …, and the verdict on
+    it."""
     archs = [f"a{i}" for i in range(len(proxy))]
     scores = scores_of({"proxy": {a: [v] for a, v in zip(archs, proxy, strict=True)}})
     table = truth_of(dict(zip(archs, truth, strict=True)))
@@ -266,7 +277,8 @@ def test_without_a_tie_none_is_mentioned() -> None:
 
 
 def test_the_best_candidate_counts_where_another_indicator_lacks_it() -> None:
-    """a19 is best and wins on the random set; on the proxy it was not run, and so a18 wins there."""
+    """a19 is best and wins on the random set; on the proxy it was not run, and so a18 wins
+    there."""
     scores = scores_of(
         {
             "proxy": {a: [QUALITY[a]] for a in ARCHS[:19]},
@@ -321,7 +333,8 @@ def test_cuts_of_the_best_have_ten_candidates_or_are_left_out() -> None:
 
 
 def test_isomorphic_candidates_are_drawn_together() -> None:
-    """Every candidate five times under other names: the interval is that of the candidates themselves."""
+    """Every candidate five times under other names: the interval is that of the candidates
+    themselves."""
     rng = np.random.default_rng(9)
     quality = {a: q + 0.2 * rng.normal() for a, q in QUALITY.items()}
     single = scores_of({"proxy": {a: [q] for a, q in quality.items()}})
@@ -341,7 +354,8 @@ def test_isomorphic_candidates_are_drawn_together() -> None:
 
 
 def test_ranks_that_are_not_recomputed_within_a_resample_hardly_change_an_interval() -> None:
-    """Mean rank and vote of three noisy indicators of 150 candidates: ends of intervals move by less than 0.02."""
+    """Mean rank and vote of three noisy indicators of 150 candidates: ends of intervals move by
+    less than 0.02."""
     rng = np.random.default_rng(10)
     y = rng.normal(size=150)
     wide = pd.DataFrame(
@@ -638,7 +652,8 @@ def test_verdict_condemns_nothing_whose_interval_includes_zero() -> None:
     found = judged(0.1, 0.1, 2.0)
     assert found.worth == "not shown to be worth distilling"
     assert found.summary[1].endswith(
-        "; this proxy set is not shown to be worth distilling, as it does not rank significantly better than a "
+        "; this proxy set is not shown to be worth distilling, as it does not rank significantly "
+        "better than a "
         "random coreset of the same size."
     )
     assert "No significant difference from a random coreset of the same size (" in " ".join(

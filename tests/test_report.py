@@ -1,4 +1,5 @@
-"""The report: files that are whole and valid, a page that stands alone, tables that fit the terminal."""
+"""The report: files that are whole and valid, a page that stands alone, tables that fit the
+terminal."""
 
 import gzip
 import io
@@ -42,9 +43,20 @@ def fill(path: Path, order: int = 1) -> Store:
             }
             losses = np.linspace(2, 1, 4, dtype="f4")
             store.add(
-                Score(source, arch, seed, **row, val_auc=None, test_accuracy=None, test_loss=None, losses=losses,
-                      seconds=0.25, failed=failed) for seed in (0, 1)
-            )  # fmt: skip
+                Score(
+                    source,
+                    arch,
+                    seed,
+                    **row,
+                    val_auc=None,
+                    test_accuracy=None,
+                    test_loss=None,
+                    losses=losses,
+                    seconds=0.25,
+                    failed=failed,
+                )
+                for seed in (0, 1)
+            )
     return store
 
 
@@ -306,9 +318,18 @@ def test_the_same_rows_give_the_same_scores_csv(tmp_path: Path) -> None:
     assert a == b
     read = pd.read_csv(io.BytesIO(a))
     assert read.columns.tolist() == [
-        "source", "arch", "seed", "val_accuracy", "val_loss", "val_auc", "sotl", "sotl_late", "parameters", "flops",
+        "source",
+        "arch",
+        "seed",
+        "val_accuracy",
+        "val_loss",
+        "val_auc",
+        "sotl",
+        "sotl_late",
+        "parameters",
+        "flops",
         "failed",
-    ]  # fmt: skip
+    ]
     assert len(read) == 3 * 12 * 2
     assert read["failed"].notna().sum() == 2
     timings = pd.read_csv(tmp_path / "a" / "timings.csv")

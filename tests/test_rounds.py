@@ -115,7 +115,8 @@ def test_killed_between_rounds_and_resumed(chain_spec: SearchSpec, tmp_path: Pat
 
 
 def test_random_is_not_touched_by_the_rest(small_spec: SearchSpec, tmp_path: Path) -> None:
-    """The candidates are the sample that every search before had, in one round, whatever the size of rounds."""
+    """The candidates are the sample that every search before had, in one round, whatever the size
+    of rounds."""
     spec = replace(small_spec, round_size=1)
     flow.search(spec, tmp_path / "run", workers=1)
     archs = set(pd.read_csv(tmp_path / "run" / "scores.csv")["arch"])
@@ -197,7 +198,8 @@ def test_settings_are_checked(values: dict[str, object], message: str) -> None:
 
 
 def a_store(tmp_path: Path, archs: list[str]) -> Store:
-    """Losses that fall with the place in ``archs``, zero-cost indicators that rise with it; more than is asked for."""
+    """Losses that fall with the place in ``archs``, zero-cost indicators that rise with it; more
+    than is asked for."""
     store = Store(tmp_path / "run.sqlite")
     store.add_candidates({arch: (10 * i, 100 - i) for i, arch in enumerate(archs)})
     for i, arch in enumerate(archs):
@@ -260,7 +262,8 @@ def test_only_what_the_objective_needs_is_scored_in_rounds() -> None:
 def test_an_objective_without_training_is_searched_without_it(
     chain_spec: SearchSpec, tmp_path: Path
 ) -> None:
-    """The largest networks within the limit, by evolution: no proxy set is trained on before the last round."""
+    """The largest networks within the limit, by evolution: no proxy set is trained on before the
+    last round."""
     spec = replace(
         chain_spec, strategy="evolution", indicator="parameters", candidates=40, round_size=10
     )
@@ -338,11 +341,18 @@ def test_budgets_plan_adaptive_searches(small_space: Path, tmp_path: Path) -> No
 def test_a_space_of_ten_to_the_twelfth(
     strategy: str, chain_spec: SearchSpec, tmp_path: Path
 ) -> None:
-    """experiments/README.md has five minutes of it: the networks that are chosen train better than random ones."""
+    """experiments/README.md has five minutes of it: the networks that are chosen train better than
+    random ones."""
     spec = replace(
-        chain_spec, strategy=strategy, candidates=40, round_size=10, updates=20, constraints=("parameters<5e4",),
-        baselines=(), lr=0.05,
-    )  # fmt: skip
+        chain_spec,
+        strategy=strategy,
+        candidates=40,
+        round_size=10,
+        updates=20,
+        constraints=("parameters<5e4",),
+        baselines=(),
+        lr=0.05,
+    )
     flow.search(spec, tmp_path / "run", workers=1)
     archs = pd.read_csv(tmp_path / "run" / "scores.csv").set_index("arch")
     assert len(archs) == 40

@@ -25,8 +25,12 @@ def test_the_grid_is_zhaos() -> None:
     archs = list(space)
     assert len(space) == len(archs) == len(set(archs)) == 720
     assert space.describe("D3-W128-relu-instancenorm-avgpooling") == {
-        "depth": 3, "width": 128, "norm": "instancenorm", "activation": "relu", "pooling": "avgpooling",
-    }  # fmt: skip
+        "depth": 3,
+        "width": 128,
+        "norm": "instancenorm",
+        "activation": "relu",
+        "pooling": "avgpooling",
+    }
     assert all(arch in space for arch in archs)
     assert "D5-W128-relu-instancenorm-avgpooling" not in space
 
@@ -179,7 +183,8 @@ def test_fixed_settings_are_replaced_by_ones_of_their_kind() -> None:
 
 
 GOLDEN = {
-    # (space, seed, n, distinct): how many, and the hash of their names, as sampled before spaces were lazy
+    # (space, seed, n, distinct): how many, and the hash of their names, as sampled before spaces
+    # were lazy
     ("convnet-grid", 0, 60, False): (60, "96c0e94a721e5b76"),
     ("convnet-grid", 7, 10**9, False): (720, "9be5e2a58edbf351"),
     ("doubling-convnet", 7, 5, False): (5, "a5a3ebf9983dc0e9"),

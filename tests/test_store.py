@@ -10,10 +10,19 @@ from proxynas.search.store import Score, Store
 
 def a_score(arch: str = "a", seed: int = 0, **changed: object) -> Score:
     values = {
-        "source": "proxy", "arch": arch, "seed": seed, "val_accuracy": 0.5, "val_loss": 1.5, "val_auc": None,
+        "source": "proxy",
+        "arch": arch,
+        "seed": seed,
+        "val_accuracy": 0.5,
+        "val_loss": 1.5,
+        "val_auc": None,
         "test_accuracy": None,
-        "test_loss": None, "sotl": 20.25, "losses": np.array([2.0, 1.0], np.float32), "seconds": 0.1, "failed": None,
-    }  # fmt: skip
+        "test_loss": None,
+        "sotl": 20.25,
+        "losses": np.array([2.0, 1.0], np.float32),
+        "seconds": 0.1,
+        "failed": None,
+    }
     return Score(**{**values, **changed})  # type: ignore[arg-type]
 
 

@@ -26,7 +26,8 @@ TARGET = {name: (3 * i) % 10 for i, name in enumerate(CHAIN.axes)}
 
 
 def worth(arch: str, space: spaces.SearchSpace = CHAIN) -> float:
-    """How near to an architecture that nobody knows: 0 at the best, axis by axis; categories are right or wrong."""
+    """How near to an architecture that nobody knows: 0 at the best, axis by axis; categories are
+    right or wrong."""
     values = space.describe(arch)
     places = {
         name: [str(v) for v in axis].index(str(values[name])) for name, axis in space.axes.items()
@@ -73,7 +74,8 @@ def test_a_seed_and_what_was_told_decide_what_comes(name: StrategyName) -> None:
 
 @pytest.mark.parametrize("name", strategies.ADAPTIVE)
 def test_a_search_goes_on_from_what_was_told(name: StrategyName) -> None:
-    """A new strategy that is told again what an interrupted one was goes the same way; other results, another way."""
+    """A new strategy that is told again what an interrupted one was goes the same way; other
+    results, another way."""
     first = run(make(name), 60)
     again = make(name)
     known = {arch: worth(arch) for arch in first[:40]}  # what a run store has
@@ -285,7 +287,8 @@ def test_mutation_changes_one_axis_evenly() -> None:
 
 
 def test_the_fittest_of_the_youngest_have_children() -> None:
-    """With a tournament far larger than the population the parent is always the best; an old one is no parent."""
+    """With a tournament far larger than the population the parent is always the best; an old one is
+    no parent."""
     strategy = Evolution(Untried(CHAIN, NONE), seed=0, population=10, tournament=500)
     first = strategy.ask(10)
     for place, arch in enumerate(first):

@@ -1,4 +1,5 @@
-"""Tables: the moons, CSV files of a user's own with all that can be wrong in them, and the whole flow on rows."""
+"""Tables: the moons, CSV files of a user's own with all that can be wrong in them, and the whole
+flow on rows."""
 
 import json
 import sys
@@ -40,7 +41,8 @@ def write_csv(path: Path, rows: int = 60, header: str = HEADER) -> Path:
 
 
 def test_moons_are_the_papers_task(moons: Dataset) -> None:
-    """1,000 to train on and 500 to test; a line gets 87 % right, a curve nearly all (Medvedev 2020, §4, Table 1)."""
+    """1,000 to train on and 500 to test; a line gets 87 % right, a curve nearly all (Medvedev 2020,
+    §4, Table 1)."""
     assert [len(part) for part in (moons.train, moons.val, moons.test)] == [1000, 300, 500]
     assert (moons.shape, moons.num_classes, moons.class_counts()) == ((2,), 2, (500, 500))
     assert moons.test.y.bincount().tolist() == [250, 250]

