@@ -996,7 +996,7 @@ def test_torchvision_is_imported_where_its_operators_are_missing_and_register_fa
 ):
     code = (
         "import torch; before = torch.library.register_fake\n"
-        "from proxynas._torchvision import datasets, models, transforms, utils\n"
+        "from proxynas.core.torchvision import datasets, models, transforms, utils\n"
         "assert torch.library.register_fake is before\n"
         "assert transforms.Normalize and datasets.MNIST and models.resnet18 and utils.make_grid"
     )

@@ -131,7 +131,7 @@ def evaluate(
     mean ± sd.
 
     The recipe is Zhao 2021's: 300 passes over the set, with --augment 1000, of SGD 0.01, momentum
-    0.9, weight decay 5e-4, a tenth of the rate from half-way on. With --protocol loo it is Loo
+    0.9, weight decay 5e-4, a tenth of the rate from half-way on. With --protocol loo2023 it is Loo
     2023's: 1000 (ten images) or 2000 updates of Adam 1e-4 on squared errors, after 500 of warm-up a
     cosine, on the network of that paper. Where a set has learning rates of its own these are used;
     --extend strategy=1, 2 or 3 trains for longer than it has.
