@@ -6,7 +6,7 @@ r"""ρ of one row of a search with truth, or minus another row's, with its 95 % 
     python experiments/intervals.py RUN zero-cost:vote \
         --truth "12 epochs, all the data:test_accuracy"
 
-RUN is a run folder; a row is written as a column of its ``indicators.csv``. ``--best`` takes the
+RUN is a run directory; a row is written as a column of its ``indicators.csv``. ``--best`` takes the
 truly best cells, ``--without`` leaves out those of another run, with ``--kinds`` those isomorphic
 to one of them as well, and ``--truth`` takes another column for the truth. Resamples draw kinds of
 isomorphic cells, as the report's do. For what the report itself does not compare.

@@ -1007,7 +1007,7 @@ def test_torchvision_is_imported_only_when_it_is_needed() -> None:
 def test_torchvision_is_imported_without_its_operators_and_register_fake_is_put_back() -> None:
     code = (
         "import torch; before = torch.library.register_fake\n"
-        "from proxynas._torchvision import datasets, models, transforms, utils\n"
+        "from proxynas.core.torchvision import datasets, models, transforms, utils\n"
         "assert torch.library.register_fake is before\n"
         "assert transforms.Normalize and datasets.MNIST and models.resnet18 and utils.make_grid"
     )

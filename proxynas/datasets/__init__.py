@@ -30,21 +30,30 @@ class Known(NamedTuple):
     available: bool
 
 
+class Embedded(NamedTuple):
+    """A dataset that needs no files: one line about it, and a function of the validation fraction
+    that makes it, as stored images or, of a table, as it is."""
+
+    description: str
+    read: Callable[[float | None], Stored | Dataset]
+
+
+EMBEDDED = {
+    "digits": Embedded(
+        "handwritten digits, 1×8×8, 10 classes, 1,297 to train on and 500 to test", digits.read
+    ),
+    "moons": Embedded(
+        "a table: points of two half circles, 2 columns, 2 classes, 1,000 to train on", moons.read
+    ),
+}
+"""A dataset is its file and its line here, or in :data:`proxynas.datasets.vision.SOURCES`."""
+
+
 def names(root: Path | None = None) -> list[Known]:
     """List every dataset that has a name; `root` is where torchvision's are looked for."""
-    embedded = Known(
-        "digits", "handwritten digits, 1×8×8, 10 classes, 1,297 to train on and 500 to test", True
-    )
-    points = Known(
-        "moons",
-        "a table: points of two half circles, 2 columns, 2 classes, 1,000 to train on",
-        True,
-    )
-    return [
-        embedded,
-        points,
-        *(Known(name, s.title, vision.available(name, root)) for name, s in vision.SOURCES.items()),
-    ]
+    embedded = [Known(name, e.description, True) for name, e in EMBEDDED.items()]
+    vision_ = [Known(n, s.title, vision.available(n, root)) for n, s in vision.SOURCES.items()]
+    return [*embedded, *vision_]
 
 
 def load(
@@ -81,15 +90,29 @@ def load(
         )
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size must be at least 1, but got {image_size}")
-    if name == "moons" or str(name).lower().endswith(".csv"):
-        return _whitened(_table(name, root, val_fraction, image_size), whiten).to(device)
-    if name == "digits":
-        stored = _resized(digits.read(val_fraction), image_size)
-    elif isinstance(name, str) and name in vision.SOURCES:
-        stored = _resized(vision.read(name, root, download, val_fraction), image_size)
-    else:
-        stored = folder.read(_folder(name, root), val_fraction, image_size, progress)
-    return _whitened(assemble(stored), whiten).to(device)
+    return _whitened(_loaded(name, root, download, val_fraction, image_size, progress), whiten).to(
+        device
+    )
+
+
+def _loaded(
+    name: str | Path,
+    root: Path | None,
+    download: bool,
+    val_fraction: float | None,
+    image_size: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Dataset:
+    if str(name).lower().endswith(".csv"):
+        return _unresized(_table(name, root, val_fraction), name, image_size)
+    if isinstance(name, str) and name in EMBEDDED:
+        found = EMBEDDED[name].read(val_fraction)
+        if isinstance(found, Dataset):
+            return _unresized(found, name, image_size)
+        return assemble(_resized(found, image_size))
+    if isinstance(name, str) and name in vision.SOURCES:
+        return assemble(_resized(vision.read(name, root, download, val_fraction), image_size))
+    return assemble(folder.read(_folder(name, root), val_fraction, image_size, progress))
 
 
 def load_for(spec: DataSpec, progress: Callable[[int, int], None] | None = None) -> Dataset:
@@ -128,23 +151,23 @@ def _whitened(dataset: Dataset, setting: float | str | None) -> Dataset:
     )
 
 
-def _table(
-    name: str | Path, root: Path | None, val_fraction: float | None, image_size: int | None
-) -> Dataset:
+def _unresized(table_: Dataset, name: str | Path, image_size: int | None) -> Dataset:
     if image_size is not None:
         raise DataError(
-            f"an image size is for images, but {name} is a table; leave out the image size ({image_size})"
+            f"an image size is for images, but {name} is a table; leave out the image size "
+            f"({image_size})"
         )
-    if name == "moons":
-        return moons.read(val_fraction)
+    return table_
+
+
+def _table(name: str | Path, root: Path | None, val_fraction: float | None) -> Dataset:
     path = _expanded(name) if root is None else root / _expanded(name)
-    return table.read(
-        path, f"{path.stem}-table" if path.stem in _known() else path.stem, val_fraction
-    )
+    named = f"{path.stem}-table" if path.stem in _known() else path.stem
+    return table.read(path, named, val_fraction)
 
 
 def _known() -> tuple[str, ...]:
-    return ("digits", "moons", *vision.SOURCES)
+    return (*EMBEDDED, *vision.SOURCES)
 
 
 def _resized(stored: Stored, image_size: int | None) -> Stored:
