@@ -226,7 +226,8 @@ def adam(
         losses.append(loss)
         m = {name: beta1 * m[name] + (1 - beta1) * g[name] for name in g}
         s = {name: beta2 * s[name] + (1 - beta2) * g[name].square() for name in g}
-        for_m, for_s = 1 - beta1**t, 1 - beta2**t
+        for_m = 1 - beta1**t
+        for_s = 1 - beta2**t
         step = {name: (m[name] / for_m) / ((s[name] / for_s).sqrt() + epsilon) for name in g}
         u = {name: u[name] - rate * step[name] for name in g}
     return u, torch.stack(losses).double().tolist() if losses else []
@@ -242,7 +243,8 @@ def adabelief(state: Mapping[str, Tensor], g: Tensor, rate: float) -> dict[str, 
     t = state["t"] + 1
     m = beta1 * state["m"] + (1 - beta1) * g
     s = beta2 * state["s"] + (1 - beta2) * (g - m).square() + epsilon
-    for_m, for_s = 1 - beta1 ** t.item(), 1 - beta2 ** t.item()
+    for_m = 1 - beta1 ** t.item()
+    for_s = 1 - beta2 ** t.item()
     step = (m / for_m) / ((s / for_s).sqrt() + epsilon)
     return {"value": state["value"] - rate * step, "m": m, "s": s, "t": t}
 

@@ -279,7 +279,8 @@ class Inner:
 
         The best last layer moves with ``u``, but that adds nothing: the loss is stationary in it.
         """
-        body, direction = _body(u), _body(v)
+        body = _body(u)
+        direction = _body(v)
         features, offset, d_features, d_offset = differentiate_subset(
             lambda images: self.dynamics.forward_jvp(body, direction, images),
             x,

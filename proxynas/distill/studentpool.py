@@ -71,7 +71,8 @@ def train_member(
     x, y = training_set
     index = drawn.index
     others = _without_member(state, index)
-    age, birth = state["pool.age"].clone(), state["pool.birth"].clone()
+    age = state["pool.age"].clone()
+    birth = state["pool.birth"].clone()
     age[index] += steps
     if age[index] >= life:
         age[index] = 0

@@ -244,7 +244,8 @@ def _update_set(task: Task[RCIG], state: State, gradient: Hypergradient) -> Stat
         after = implicit.adabelief(before, g, rate)
         learned |= {f"{name}.{key}": value for key, value in after.items()}
     for name in ("x", "y"):
-        value, average = learned[f"{name}.value"], state[f"average.{name}"]
+        value = learned[f"{name}.value"]
+        average = state[f"average.{name}"]
         learned[f"average.{name}"] = torch.lerp(value, average, rcig.average)
     return learned
 
@@ -312,7 +313,8 @@ def _adjust_rates(task: Task[RCIG], state: State, gradient: Hypergradient, k: in
     ``fell`` counts the steps since the last look whose inner loss decreased all the way.
     """
     rcig = task.settings
-    inner, inverse = gradient.inner_losses, gradient.inverse_losses
+    inner = gradient.inner_losses
+    inverse = gradient.inverse_losses
     inner_factor = 0.9 if _rose(inner) else 1.0
     inverse_factor = 0.9 if _rose(inverse) else 1.0
     fell = state["fell"] + (len(inner) > 1 and implicit.decreases(inner))
