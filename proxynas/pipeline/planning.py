@@ -260,12 +260,12 @@ def _distill_part(
         and not {"student", "real_batch"} & set(spec.settings)
         and spec.device == "cpu"
     ):
-        own = {
+        smaller = {
             "student": students.default_student(dataset.shape, 32),
             "real_batch": 64,
             **spec.settings,
         }
-        spec = replace(spec, settings=own)
+        spec = replace(spec, settings=smaller)
         reasons.append(
             "GM with a student of 32 filters and 64 real images a class: widths do as well (Zhao "
             "2021, Fig. 12)"

@@ -94,7 +94,7 @@ def rivals(
 ) -> Mapping[str, tuple[Strategy, Pool]]:
     """Each strategy with the pool it sees, this search first, where the run has its indicators."""
     labels = max(this.spec.label, 1)
-    found: dict[str, tuple[Strategy, Pool]] = {
+    strategies: dict[str, tuple[Strategy, Pool]] = {
         "proxynas": (search_of(labels), replace(pool, axes=None)),
         "random search": (curves.random_search, pool),
     }
@@ -107,15 +107,15 @@ def rivals(
             indicator_seconds=_spent(ledger, ZERO_COST),
             axes=None,
         )
-        found["zero-cost indicators, no proxy set"] = (
+        strategies["zero-cost indicators, no proxy set"] = (
             search_of(labels),
             cheap,
         )
-        found["zero-cost pick"] = (curves.zero_cost, cheap)
+        strategies["zero-cost pick"] = (curves.zero_cost, cheap)
     if pool.partial is not None:
-        found["early stopping on everything"] = (curves.few_epochs, pool)
-    found["regularised evolution"] = (curves.evolution(10, 3), pool)
-    return found
+        strategies["early stopping on everything"] = (curves.few_epochs, pool)
+    strategies["regularised evolution"] = (curves.evolution(10, 3), pool)
+    return strategies
 
 
 def search_of(labels: int) -> Strategy:

@@ -124,7 +124,7 @@ def spent(
 ) -> rank.Ledger:
     """What the run cost."""
     stages, train = this.store.stages(), this.dataset.train
-    made = {
+    provenance = {
         **proxy.provenance,
         "reused": this.spec.proxy is not None,
         "distilled": distill.learns(str(proxy.provenance.get("method"))),
@@ -133,7 +133,7 @@ def spent(
         this.store.scores(),
         stages,
         this.truth,
-        distill=made,
+        distill=provenance,
         device=hardware.describe(this.spec.device),
         proxy_bytes=proxy.nbytes,
         real_bytes=train.x.nbytes + train.y.nbytes,

@@ -149,9 +149,11 @@ def objective_values(
         None,
         [headline[1]] if "+" in headline[1] else [],
     )
-    found = [
+    objectives = [
         columns[headline] if name == "indicator" else -costs[name].astype("float64")
         for name in spec.objectives
     ]
-    values = np.stack([column.loc[list(archs)].to_numpy(dtype="float64") for column in found], 1)
+    values = np.stack(
+        [column.loc[list(archs)].to_numpy(dtype="float64") for column in objectives], 1
+    )
     return {arch: tuple(map(float, row)) for arch, row in zip(archs, values, strict=True)}

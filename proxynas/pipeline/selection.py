@@ -34,15 +34,15 @@ def choose_indicator(spec: SearchSpec, space: SearchSpace) -> tuple[Key, str]:
 
 def _named_by(space: SearchSpace) -> Headline:
     """What the space's file names, both of its indicators looked up."""
-    found = space.headline or UNKNOWN
+    headline = space.headline or UNKNOWN
     for key in ("indicator", "without_zero_cost"):
         try:
-            indicators.resolve(getattr(found, key))
+            indicators.resolve(getattr(headline, key))
         except SpecError as error:
             raise SpecError(
                 f"[headline] of the search space {space.name}, {key}: {error}"
             ) from None
-    return found
+    return headline
 
 
 def _check_indicator(spec: SearchSpec, name: str) -> Key:

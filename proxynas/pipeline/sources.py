@@ -58,18 +58,18 @@ def also_names(spec: SearchSpec) -> list[str]:
     Raises:
         SpecError: two of one name, or the name of another source; a table of such a name.
     """
-    found: list[str] = []
+    names: list[str] = []
     for given in spec.also:
         name = Path(given).name.removesuffix(".safetensors")
-        if name in (*found, *KINDS):
+        if name in (*names, *KINDS):
             raise SpecError(f"also would make two sources called {name!r}; rename the file {given}")
-        found.append(name)
+        names.append(name)
     for name in spec.tables:
-        if name in (*found, *KINDS) or not name.strip():
+        if name in (*names, *KINDS) or not name.strip():
             raise SpecError(
                 f"there is a source called {name!r} already; give that table another name"
             )
-    return found
+    return names
 
 
 def training_sources(spec: SearchSpec) -> list[str]:
@@ -120,11 +120,11 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
         if name == EARLY_STOPPING:
             x, y = dataset.train.x, dataset.train.y
         else:
-            made = proxyset.read(sets[name])
-            x, y = made.x.to(spec.device), made.y.to(spec.device)
-            soft = "cross-entropy" if made.y.ndim == 1 else made.recipe.loss
-            recipe = replace(recipe, loss=soft, batch_size=min(whole.batch_size, len(made)))
-            recipe, curriculum = proxyset.recipe_for(made, recipe), made.curriculum
+            proxy = proxyset.read(sets[name])
+            x, y = proxy.x.to(spec.device), proxy.y.to(spec.device)
+            soft = "cross-entropy" if proxy.y.ndim == 1 else proxy.recipe.loss
+            recipe = replace(recipe, loss=soft, batch_size=min(whole.batch_size, len(proxy)))
+            recipe, curriculum = proxyset.recipe_for(proxy, recipe), proxy.curriculum
         sources[name] = Source(
             name,
             x,

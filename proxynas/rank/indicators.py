@@ -102,35 +102,35 @@ def columns(
     -inf: every seed failed, or the indicator cannot be had; NaN: not run.
     """
     archs = pd.Index(sorted(costs.index), name="arch")
-    found: dict[Key, pd.Series] = {}
+    by_key: dict[Key, pd.Series] = {}
     there = dict.fromkeys(str(name) for name in scores["source"])
     sources = sorted((name for name in there if name not in (WHOLE, WINNER)), key=table_order)
     for source in sources:
-        found |= _trained(source, scores[scores["source"] == source], archs)
+        by_key |= _trained(source, scores[scores["source"] == source], archs)
     if zero_cost is not None and len(zero_cost):
-        found |= _zero_cost(zero_cost, archs)
-    found |= {
+        by_key |= _zero_cost(zero_cost, archs)
+    by_key |= {
         (name, name): costs[name].reindex(archs).astype("float64")
         for name in COSTS
         if name in costs
     }
-    found |= {
+    by_key |= {
         (name, table.measure): table.accuracy().reindex(archs)
         for name, table in (tables or {}).items()
     }
     for name in combine:
-        found |= _combined(name, sources, found)
-    found |= {key: column.reindex(archs) for key, column in (predictions or {}).items()}
-    found = dict(sorted(found.items(), key=lambda item: _place(item[0], sources)))
+        by_key |= _combined(name, sources, by_key)
+    by_key |= {key: column.reindex(archs) for key, column in (predictions or {}).items()}
+    by_key = dict(sorted(by_key.items(), key=lambda item: _place(item[0], sources)))
     if truth is not None:
         good = truth.rows[
             truth.rows["failed"].isna()
         ]  # a table of one's own may lack an indicator here and there
         whole = _trained(WHOLE, truth.rows, archs)
         complete = [key for key in whole if good[key[1]].notna().all() and key[1] != truth.measure]
-        found |= {key: whole[key] for key in complete}
-    frame = pd.DataFrame(found, index=archs)
-    frame.columns = pd.MultiIndex.from_tuples(list(found), names=["source", "indicator"])
+        by_key |= {key: whole[key] for key in complete}
+    frame = pd.DataFrame(by_key, index=archs)
+    frame.columns = pd.MultiIndex.from_tuples(list(by_key), names=["source", "indicator"])
     return frame
 
 
@@ -143,7 +143,7 @@ def _place(key: Key, sources: Sequence[str]) -> int:
 
 def _trained(source: str, rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.Series]:
     good = rows[rows["failed"].isna()]
-    found = {}
+    by_key = {}
     for name in TRAINING:
         if name not in rows:
             continue
@@ -154,23 +154,23 @@ def _trained(source: str, rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.S
             continue
         mean = numbers.groupby(good["arch"]).mean().reindex(archs)
         column = -mean if name in LOWER_IS_BETTER else mean
-        found[source, name] = column.mask(column.isna() & archs.isin(rows["arch"]), -math.inf)
-    return found
+        by_key[source, name] = column.mask(column.isna() & archs.isin(rows["arch"]), -math.inf)
+    return by_key
 
 
 def _zero_cost(rows: pd.DataFrame, archs: pd.Index) -> dict[Key, pd.Series]:
     measured = archs.isin(rows["arch"])
     wide = rows.pivot(index="arch", columns="indicator", values="value").reindex(archs)
-    found = {
+    by_key = {
         (ZERO_COST, name): wide[name].mask(wide[name].isna() & measured, -math.inf)
         for name in _known(wide)
     }
     if set(VOTERS) <= set(wide):
         vote = zerocost.vote(
-            pd.DataFrame({name: found[ZERO_COST, name][measured] for name in VOTERS})
+            pd.DataFrame({name: by_key[ZERO_COST, name][measured] for name in VOTERS})
         )
-        found[ZERO_COST, VOTE] = vote.reindex(archs)
-    return found
+        by_key[ZERO_COST, VOTE] = vote.reindex(archs)
+    return by_key
 
 
 def _known(wide: pd.DataFrame) -> list[str]:
@@ -178,7 +178,7 @@ def _known(wide: pd.DataFrame) -> list[str]:
 
 
 def _combined(
-    name: str, sources: Sequence[str], found: dict[Key, pd.Series]
+    name: str, sources: Sequence[str], by_key: dict[Key, pd.Series]
 ) -> dict[Key, pd.Series]:
     """The mean ranks of ``name``'s terms: a column for every source where one of them is read off
     training."""
@@ -186,7 +186,7 @@ def _combined(
     for source in sources or [PROXY]:  # what takes no training is there without a source
         key = resolve(name, source)
         terms = [resolve(term, source) for term in key[1].split("+")]
-        if len(terms) > 1 and all(term in found for term in terms):
-            wide = pd.DataFrame({str(i): found[term] for i, term in enumerate(terms)})
+        if len(terms) > 1 and all(term in by_key for term in terms):
+            wide = pd.DataFrame({str(i): by_key[term] for i, term in enumerate(terms)})
             result[key] = zerocost.mean_rank(wide).mask(wide.isna().any(axis=1))
     return result

@@ -170,10 +170,10 @@ def _agreement(ranking: Ranking, headline: Key) -> Iterator[str]:
             interval=words.span(row[f"{name}_low"], row[f"{name}_high"]),
         )
     if ranking.ceiling is not None:
-        found = ranking.ceiling.rho_best.get(percent or 0, math.nan)
-        best = SENTENCES["ceiling, best"].format(rho=words.number(found), percent=percent)
+        rho_best = ranking.ceiling.rho_best.get(percent or 0, math.nan)
+        best = SENTENCES["ceiling, best"].format(rho=words.number(rho_best), percent=percent)
         yield SENTENCES["ceiling"].format(
-            rho=words.number(ranking.ceiling.rho), best=best if math.isfinite(found) else ""
+            rho=words.number(ranking.ceiling.rho), best=best if math.isfinite(rho_best) else ""
         )
 
 
@@ -237,24 +237,24 @@ def _missing(differences: Iterable[Key]) -> list[str]:
 
 def _needless(ranking: Ranking, headline: Key) -> tuple[str, list[str]]:
     """On a proxy set that the headline does without: its best row, by hindsight, against it."""
-    found = _highest(ranking, ranking.rows["source"] == PROXY)
-    if found is None or not math.isfinite(ranking.row(headline)["rho"]):
+    best_key = _highest(ranking, ranking.rows["source"] == PROXY)
+    if best_key is None or not math.isfinite(ranking.row(headline)["rho"]):
         return NO_VERDICT, []
-    d = paired_difference(ranking, found, headline)
+    d = paired_difference(ranking, best_key, headline)
     worth = UNDECIDED if d.better else NOT_WORTH if d.worse else NOT_SHOWN
-    figures = _figures(ranking, found, d)
-    return worth, [SENTENCES["no proxy"].format(by=words.phrase(found), figures=figures)]
+    figures = _figures(ranking, best_key, d)
+    return worth, [SENTENCES["no proxy"].format(by=words.phrase(best_key), figures=figures)]
 
 
 def _hindsight(ranking: Ranking, headline: Key) -> list[str]:
     """What would have ranked best, the whole data aside: no rule to follow, as truth picked it."""
-    found = _highest(ranking, ~ranking.rows["source"].isin((WHOLE, *ranking.tables)))
-    if found is None:
+    best_key = _highest(ranking, ~ranking.rows["source"].isin((WHOLE, *ranking.tables)))
+    if best_key is None:
         return []
-    if found == headline:
+    if best_key == headline:
         return [SENTENCES["no hindsight"]]
-    rho = words.number(ranking.row(found)["rho"])
-    return [SENTENCES["hindsight"].format(by=words.phrase(found), rho=rho)]
+    rho = words.number(ranking.row(best_key)["rho"])
+    return [SENTENCES["hindsight"].format(by=words.phrase(best_key), rho=rho)]
 
 
 def _highest(ranking: Ranking, among: pd.Series) -> Key | None:

@@ -86,12 +86,12 @@ class Ranking:
 
     def row(self, key: Key) -> pd.Series:
         """The row of one (source, indicator); a ``KeyError`` where there is none."""
-        found = self.rows[(self.rows["source"] == key[0]) & (self.rows["indicator"] == key[1])]
-        if found.empty:
+        rows = self.rows[(self.rows["source"] == key[0]) & (self.rows["indicator"] == key[1])]
+        if rows.empty:
             raise KeyError(
                 f"the ranking has no row {key}; it has {', '.join(map(str, self.keys()))}"
             )
-        return found.iloc[0]
+        return rows.iloc[0]
 
     def keys(self) -> list[Key]:
         """All (source, indicator), in table order."""
@@ -220,13 +220,13 @@ _BestSets = dict[int, tuple[Ints, Ints]]
 def _best_sets(
     y: Floats, resamples: int, rng: np.random.Generator, kinds: Names | None
 ) -> _BestSets:
-    order, found = np.argsort(-y, kind="stable"), {}
+    order, cuts = np.argsort(-y, kind="stable"), {}
     for percent in CUTS:
         part = order[: len(y) * percent // 100]
         if len(part) >= FEWEST:
             of_part = None if kinds is None else kinds[part]
-            found[percent] = part, correlation.resample(len(part), resamples, rng, of_part)
-    return found
+            cuts[percent] = part, correlation.resample(len(part), resamples, rng, of_part)
+    return cuts
 
 
 def _compare(x: Floats, y: Floats, draws: Ints, best: _BestSets) -> tuple[dict[str, float], Floats]:
@@ -293,12 +293,12 @@ COLUMNS = (
 )
 
 
-def _over(key: Key, found: Mapping[Key, tuple[float, Floats]]) -> dict[str, float]:
+def _over(key: Key, rhos: Mapping[Key, tuple[float, Floats]]) -> dict[str, float]:
     """ρ of a row minus that of each rival, which is not there or is the row itself: NaN."""
     row = dict.fromkeys(OVER, math.nan)
     for name, rival in RIVALS.items():
-        if rival in found and rival != key:
-            d = _difference(found[key], found[rival])
+        if rival in rhos and rival != key:
+            d = _difference(rhos[key], rhos[rival])
             row |= {name: d.value, f"{name}_low": d.low, f"{name}_high": d.high}
     return row
 

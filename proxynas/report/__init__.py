@@ -123,7 +123,7 @@ def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
         "indicator": inputs.headline[1],
         "reason": inputs.headline_reason,
     }
-    found: dict[str, Any] = plain(
+    values: dict[str, Any] = plain(
         {
             "title": inputs.title,
             "rank": inputs.ranking.rows.to_dict("records"),
@@ -140,27 +140,27 @@ def as_json(inputs: ReportInputs, judged: Verdict) -> dict[str, Any]:
             **_optional(inputs),
         }
     )
-    return found
+    return values
 
 
 def _ceiling(ranking: Ranking) -> dict[str, Any] | None:
     """Seed against seed, with names as in the rows of the ranking."""
-    found = ranking.ceiling
-    if found is None:
+    ceiling = ranking.ceiling
+    if ceiling is None:
         return None
-    best = {f"rho_best{percent}": rho for percent, rho in found.rho_best.items()}
-    return {"seeds": found.seeds, "n": found.n, "rho": found.rho, **best}
+    best = {f"rho_best{percent}": rho for percent, rho in ceiling.rho_best.items()}
+    return {"seeds": ceiling.seeds, "n": ceiling.n, "rho": ceiling.rho, **best}
 
 
 def _optional(inputs: ReportInputs) -> dict[str, Any]:
     """What only some runs have; absent where it is not there."""
-    found = {
+    parts = {
         "winner": inputs.winner and asdict(inputs.winner),
         "trust": inputs.trust and asdict(inputs.trust),
         "regret_curve": [asdict(curve) for curve in inputs.regret_curve],
         "pareto": inputs.pareto and asdict(inputs.pareto),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in parts.items() if value}
 
 
 def plain(value: Any) -> Any:

@@ -226,9 +226,9 @@ def moving_mean(values: Floats, width: int) -> Floats:
 
 def named(groups: Sequence[tuple[str, ForestRow]]) -> tuple[tuple[str, tuple[ForestRow, ...]], ...]:
     """Rows that follow each other under one name, as groups."""
-    found: list[tuple[str, list[ForestRow]]] = []
+    groups: list[tuple[str, list[ForestRow]]] = []
     for name, row in groups:
-        if not found or found[-1][0] != name:
-            found.append((name, []))
-        found[-1][1].append(row)
-    return tuple((name, tuple(rows)) for name, rows in found)
+        if not groups or groups[-1][0] != name:
+            groups.append((name, []))
+        groups[-1][1].append(row)
+    return tuple((name, tuple(rows)) for name, rows in groups)

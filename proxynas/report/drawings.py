@@ -41,7 +41,7 @@ CURVES = 5
 
 def build(inputs: ReportInputs) -> dict[str, Figure]:
     """All figures of a report by name, in reading order."""
-    found: list[Figure | None] = [
+    drawn: list[Figure | None] = [
         regret(inputs.regret_curve),
         forest(inputs),
         *(scatter(inputs.ranking, key, winner) for key, winner in _scattered(inputs)),
@@ -50,20 +50,20 @@ def build(inputs: ReportInputs) -> dict[str, Figure]:
         break_even(inputs.ledger),
         curves(inputs),
     ]
-    return {figure.name: figure for figure in found if figure is not None}
+    return {figure.name: figure for figure in drawn if figure is not None}
 
 
-def regret(found: Sequence[RegretCurve]) -> Chart | None:
+def regret(curves: Sequence[RegretCurve]) -> Chart | None:
     """What a better network costs each way: median regret with its band against cost."""
-    if not found:
+    if not curves:
         return None
-    names = [colours.SERIES[i % len(colours.SERIES)] for i in range(len(found))]
+    names = [colours.SERIES[i % len(colours.SERIES)] for i in range(len(curves))]
     series = [
         Series(
             curve.name, colour, np.asarray(curve.costs, float), _percent(curve.regret),
-            low=_percent(curve.low), high=_percent(curve.high), strong=curve is found[0],
+            low=_percent(curve.low), high=_percent(curve.high), strong=curve is curves[0],
         )
-        for curve, colour in zip(found, names, strict=True)
+        for curve, colour in zip(curves, names, strict=True)
     ]  # fmt: skip
     x = durations("cost, core time", np.concatenate([s.x for s in series]))
     tops = [s.y for s in series] + [s.high for s in series if s.high is not None]
@@ -215,28 +215,31 @@ def _around(n: int) -> tuple[float, float]:
     return 1 - pad, n + pad
 
 
-def pareto(found: Pareto) -> Chart:
+def pareto(objectives: Pareto) -> Chart:
     """All candidates in two objectives, and the front that no other beats in both."""
     x, y, front = (
-        np.asarray(found.x, float),
-        np.asarray(found.y, float),
-        np.asarray(found.front, bool),
+        np.asarray(objectives.x, float),
+        np.asarray(objectives.y, float),
+        np.asarray(objectives.front, bool),
     )
-    names = tuple(f"{a}: {found.x_label} {_big(u)}, {found.y_label} {v:.4g}" for a, u, v in
-                  zip(found.archs, x, y, strict=True))  # fmt: skip
+    names = tuple(f"{a}: {objectives.x_label} {_big(u)}, {objectives.y_label} {v:.4g}" for a, u, v in
+                  zip(objectives.archs, x, y, strict=True))  # fmt: skip
     parts = []
     for label, colour, chosen in (
         ("candidates", "random", ~front),
         ("Pareto front", "proxy", front),
     ):
         order = np.flatnonzero(chosen)[np.argsort(x[chosen], kind="stable")]
-        texts, keys = tuple(names[i] for i in order), tuple(found.archs[i] for i in order)
+        texts, keys = tuple(names[i] for i in order), tuple(objectives.archs[i] for i in order)
         parts.append(Series(label, colour, x[order], y[order], "dots", texts, keys))
     line = Series("", "proxy", parts[1].x, parts[1].y)
     axis = logarithmic if (x > 0).all() else linear
-    axes = axis(found.x_label, x, _big), linear(found.y_label, y, lambda v: f"{v:.4g}")
+    axes = axis(objectives.x_label, x, _big), linear(objectives.y_label, y, lambda v: f"{v:.4g}")
     return Chart(
-        "pareto", f"{found.y_label} against {found.x_label}", *axes, (parts[0], line, parts[1])
+        "pareto",
+        f"{objectives.y_label} against {objectives.x_label}",
+        *axes,
+        (parts[0], line, parts[1]),
     )
 
 

@@ -41,15 +41,15 @@ def strips(images: Tensor, labels: Tensor, class_names: Sequence[str]) -> list[S
     """
     hard = (labels if labels.ndim == 1 else labels.argmax(1)).cpu().numpy()
     pixels = _pixels(images)
-    found = []
+    rows = []
     for label in np.unique(hard)[:CLASSES]:
         own = pixels[hard == label]
         row = _row(own[:IMAGES])
         name = class_names[label] if label < len(class_names) else str(label)
-        found.append(
+        rows.append(
             Strip(name, _uri(row), row.shape[1], row.shape[0], min(len(own), IMAGES), len(own))
         )
-    return found
+    return rows
 
 
 def grid(images: Tensor, labels: Tensor, class_names: Sequence[str]) -> bytes:

@@ -89,15 +89,23 @@ def indicators(inputs: ReportInputs) -> Table:
     return Table("ranking", tuple(columns), tuple(rows), _strong(ranking.keys(), inputs.headline))
 
 
-def _ceiling(found: NoiseCeiling, names: Sequence[str]) -> tuple[Cell, ...]:
+def _ceiling(ceiling: NoiseCeiling, names: Sequence[str]) -> tuple[Cell, ...]:
     """Seed against seed, as a row of the table of indicators."""
     known = {
-        "rho": found.rho,
-        **{f"rho_best{percent}": rho for percent, rho in found.rho_best.items()},
+        "rho": ceiling.rho,
+        **{f"rho_best{percent}": rho for percent, rho in ceiling.rho_best.items()},
     }
     none = Cell("", "")
     cells = [_number(known[name], 2) if name in known else none for name in names]
-    return (_words("truth"), _words("seed against seed"), *cells, none, none, none, _count(found.n))
+    return (
+        _words("truth"),
+        _words("seed against seed"),
+        *cells,
+        none,
+        none,
+        none,
+        _count(ceiling.n),
+    )
 
 
 def best(inputs: ReportInputs) -> Table:

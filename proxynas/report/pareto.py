@@ -31,7 +31,7 @@ def of_run(
     if value.empty:
         return None
     known = costs.loc[value.index, others].astype("float64")
-    found = front(np.column_stack([value.to_numpy(), -known.to_numpy()]))
+    on_front = front(np.column_stack([value.to_numpy(), -known.to_numpy()]))
     turned = ", sign turned" if headline[1] in LOWER_IS_BETTER else ""
     return Pareto(
         x_label=LABELS[others[0]],
@@ -39,7 +39,7 @@ def of_run(
         archs=[str(arch) for arch in value.index],
         x=known[others[0]].tolist(),
         y=value.tolist(),
-        front=found.tolist(),
+        front=on_front.tolist(),
     )
 
 
