@@ -48,7 +48,7 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
     ranking = ranked(this, decision)
     last = None
     if decision is not None and decision.winner is not None:
-        last = winner.found(store, decision.winner, this.folder)
+        last = winner.last_training(store, decision.winner, this.folder)
     ledger = spent(this, proxy, decision, last)
     costs = store.candidates()
     inputs = report.ReportInputs(

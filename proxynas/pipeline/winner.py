@@ -51,10 +51,10 @@ def train(
             store.forget(WINNER, arch)
         run(store, [arch], [WINNER], [0], prepare, (spec, folder), workers=1)
         write_code(spec, arch, folder)
-    return found(store, arch, folder)
+    return last_training(store, arch, folder)
 
 
-def found(store: Store, arch: str, folder: Path) -> TrainedWinner | None:
+def last_training(store: Store, arch: str, folder: Path) -> TrainedWinner | None:
     """The winner's training as the store has it; ``None`` where it is not there, or failed."""
     row = _row(store, arch)
     if row is None or isinstance(row["failed"], str):

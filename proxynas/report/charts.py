@@ -224,11 +224,11 @@ def moving_mean(values: Floats, width: int) -> Floats:
     return mean
 
 
-def named(groups: Sequence[tuple[str, ForestRow]]) -> tuple[tuple[str, tuple[ForestRow, ...]], ...]:
+def named(rows: Sequence[tuple[str, ForestRow]]) -> tuple[tuple[str, tuple[ForestRow, ...]], ...]:
     """Rows that follow each other under one name, as groups."""
     groups: list[tuple[str, list[ForestRow]]] = []
-    for name, row in groups:
+    for name, row in rows:
         if not groups or groups[-1][0] != name:
             groups.append((name, []))
         groups[-1][1].append(row)
-    return tuple((name, tuple(rows)) for name, rows in groups)
+    return tuple((name, tuple(group)) for name, group in groups)
