@@ -67,6 +67,7 @@ class Prediction:
     scale: Scale | None
 
 
+# reason: what is known of the candidates, and how to fit; all arguments but four have defaults
 def fit(
     features: pd.DataFrame,
     labels: pd.Series,

@@ -90,6 +90,7 @@ class Ledger:
         return asdict(self)
 
 
+# reason: it adds up everything there is, and each argument is one thing that was spent
 def ledger(
     scores: pd.DataFrame,
     stages: Mapping[str, Mapping[str, float]],

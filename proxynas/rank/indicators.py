@@ -87,6 +87,7 @@ def counterparts(name: str) -> list[str]:
     return [] if set(name.split("+")) <= set(TRAINING) else [f"sotl_late+{name}"]
 
 
+# reason: each argument is one kind of column, and two thirds of them may be left out
 def columns(
     scores: pd.DataFrame,
     zero_cost: pd.DataFrame | None,

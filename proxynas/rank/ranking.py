@@ -59,8 +59,8 @@ class Ranking:
     over_parameters, …_low, …    ρ minus that of parameters, and its interval on the same resamples
     over_vote, …_low, …_high     ρ minus that of the vote of zero-cost indicators likewise
     regret                       best known truth of all candidates minus winner_truth, in [0, 1]
-    winner                       what the indicator ranks first of all candidates with a value (ties:
-                                 the fewest parameters, then the first by name), None: nothing
+    winner                       what the indicator ranks first, None: nothing (ties: the fewest
+                                 parameters, then the first by name)
     tied                         how many others tie with it
     winner_truth                 truth of the winner in [0, 1], NaN where it is not known
     ===========================  ==================================================================
@@ -127,6 +127,7 @@ class Difference:
         return self.high < 0
 
 
+# reason: the one way to rank a run; all arguments but three have defaults
 def rank(
     scores: pd.DataFrame,
     costs: pd.DataFrame,

@@ -222,8 +222,10 @@ def pareto(objectives: Pareto) -> Chart:
         np.asarray(objectives.y, float),
         np.asarray(objectives.front, bool),
     )
-    names = tuple(f"{a}: {objectives.x_label} {_big(u)}, {objectives.y_label} {v:.4g}" for a, u, v in
-                  zip(objectives.archs, x, y, strict=True))  # fmt: skip
+    names = tuple(
+        f"{arch}: {objectives.x_label} {_big(cost)}, {objectives.y_label} {value:.4g}"
+        for arch, cost, value in zip(objectives.archs, x, y, strict=True)
+    )
     parts = []
     for label, colour, chosen in (
         ("candidates", "random", ~front),
