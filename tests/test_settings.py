@@ -54,10 +54,10 @@ def test_a_proxy_set_and_how_to_make_one_are_refused_in_a_file_as_from_flags(
     key = line.strip("[").split()[0].strip("]")
     path = tmp_path / "spec.toml"
     path.write_text(f'proxy = "mine.safetensors"\n{line}\n')
-    with pytest.raises(SpecError, match=f"made already, so {key} would change nothing"):
+    with pytest.raises(SpecError, match=f"exists already, so {key} would change nothing"):
         settings.load(SearchSpec, path, {})
     path.write_text(line)
-    with pytest.raises(SpecError, match=f"made already, so {key} would change nothing"):
+    with pytest.raises(SpecError, match=f"exists already, so {key} would change nothing"):
         settings.load(SearchSpec, path, {"proxy": "mine.safetensors"})
 
 

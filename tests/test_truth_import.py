@@ -6,6 +6,7 @@ import sys
 import time
 import types
 from collections import OrderedDict
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from proxynas import spaces
 from proxynas.core.errors import TruthError
 from proxynas.truth import COLUMNS, TruthTable, importing
+from proxynas.truth.importing import Columns
 
 SPACE = spaces.load("nasbench201")
 GRID = spaces.load("convnet-grid")
@@ -174,7 +176,7 @@ def test_file_is_read_only_when_trusted(tmp_path: Path) -> None:
     path = tmp_path / "NAS-Bench-201-v1_1-096897.pth"
     torch.save(stored(), path)
     how: Any = {"data": "cifar10", "split": "test", "epochs": 200, "seeds": None}
-    with pytest.raises(TruthError, match=r"is a pickle.*if you trust where it came from.*--trust"):
+    with pytest.raises(TruthError, match=r"is a pickle.*if you trust its source.*--trust"):
         importing.from_nasbench201_file(path, **how, trust=False)
     table = importing.from_nasbench201_file(path, **how, trust=True)
     pd.testing.assert_frame_equal(table.rows, importing.from_nasbench201(stored(), **how).rows)
@@ -329,10 +331,7 @@ def test_csv_with_columns_named_by_its_owner(tmp_path: Path, name: str) -> None:
         data="my-photos",
         split="test",
         epochs=30,
-        arch="net",
-        accuracy="top1",
-        seed="run",
-        percent=True,
+        columns=Columns("net", "top1", "run", percent=True),
     )
     assert by_run(table, "test_accuracy") == {
         (GRID.at(3), 0): 0.705,
@@ -377,18 +376,13 @@ def test_csv_with_columns_named_by_its_owner(tmp_path: Path, name: str) -> None:
 def test_csv_that_cannot_be_it_is_said(
     tmp_path: Path, text: str, how: dict[str, Any], message: str
 ) -> None:
-    settings: dict[str, Any] = {
-        "space": GRID,
-        "data": "d",
-        "split": "test",
-        "epochs": 1,
-        "arch": "net",
-        "accuracy": "top1",
-        "seed": "run",
-        "percent": True,
-    }
+    settings: dict[str, Any] = {"space": GRID, "data": "d", "split": "test", "epochs": 1}
+    columns = Columns("net", "top1", "run", percent=True)
+    changed = {key: value for key, value in how.items() if hasattr(columns, key)}
+    settings |= {key: value for key, value in how.items() if key not in changed}
+    settings["columns"] = replace(columns, **changed)
     with pytest.raises(TruthError, match=message):
-        importing.from_csv(csv(tmp_path, text), **(settings | how))
+        importing.from_csv(csv(tmp_path, text), **settings)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"\x1f\x8b\x08cut"])
@@ -410,7 +404,12 @@ def test_twelve_epochs_on_the_real_data_come_in_as_a_csv(
     split: Any, column: str, best: float
 ) -> None:
     table = importing.from_csv(
-        EARLY, space=SPACE, data="cifar10", split=split, epochs=12, accuracy=column, percent=True
+        EARLY,
+        space=SPACE,
+        data="cifar10",
+        split=split,
+        epochs=12,
+        columns=Columns(accuracy=column, percent=True),
     )
     assert set(table.rows["arch"]) == set(SPACE)
     assert table.rows[f"{split}_accuracy"].max() == pytest.approx(best, abs=0.01)

@@ -11,10 +11,9 @@ from .. import __version__
 from ..core.errors import ProxynasError
 from . import compare, distill, search, truth
 
-# OpenMP threads that wait for each other spin, and starve each other where somebody else computes
-# too. They spin less
-# here; on an idle machine that can cost some time. PyTorch reads it when it is imported, which only
-# the commands do.
+# OpenMP threads that wait for each other spin, and starve each other where something else computes
+# too. They spin less here; on an idle machine that can cost some time. PyTorch reads it when it is
+# imported, which only the commands do.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 app = typer.Typer(
@@ -24,9 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Rank neural architectures on a distilled proxy set, and say how far the ranking can be trusted.\n\n"
-    "Start with [bold]proxynas search[/]: in about two minutes it distils the 8×8 digits into ten images, trains sixty "
-    "ConvNets on them and writes a report that compares the ranking with measured ground truth.",
+    help="Rank neural architectures on a distilled proxy set, and say how far to trust the ranking."
+    "\n\n"
+    "Start with [bold]proxynas search[/]: in a few minutes it distils the 8×8 digits into ten "
+    "images, trains sixty ConvNets on them, trains the best on the whole data and writes a report "
+    "that compares the ranking with measured ground truth.",
 )
 
 
@@ -41,7 +42,7 @@ def _version(
 
 
 def list_() -> None:
-    """Show the datasets, search spaces, truth tables, methods and proxy sets that are here."""
+    """List the datasets, search spaces, truth tables, methods and proxy sets that are here."""
     from . import listing
     from .console import out as console
 
@@ -81,7 +82,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     if status == 130:
-        _fail("stopped; the same command goes on from here", label="")
+        _fail("stopped; rerun the same command to resume", label="")
     sys.exit(status)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..specs import CompareSpec
+from ..specs.option import RUN
 from .options import Given, Workers, takes
 
 
@@ -17,23 +18,23 @@ def compare(
         typer.Option(
             "--config",
             "-c",
-            help="The TOML file of the table: what its rows have in common, then its rows; flags win over the former.",
-            rich_help_panel="Run",
+            help="The TOML file of the table: what its rows have in common, then its rows. Flags "
+            "win over what they have in common.",
+            rich_help_panel=RUN,
         ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Run directory (default: runs/compare-<name of the file>)", rich_help_panel="Run"
+            help="Run directory. Default: runs/compare-<name of the file>.", rich_help_panel=RUN
         ),
     ] = None,
     workers: Workers = None,
 ) -> None:
-    """Make a table of accuracies: distil every row several times, train networks on every set, mean
-    ± sd.
+    """Make a table of accuracies: distil every row several times and train networks on every set.
 
-    The same command again goes on where it stopped and redoes nothing. The folder has table.md, and
-    table.json with seconds, memory and accuracy on the way.
+    Rerunning the same command resumes. The run directory gets table.md, and table.json with
+    seconds, memory and accuracy on the way.
 
     [bold]Example[/]
 

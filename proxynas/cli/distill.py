@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ..core.errors import SpecError
 from ..specs import DataSpec, DistillSpec, EvaluationSpec
+from ..specs.option import RUN
 from .options import Config, Given, takes
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def distill(
         typer.Option(
             help="The proxy-set file to write (.safetensors); "
             "while it runs, the checkpoint lies beside it.",
-            rich_help_panel="Run",
+            rich_help_panel=RUN,
         ),
     ],
     config: Config = None,
@@ -95,7 +96,7 @@ def merge(
     ],
     out: Annotated[
         Path,
-        typer.Option(help="The proxy-set file to write (.safetensors).", rich_help_panel="Run"),
+        typer.Option(help="The proxy-set file to write (.safetensors).", rich_help_panel=RUN),
     ],
 ) -> None:
     """Make one proxy set of several that were distilled apart, from the same data, with seeds of
@@ -129,8 +130,7 @@ def evaluate(
     given: Given,
     proxy: Annotated[str, typer.Argument(help="A proxy-set file, or the name of a shipped set.")],
 ) -> None:
-    """Train networks from scratch on a proxy set and print their accuracy on the real test split,
-    mean ± sd.
+    """Train networks on a proxy set and print their accuracy on the real test split, mean ± sd.
 
     The recipe is Zhao 2021's: 300 passes over the set (1000 with --augment) of SGD 0.01, momentum
     0.9, weight decay 5e-4, a tenth of the rate from half-way on. With --protocol loo2023 it is Loo

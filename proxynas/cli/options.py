@@ -14,22 +14,26 @@ import typer
 from ..core import settings
 from ..core.errors import SpecError
 from ..specs import Option
+from ..specs.option import PANELS, RUN
 
 Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
         "-c",
-        help="A TOML file whose keys are the flags of this command, with underscores; flags win. --set is "
-        "\\[settings], --table \\[tables], --baseline and --arch the lists baselines and archs. A run directory's "
-        "spec.toml is one.",
-        rich_help_panel="Run",
+        help="A TOML file whose keys are the flags of this command, with underscores; flags win. "
+        "--set is \\[settings], --table \\[tables], --baseline and --arch the lists baselines and "
+        "archs. The spec.toml of a run directory is such a file.",
+        rich_help_panel=RUN,
     ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Processes, one thread each. (default: one per core)", rich_help_panel="Run"
+        min=1,
+        metavar="N",
+        help="Processes, one thread each. Default: one per core.",
+        rich_help_panel=RUN,
     ),
 ]
 Given = dict[str, Any]
@@ -48,7 +52,7 @@ class Flag:
 
     @property
     def parameter(self) -> inspect.Parameter:
-        """What the parser is told of it."""
+        """It as the parser takes it."""
         info = typer.Option(
             self.flag,
             help=self.option.help + self._default(),
@@ -79,13 +83,14 @@ class Flag:
 
     def _default(self) -> str:
         shown = isinstance(self.default, str | int | float) and self.default is not False
-        return f" (default: {self.default})" if shown else ""
+        return f" Default: {self.default}." if shown else ""
 
 
 def takes(spec: type, *others: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the flags of ``spec``; it gets those that were given (:data:`Given`) as its
     first argument."""
-    flags = {flag.field: flag for cls in (spec, *others) for flag in flags_of(cls)}
+    known = {flag.field: flag for cls in (spec, *others) for flag in flags_of(cls)}
+    flags = dict(sorted(known.items(), key=lambda item: PANELS.index(item[1].option.panel)))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -95,8 +100,8 @@ def takes(spec: type, *others: type) -> Callable[[Callable[..., None]], Callable
                 {field: value for field, value in values.items() if value is not None}, **arguments
             )
 
-        own = list(inspect.signature(command).parameters.values())[1:]
-        parameters = [*(flag.parameter for flag in flags.values()), *own]
+        rest = list(inspect.signature(command).parameters.values())[1:]
+        parameters = [*(flag.parameter for flag in flags.values()), *rest]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
         del run.__wrapped__  # the parser must see the flags
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -128,9 +133,8 @@ def _plain(hint: Any) -> Any:
         return _plain(get_args(hint)[0])
     if get_origin(hint) in (Union, UnionType):
         kinds = [arg for arg in get_args(hint) if arg is not NoneType]
-        return (
-            _plain(kinds[0]) if len(kinds) == 1 else str
-        )  # text can be any of several: the spec reads it
+        # text can be any of several kinds: the spec reads it
+        return _plain(kinds[0]) if len(kinds) == 1 else str
     return hint
 
 

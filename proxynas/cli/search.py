@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..specs import SearchSpec
+from ..specs.option import RUN
 from .options import Config, Given, Workers, pairs, takes
 
 if TYPE_CHECKING:
@@ -18,15 +19,16 @@ def search(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Wall-clock time to plan for, such as 90s, 10m or 1h: chooses what you leave out and says why.",
-            rich_help_panel="Run",
+            help="Wall-clock time to plan for, such as 90s, 10m or 1h. It chooses what you leave "
+            "out, and prints why.",
+            rich_help_panel=RUN,
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Run directory (default: runs/<data>-<space>-<proxy>-<digits>)",
-            rich_help_panel="Run",
+            help="Run directory. Default: runs/<data>-<space>-<proxy>-<digits>.",
+            rich_help_panel=RUN,
         ),
     ] = None,
     config: Config = None,
@@ -104,19 +106,19 @@ def report(
     ] = None,
     combine: Annotated[
         list[str] | None,
-        typer.Option(metavar="A+B", help="Rank by the mean rank of these as well; repeatable."),
+        typer.Option(metavar="A+B", help="Rank by the mean rank of these as well. Repeatable."),
     ] = None,
     table: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=FILE", help="Rank accuracies measured elsewhere as well; repeatable."
+            metavar="NAME=FILE", help="Rank accuracies measured elsewhere as well. Repeatable."
         ),
     ] = None,
     all_: Annotated[
         bool, typer.Option("--all", help="Print every row of the ranking, not only the main ones.")
     ] = False,
 ) -> None:
-    """Write a run's report anew from what is stored, without training anything.
+    """Write a run's report again from what is stored, without training anything.
 
     [bold]Example[/]
 

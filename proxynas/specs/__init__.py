@@ -36,7 +36,7 @@ from .search import (
     StrategyName,
     TruthTableSpec,
 )
-from .truth import TruthSpec
+from .truth import ImportSpec, TruthSpec
 from .whitening import Regularisation, WhiteningSetting, parse_whitening
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "DistillSpec",
     "EvaluationSpec",
     "Extension",
+    "ImportSpec",
     "IndicatorSpec",
     "Loss",
     "NotNegative",

@@ -9,11 +9,8 @@ from ..core import settings
 from ..core.errors import SpecError
 from .data import DataSpec
 from .distill import ClockOption, Seed
-from .option import NotNegative, Option, Positive, PositiveNumber
+from .option import COMPARISON, EVALUATION, NotNegative, Option, Positive, PositiveNumber
 from .recipe import Strategy
-
-PANEL = "Evaluation"
-COMPARISON = "Comparison"
 
 Protocol = Literal["zhao2021", "loo2023"]
 """Whose way of training a network on a set: see :func:`proxynas.compare.evaluation.recipe`."""
@@ -24,7 +21,7 @@ class Extension:
     """Training past the distilled steps, ``times`` as many in all, by a strategy of Medvedev &
     D'yakonov 2020, §5.3.
 
-    ``1``: rates of its own instead of the learned ones. ``2``: all epochs over and over, the
+    ``1``: other rates instead of the learned ones. ``2``: all epochs over and over, the
     learned rates multiplied by ``decay`` each time. ``3``: the last epoch over and over, likewise.
     """
 
@@ -42,42 +39,47 @@ class EvaluationSpec:
     archs: Annotated[
         tuple[str, ...],
         Option(
-            "Network to train: convnet, lenet, alexnet, vgg11, resnet18, mlp, all (those six), vit, or an architecture "
-            "of --space; repeatable. By default the student of Zhao 2021, for tables mlp",
-            PANEL,
+            "Network to train: convnet, lenet, alexnet, vgg11, resnet18, mlp, all (those six), "
+            "vit, or an architecture of --space. Repeatable. Default: the student of Zhao 2021, "
+            "for tables mlp.",
+            EVALUATION,
             flag="--arch",
+            metavar="NAME",
         ),
     ] = ()
     space: Annotated[
-        str | None, Option("Where --arch is looked up, instead of the ConvNets", PANEL)
+        str | None, Option("Where --arch is looked up, instead of the ConvNets.", EVALUATION)
     ] = None
     students: Annotated[
-        Positive, Option("Networks to train per architecture", PANEL, flag="--runs")
+        Positive, Option("Networks to train per architecture.", EVALUATION, flag="--runs")
     ] = 5
     updates: Annotated[
-        Positive | None, Option("Optimiser updates of each; as published by default", PANEL)
+        Positive | None,
+        Option("Optimiser updates of each. Default: as published.", EVALUATION),
     ] = None
-    batch_size: Annotated[Positive | None, Option("Batch size; as published by default", PANEL)] = (
-        None
-    )
+    batch_size: Annotated[
+        Positive | None, Option("Batch size. Default: as published.", EVALUATION)
+    ] = None
     protocol: Annotated[
-        Protocol, Option("Whose recipe: Zhao 2021's, or Loo 2023's (for rcig)", PANEL)
+        Protocol, Option("Whose recipe: Zhao 2021's, or Loo 2023's (for rcig).", EVALUATION)
     ] = "zhao2021"
     augment: Annotated[
         Strategy | None,
         Option(
-            "While training on the set, such as crop+scale+rotate: one of color, crop, cutout, flip, scale, rotate per "
-            "batch; or zhao2021: each image shifted, scaled or turned by up to 45°, as that paper's code does on MNIST",
-            PANEL,
+            "Augmentation while networks are trained, such as crop+scale+rotate: one of color, "
+            "crop, cutout, flip, scale and rotate per batch. Or zhao2021: each image is shifted, "
+            "scaled or turned by up to 45°, as that paper's code does on MNIST.",
+            EVALUATION,
         ),
     ] = None
     labels: Literal["stored", "hard"] = "stored"
     extend: Annotated[
         Extension | None,
         Option(
-            "Train past the steps that the set was distilled for by a strategy of Medvedev 2020, such as --extend "
-            "strategy=3; repeatable, with times=10 as many steps in all, decay=0.98, rate=0.3",
-            PANEL,
+            "Train past the steps that the set was distilled for, by a strategy of Medvedev 2020, "
+            "such as --extend strategy=3. Further keys: times=10 as many steps in all, decay=0.98, "
+            "rate=0.3. Repeatable.",
+            EVALUATION,
             metavar="KEY=VALUE",
         ),
     ] = None
@@ -146,12 +148,12 @@ class CompareSpec(DataSpec):
     steps: NotNegative | None = None
     seconds: Annotated[
         PositiveNumber | None,
-        Option("Limit of each distillation; rows with their own keep it", COMPARISON),
+        Option("Limit of each distillation; rows that set one keep it.", COMPARISON),
     ] = None
     clock: ClockOption = "wall"
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    distillations: Annotated[Positive, Option("Proxy sets per row", COMPARISON)] = 3
-    students: Annotated[Positive, Option("Networks per architecture and set", COMPARISON)] = 5
+    distillations: Annotated[Positive, Option("Proxy sets per row.", COMPARISON)] = 3
+    students: Annotated[Positive, Option("Networks per architecture and set.", COMPARISON)] = 5
     archs: tuple[str, ...] = ()
     protocol: Protocol = "zhao2021"
     updates: Positive | None = None

@@ -58,7 +58,8 @@ def parse(text: str) -> Constraint:
     match = PATTERN.fullmatch(text)
     if match is None:
         raise SpecError(
-            f"a constraint is written as in parameters<1e6, with {', '.join(OPERATORS)}, but got {text!r}"
+            f"a constraint is written as in parameters<1e6, with {', '.join(OPERATORS)}, "
+            f"but got {text!r}"
         )
     name, sign, number = match.groups()
     if name not in COSTS:

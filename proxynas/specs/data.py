@@ -5,10 +5,8 @@ from typing import Annotated
 from pydantic.dataclasses import dataclass as checked
 
 from ..core import settings
-from .option import Option, Positive
+from .option import DATA, RUN, Option, Positive
 from .whitening import WhiteningSetting
-
-PANEL = "Data"
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -19,25 +17,26 @@ class DataSpec:
     data: Annotated[
         str,
         Option(
-            "digits, mnist, fashion-mnist, svhn, cifar10, cifar100, moons, a folder with train/<class>/*, or a table: "
-            "a .csv with the target in its last column",
-            PANEL,
+            "digits, mnist, fashion-mnist, svhn, cifar10, cifar100 or moons; a folder of images "
+            "with train/<class>/*; or a table, a .csv with the target in its last column.",
+            DATA,
         ),
     ] = "digits"
     data_root: Annotated[
-        str | None, Option("Where torchvision's datasets are (mnist to cifar100)", PANEL)
+        str | None, Option("Where torchvision's datasets are (mnist to cifar100).", DATA)
     ] = None
-    download: Annotated[bool, Option("Fetch the dataset if it is not there", PANEL)] = False
+    download: Annotated[bool, Option("Download the dataset if it is not there.", DATA)] = False
     image_size: Annotated[
-        Positive | None, Option("Resize every image to N×N; not for tables", PANEL)
+        Positive | None, Option("Resize every image to N×N; not for tables.", DATA, metavar="N")
     ] = None
     zca: Annotated[
         WhiteningSetting | None,
         Option(
-            "Whiten images (ZCA): 0.1 adds a tenth of the mean eigenvalue to the covariance of normalised images "
-            "(FRePo, RCIG), kornia:0.1 adds 0.1 to that of pixels in 0 to 1 (APM); evaluate and search need it too",
-            PANEL,
+            "Whiten images (ZCA). 0.1 adds a tenth of the mean eigenvalue to the covariance of "
+            "normalised images (FRePo, RCIG); kornia:0.1 adds 0.1 to that of pixels in 0 to 1 "
+            "(APM). Give every command on a whitened set the same.",
+            DATA,
             metavar="STRENGTH",
         ),
     ] = None
-    device: Annotated[str, Option("cpu, cuda, cuda:N, or auto", "Run")] = "cpu"
+    device: Annotated[str, Option("cpu, cuda, cuda:N or auto.", RUN)] = "cpu"

@@ -7,27 +7,27 @@ from pydantic.dataclasses import dataclass as checked
 
 from ..core import settings
 from .data import DataSpec
-from .option import NotNegative, Option, Positive, PositiveNumber
+from .option import DISTILLATION, RUN, NotNegative, Option, Positive, PositiveNumber
 
-PANEL = "Distillation"
-
-Method = Annotated[str, Option("How the proxy set is made: see 'proxynas list'", PANEL)]
-Ipc = Annotated[Positive, Option("Images (rows) per class in the proxy set", PANEL)]
+Method = Annotated[str, Option("How the proxy set is made: see 'proxynas list'.", DISTILLATION)]
+Ipc = Annotated[Positive, Option("Images (or rows) per class in the proxy set.", DISTILLATION)]
 Settings = Annotated[
     dict[str, Any],
     Option(
-        "A setting of the method, such as --set init=real; repeatable. An unknown one lists them all",
-        PANEL,
+        "A setting of the method, such as --set init=real; an unknown one lists them all. "
+        "Repeatable.",
+        DISTILLATION,
         flag="--set",
     ),
 ]
-Seed = Annotated[NotNegative, Option("Of every random choice", "Run")]
+Seed = Annotated[NotNegative, Option("Seed of every random choice.", RUN)]
 Clock = Literal["wall", "core"]
 ClockOption = Annotated[
     Clock,
     Option(
-        "Which seconds: wall-clock, or those of all cores together, which other work does not shorten",
-        PANEL,
+        "Which seconds limit it: wall-clock seconds, or core seconds, those of all cores together, "
+        "which do not depend on other work.",
+        DISTILLATION,
     ),
 ]
 
@@ -43,11 +43,14 @@ class DistillSpec(DataSpec):
     method: Method = "gm"
     ipc: Ipc = 1
     steps: Annotated[
-        NotNegative | None, Option("Distillation steps; by default the method's own number", PANEL)
+        NotNegative | None,
+        Option("Distillation steps. Default: the method's own number.", DISTILLATION),
     ] = None
     seconds: Annotated[
         PositiveNumber | None,
-        Option("Stop after this many seconds, over all starts; those of experts count", PANEL),
+        Option(
+            "Stop after this many seconds, over all starts; those of experts count.", DISTILLATION
+        ),
     ] = None
     clock: ClockOption = "wall"
     settings: Settings = Field(default_factory=dict)

@@ -10,12 +10,31 @@ NotNegative = Annotated[int, Field(ge=0)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 
 
+DATA = "Data"
+SPACE = "Search space"
+DISTILLATION = "Distillation"
+TRAINING = "Training of candidates"
+RANKING = "Ranking and truth"
+DECISION = "Labels and verification"
+EVALUATION = "Evaluation"
+COMPARISON = "Comparison"
+IMPORT = "Imported table"
+RUN = "Run"
+
+PANELS = (
+    *(DATA, SPACE, DISTILLATION, TRAINING, RANKING, DECISION),
+    *(EVALUATION, COMPARISON, IMPORT, RUN),
+)
+"""Headings of ``--help``, in the order in which it shows them."""
+
+
 @dataclass(frozen=True)
 class Option:
     """Help and place of a flag.
 
-    The default is added to ``help`` by itself. ``flag`` is given where it is not the field's name
-    with dashes. A field that is a dict takes ``KEY=VALUE``, one that is a tuple may be repeated.
+    ``help`` is sentences with full stops, and the default is added to it by itself; ``panel`` is
+    one of :data:`PANELS`. ``flag`` is given where it is not the field's name with dashes. A field
+    that is a dict takes ``KEY=VALUE``, one that is a tuple may be repeated.
     """
 
     help: str

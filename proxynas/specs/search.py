@@ -9,15 +9,19 @@ from ..core import settings
 from ..core.errors import SpecError
 from .constraint import ConstraintText
 from .data import DataSpec
-from .distill import PANEL as DISTILLATION
 from .distill import DistillSpec, Ipc, Method, Seed, Settings
-from .option import NotNegative, Option, Positive, PositiveNumber
+from .option import (
+    DECISION,
+    DISTILLATION,
+    RANKING,
+    SPACE,
+    TRAINING,
+    NotNegative,
+    Option,
+    Positive,
+    PositiveNumber,
+)
 from .recipe import Recipe, whole_data_recipe
-
-SPACE_PANEL = "Search space"
-TRAINING = "Training of candidates"
-RANKING = "Ranking and truth"
-DECISION = "Labels and verification"
 
 Baseline = Literal["random", "early-stopping", "zero-cost"]
 StrategyName = Literal["random", "all", "tpe", "nsga2", "cmaes", "evolution"]
@@ -33,13 +37,13 @@ def _check_objectives(objectives: tuple[Objective, ...]) -> tuple[Objective, ...
 
 
 Space = Annotated[
-    str, Option("A search space: see 'proxynas list', or the path of a TOML file", SPACE_PANEL)
+    str, Option("A search space: see 'proxynas list', or the path of a TOML file.", SPACE)
 ]
 SpaceOptions = Annotated[
     dict[str, Any],
     Option(
-        "Replace a fixed setting of the space, such as --space-option channels=8; repeatable",
-        SPACE_PANEL,
+        "Replace a fixed setting of the space, such as --space-option channels=8. Repeatable.",
+        SPACE,
         flag="--space-option",
     ),
 ]
@@ -55,8 +59,9 @@ class SpaceSpec:
     zero_cost_options: Annotated[
         dict[str, Any],
         Option(
-            "As --space-option, for the networks that zero-cost indicators see, which can be larger; repeatable",
-            SPACE_PANEL,
+            "As --space-option, for the networks that zero-cost indicators see, which can be "
+            "larger. Repeatable.",
+            SPACE,
             flag="--zero-cost-option",
         ),
     ] = Field(default_factory=dict)
@@ -73,41 +78,48 @@ class CandidateSpec:
     strategy: Annotated[
         StrategyName,
         Option(
-            "How candidates are chosen: random; all of the space; or by what earlier ones are worth: tpe, nsga2 and "
-            "cmaes (Optuna's: pip install 'proxynas\\[optuna]') or evolution (regularised: Real et al. 2019)",
-            SPACE_PANEL,
+            "How candidates are chosen: random; all of the space; or by what earlier ones are "
+            "worth, with tpe, nsga2 or cmaes (Optuna's: pip install 'proxynas\\[optuna]') or "
+            "evolution (regularised: Real et al. 2019).",
+            SPACE,
+            metavar="NAME",
         ),
     ] = "random"
     candidates: Annotated[
         Positive,
-        Option("How many networks to score; as many as the space has: all of it", SPACE_PANEL),
+        Option("How many networks to score; all of a space that has fewer.", SPACE),
     ] = 60
     round_size: Annotated[
         Positive,
         Option(
-            "Candidates that tpe, nsga2, cmaes and evolution choose at a time, before they learn more",
-            SPACE_PANEL,
+            "Candidates that tpe, nsga2, cmaes and evolution choose at a time, before they learn "
+            "what these are worth.",
+            SPACE,
         ),
     ] = 10
     constraints: Annotated[
         tuple[ConstraintText, ...],
         Option(
-            "Only networks with these costs, such as --constraint 'parameters<1e6' or 'flops<=2e7'; repeatable",
-            SPACE_PANEL,
+            "Only networks with these costs, such as --constraint 'parameters<1e6' or "
+            "'flops<=2e7'. Repeatable.",
+            SPACE,
             flag="--constraint",
+            metavar="LIMIT",
         ),
     ] = ()
     objectives: Annotated[
         tuple[Objective, ...],
         AfterValidator(_check_objectives),
         Option(
-            "What the strategy is after: indicator (what picks the best network), and with it parameters or flops, as "
-            "few as possible: then tpe or nsga2 look for a Pareto front; repeatable",
-            SPACE_PANEL,
+            "What the strategy optimises: indicator (what picks the best network), and beside it "
+            "parameters or flops, as few as possible; tpe and nsga2 then look for a Pareto front. "
+            "Repeatable. Default: indicator.",
+            SPACE,
             flag="--objective",
+            metavar="NAME",
         ),
     ] = ("indicator",)
-    distinct: Annotated[bool, Option("Sample no two isomorphic networks", SPACE_PANEL)] = False
+    distinct: Annotated[bool, Option("Sample no two isomorphic networks.", SPACE)] = False
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -120,7 +132,7 @@ class ProxySpec:
     proxy: Annotated[
         str | None,
         Option(
-            "Use this proxy set (a file, or the name of a shipped one) instead of distilling",
+            "Use this proxy set (a file, or the name of a shipped one) instead of distilling.",
             DISTILLATION,
         ),
     ] = None
@@ -128,24 +140,30 @@ class ProxySpec:
     ipc: Ipc = 1
     steps: Annotated[
         NotNegative | None,
-        Option("Distillation steps; by default the method's own number, at most 400", DISTILLATION),
+        Option("Distillation steps. Default: the method's own number, at most 400.", DISTILLATION),
     ] = None
     settings: Settings = Field(default_factory=dict)
     also: Annotated[
         tuple[str, ...],
-        Option("A further proxy set to compare in the same run; repeatable", DISTILLATION),
+        Option(
+            "A further proxy set to compare in the same run. Repeatable.",
+            DISTILLATION,
+            metavar="SET",
+        ),
     ] = ()
     baselines: Annotated[
         tuple[Baseline, ...],
         Option(
-            "random, early-stopping or zero-cost: compare with these only; repeatable. By default all",
+            "Compare with these baselines only: random, early-stopping or zero-cost. Repeatable. "
+            "Default: all three.",
             RANKING,
             flag="--baseline",
+            metavar="NAME",
         ),
     ] = ("random", "early-stopping", "zero-cost")
 
     def __post_init__(self) -> None:
-        """Refuse a proxy set that is made already together with how to make one.
+        """Refuse a proxy set that exists already together with settings to make one.
 
         Raises:
             SpecError: names the first setting of the distillation that is not its default.
@@ -156,7 +174,8 @@ class ProxySpec:
         for key, default in defaults.items():
             if getattr(self, key) != default:
                 raise SpecError(
-                    f"proxy takes a set that is made already, so {key} would change nothing; leave one out"
+                    f"proxy takes a set that exists already, so {key} would change nothing; "
+                    "leave one out"
                 )
 
 
@@ -169,24 +188,26 @@ class RunSpec:
     norms have seen ``calibrate`` real training images.
     """
 
-    seeds: Annotated[Positive, Option("Training runs per candidate and source", TRAINING)] = 2
-    updates: Annotated[Positive, Option("Optimiser updates of each training run", TRAINING)] = 100
-    batch_size: Annotated[Positive, Option("Batch size, at most", TRAINING)] = 256
-    lr: Annotated[PositiveNumber, Option("Learning rate", TRAINING)] = 0.01
+    seeds: Annotated[Positive, Option("Training runs per candidate and source.", TRAINING)] = 2
+    updates: Annotated[Positive, Option("Optimiser updates of each training run.", TRAINING)] = 100
+    batch_size: Annotated[
+        Positive, Option("Batch size, at most the size of the proxy set.", TRAINING)
+    ] = 256
+    lr: Annotated[PositiveNumber, Option("Learning rate.", TRAINING)] = 0.01
     recipe: Annotated[
         dict[str, Any],
         Option(
-            "Anything else about how candidates are trained, such as --recipe schedule=cosine; repeatable",
+            "Any other setting of the training, such as --recipe schedule=cosine. Repeatable.",
             TRAINING,
         ),
     ] = Field(default_factory=dict)
-    val_size: Annotated[Positive, Option("Validation images that score a run", TRAINING)] = 1000
+    val_size: Annotated[Positive, Option("Validation images that score a run.", TRAINING)] = 1000
     val_points: Annotated[
-        Positive, Option("Validations during each run; 2 or more give val_auc", TRAINING)
+        Positive, Option("Validations during each run; 2 or more give val_auc.", TRAINING)
     ] = 1
     calibrate: Annotated[
         NotNegative,
-        Option("Real training images that batch norms see before scoring; 0: none", TRAINING),
+        Option("Real training images that batch norms see before scoring; 0: none.", TRAINING),
     ] = 256
 
     def candidate_recipe(self) -> Recipe:
@@ -211,15 +232,16 @@ class IndicatorSpec:
     indicator: Annotated[
         str,
         Option(
-            "What picks the best network: val_accuracy, val_loss, val_auc, sotl, sotl_late, synflow, naswot, "
-            "jacob_cov, snip, grad_norm, vote, parameters, flops, or several joined by + (mean rank); auto takes what "
-            "experiments/ found best",
+            "What picks the best network: val_accuracy, val_loss, val_auc, sotl, sotl_late, "
+            "synflow, naswot, jacob_cov, snip, grad_norm, vote, parameters, flops, or several "
+            "joined by + (mean rank); auto: a predictor fitted on labels, or without one what the "
+            "space's file names.",
             RANKING,
         ),
     ] = "auto"
     combine: Annotated[
         tuple[str, ...],
-        Option("Rank by the mean rank of these as well; repeatable", RANKING, metavar="A+B"),
+        Option("Rank by the mean rank of these as well. Repeatable.", RANKING, metavar="A+B"),
     ] = ()
 
 
@@ -233,20 +255,21 @@ class TruthTableSpec:
 
     truth: Annotated[
         str,
-        Option("A truth table (CSV), none, or auto: the one that ships or is installed", RANKING),
+        Option("A truth table (CSV), none, or auto: one that ships or is installed.", RANKING),
     ] = "auto"
     truth_data: Annotated[
         str | None,
         Option(
-            "The truth's own name for the data, as in --data ./my-cifar --truth-data cifar10",
+            "Name of the data in the truth table, as in --data ./my-cifar --truth-data cifar10.",
             RANKING,
         ),
     ] = None
     tables: Annotated[
         dict[str, str],
         Option(
-            "Accuracies measured elsewhere, such as --table '12 epochs=early.csv', ranked beside the others, never "
-            "picked by; a truth table (proxynas truth import); repeatable",
+            "Accuracies measured elsewhere, such as --table '12 epochs=early.csv' (see 'proxynas "
+            "truth import'). They are ranked beside the others; nothing is picked by them. "
+            "Repeatable.",
             RANKING,
             flag="--table",
             metavar="NAME=FILE",
@@ -262,35 +285,38 @@ class DecisionSpec:
     label: Annotated[
         NotNegative,
         Option(
-            "Candidates to train on the whole data, to fit a predictor and to check the ranking; 0: none",
+            "Candidates to train on the whole data, to fit a predictor and to check the ranking; "
+            "0: none.",
             DECISION,
         ),
     ] = 20
     verify: Annotated[
         NotNegative,
         Option(
-            "Best-ranked candidates to train on the whole data before the winner is picked; 0: none",
+            "Best-ranked candidates to train on the whole data before the winner is picked; "
+            "0: none.",
             DECISION,
         ),
     ] = 5
-    epochs: Annotated[Positive, Option("Passes over the whole data", DECISION)] = 12
-    whole_batch_size: Annotated[Positive, Option("Batch size on the whole data", DECISION)] = 25
+    epochs: Annotated[Positive, Option("Passes over the whole data.", DECISION)] = 12
+    whole_batch_size: Annotated[Positive, Option("Batch size on the whole data.", DECISION)] = 25
     whole_lr: Annotated[
         PositiveNumber,
-        Option("Learning rate on the whole data at the start; a cosine takes it to zero", DECISION),
+        Option("Learning rate at the start of these; a cosine takes it to zero.", DECISION),
     ] = 0.01
     oracle: Annotated[
         Literal["auto", "none"],
         Option(
-            "auto: where the truth table knows a candidate, its accuracy is taken from there and its cost is charged; "
-            "none: always train",
+            "auto: read accuracies from the truth table where it knows all candidates, and charge "
+            "for them; none: always train.",
             DECISION,
         ),
     ] = "auto"
     train_winner: Annotated[
         Literal["auto", "always", "never"],
         Option(
-            "Train the winner afresh on the whole data and save its weights; auto: unless the truth was imported",
+            "Train the winner afresh on the whole data and save its weights; auto: unless the "
+            "truth table was imported.",
             DECISION,
         ),
     ] = "auto"

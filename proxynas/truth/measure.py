@@ -28,13 +28,8 @@ def prepare(spec: TruthSpec) -> Work:
     dataset = datasets.load_for(spec)
     x, y = dataset.train.x, dataset.train.y
     source = Source(WHOLE, x, y, spec.recipe(len(x)), test=True)
-    return Work(
-        spaces.load(spec.space, spec.space_options),
-        dataset,
-        {WHOLE: source},
-        spec.seed,
-        spec.device,
-    )
+    space = spaces.load(spec.space, spec.space_options)
+    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device)
 
 
 def candidates(spec: TruthSpec, space: spaces.SearchSpace) -> list[str]:
@@ -54,8 +49,8 @@ def measure(
     """Train every candidate on the whole real data, write the table to ``out`` and give it back.
 
     Every run is in the store beside ``out`` the moment it is done, and an interrupted measurement
-    writes the table of what it has; the same call again goes on from there. ``on_done`` is told
-    (runs done, runs in all, the run).
+    writes the table of what it has; the same call again resumes it. ``on_done`` gets (runs done,
+    runs in all, the run).
 
     Raises:
         RunFolderError: the store beside ``out`` belongs to another measurement, or ``out`` is not a
@@ -73,11 +68,8 @@ def measure(
         )
     store = Store(out.with_suffix(".sqlite"))
     try:
-        store.claim(
-            json.dumps(
-                {**settings.to_dict(spec), "fingerprint": dataset.fingerprint}, sort_keys=True
-            )
-        )
+        identity = {**settings.to_dict(spec), "fingerprint": dataset.fingerprint}
+        store.claim(json.dumps(identity, sort_keys=True))
         total = len(archs) * spec.seeds
         done = total - spec.seeds * len(pending(store, archs, [WHOLE], replicas))
 
@@ -90,17 +82,17 @@ def measure(
         try:
             run(store, archs, [WHOLE], replicas, prepare, (spec,), workers=workers, on_done=count)
         finally:
-            found = table(spec, space.name, store, dataset)
-            found.write(out)
+            measured = table(spec, space.name, store, dataset)
+            measured.write(out)
     finally:
         store.close()
-    return found
+    return measured
 
 
 def table(spec: TruthSpec, space: str, store: Store, dataset: Dataset) -> TruthTable:
     """The table of what ``store`` has so far."""
     rows = store.scores()
-    made = {
+    header = {
         "format": FORMAT,
         "space": space,
         "data": dataset.name,
@@ -115,4 +107,4 @@ def table(spec: TruthSpec, space: str, store: Store, dataset: Dataset) -> TruthT
             "python": platform.python_version(),
         },
     }
-    return TruthTable(rows[rows["source"] == WHOLE].loc[:, list(COLUMNS)], made)
+    return TruthTable(rows[rows["source"] == WHOLE].loc[:, list(COLUMNS)], header)

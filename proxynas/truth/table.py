@@ -1,8 +1,8 @@
 """Ground truth: what every candidate reaches after training on the whole real data, from a table or
 measured.
 
-A table is one CSV file, a row a (architecture, seed), whose first lines (``#``) are TOML and say
-how it was made.
+A table is one CSV file, a row per (architecture, seed), whose first lines (``#``) are TOML and say
+how it was measured.
 """
 
 import io
@@ -20,17 +20,8 @@ from ..core.errors import TruthError
 from ..datasets import Dataset
 
 FORMAT = "proxynas-truth-1"
-COLUMNS = (
-    "arch",
-    "seed",
-    "val_accuracy",
-    "val_loss",
-    "test_accuracy",
-    "test_loss",
-    "sotl",
-    "seconds",
-    "failed",
-)
+NUMBERS = ("seed", "val_accuracy", "val_loss", "test_accuracy", "test_loss", "sotl", "seconds")
+COLUMNS = ("arch", *NUMBERS, "failed")
 
 
 @dataclass(frozen=True)
@@ -65,20 +56,16 @@ class TruthTable:
         Raises:
             TruthError: says which.
         """
-        for key, here in (
-            ("space", space),
-            ("data", data or dataset.name),
-            ("fingerprint", dataset.fingerprint),
-        ):
-            there = (
-                None
-                if key == "fingerprint" and data not in (None, dataset.name)
-                else self.made.get(key)
-            )
+        wanted = {"space": space, "data": data or dataset.name}
+        if data in (None, dataset.name):
+            wanted["fingerprint"] = dataset.fingerprint
+        for key, here in wanted.items():
+            there = self.made.get(key)
             if there is not None and there != here:
                 raise TruthError(
-                    f"the truth table was measured on {key} {there!r}, but this is {here!r}; "
-                    "give a table of the same data, --truth-data if only the name differs, or --truth none"
+                    f"the truth table was measured on {key} {there!r}, but this is {here!r}; give "
+                    "a table of the same data, --truth-data if only the name differs, or --truth "
+                    "none"
                 )
 
     def costs_like(
@@ -130,7 +117,8 @@ def read(path: Path) -> TruthTable:
         ) from None
     except (ValueError, UnicodeDecodeError) as error:
         raise TruthError(
-            f"{path} is not a truth table: {error}; expected a CSV with columns arch and test_accuracy"
+            f"{path} is not a truth table: {error}; "
+            "expected a CSV with columns arch and test_accuracy"
         ) from None
     column = made.get("accuracy", "test_accuracy")
     if column not in ("val_accuracy", "test_accuracy"):
@@ -140,25 +128,25 @@ def read(path: Path) -> TruthTable:
     missing = {"arch", column} - set(rows.columns)
     if missing:
         raise TruthError(
-            f"{path} lacks the column {sorted(missing)[0]!r}; it has {', '.join(map(str, rows.columns))}"
+            f"{path} lacks the column {sorted(missing)[0]!r}; "
+            f"it has {', '.join(map(str, rows.columns))}"
         )
     rows = rows.assign(**{name: _numbers(rows, name, path) for name in NUMBERS if name in rows})
     accuracy = rows[column]
     if not accuracy.dropna().between(0, 1).all() or accuracy.isna().all():
         raise TruthError(
-            f"{path}: {column} must be between 0 and 1, but goes from {accuracy.min()} to {accuracy.max()}"
+            f"{path}: {column} must be between 0 and 1, "
+            f"but goes from {accuracy.min()} to {accuracy.max()}"
         )
     rows = rows.reindex(columns=list(COLUMNS))
     empty = rows[column].isna() & rows["failed"].isna()
     if empty.any():
+        row = int(empty.to_numpy().argmax()) + 1
         raise TruthError(
-            f"{path}: row {int(empty.to_numpy().argmax()) + 1} has no {column}; fill it in, leave the row out, or say "
-            "in the column 'failed' why its training failed (that counts as 0)"
+            f"{path}: row {row} has no {column}; fill it in, leave the row out, or say in the "
+            "column 'failed' why its training failed (that counts as 0)"
         )
     return TruthTable(rows, made)
-
-
-NUMBERS = ("seed", "val_accuracy", "val_loss", "test_accuracy", "test_loss", "sotl", "seconds")
 
 
 def _numbers(rows: pd.DataFrame, name: str, path: Path) -> pd.Series:
@@ -167,7 +155,8 @@ def _numbers(rows: pd.DataFrame, name: str, path: Path) -> pd.Series:
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         raise TruthError(
-            f"{path}: {name} must be a number, but row {row + 1} has {rows[name].iloc[row]!r}; fix it"
+            f"{path}: {name} must be a number, but row {row + 1} has {rows[name].iloc[row]!r}; "
+            "fix it"
         )
     return numbers
 
