@@ -155,7 +155,7 @@ BAD = {
     ),
     "no such truth": (["search", "--truth", "nothing.csv"], "cannot read the truth table"),
     "no such config": (["search", "-c", "nothing.toml"], "cannot read nothing.toml"),
-    "not a run folder": (["report", "{out}"], "is not a run folder"),
+    "not a run directory": (["report", "{out}"], "is not a run directory"),
     "merge of one": (["merge", "{proxy}", "--out", "{out}"], "takes two sets or more, but got 1"),
     "merge of nothing": (
         ["merge", "{proxy}", "nothing.safetensors", "--out", "{out}"],

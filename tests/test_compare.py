@@ -130,7 +130,7 @@ def test_the_command_from_a_file_to_the_table_and_on_from_where_it_stopped(
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*-4.*")}
     code, out, err = run(monkeypatch, capsys, "-c", "mine.toml", "--seed", "4", "--workers", "1")
     assert (code, err) == (0, "")
-    assert "2 of 3 sets found in the run folder" in out
+    assert "2 of 3 sets found in the run directory" in out
     assert untimed(folder) == wanted
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
 

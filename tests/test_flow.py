@@ -206,7 +206,7 @@ def test_a_candidate_that_explodes_is_marked_and_the_run_goes_on(
 
 
 def test_rewrite_needs_a_run(small_spec: SearchSpec, tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="is not a run folder"):
+    with pytest.raises(RunFolderError, match="is not a run directory"):
         flow.rewrite(tmp_path)
     flow.search(small_spec, tmp_path / "run", workers=1)
     assert flow.rewrite(tmp_path / "run", indicator="sotl").headline == ("proxy", "sotl")

@@ -159,7 +159,7 @@ def rewrite(
     """
     path = folder / "spec.toml"
     if not path.is_file() or not (folder / "run.sqlite").is_file():
-        raise RunFolderError(f"{folder} is not a run folder; give the --out of a 'proxynas search'")
+        raise RunFolderError(f"{folder} is not a run directory; give the --out of a 'proxynas search'")
     spec = settings.make(SearchSpec, settings.read_toml(path), where=str(path))
     spec = replace(
         spec,
