@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def add(context: int, task: int) -> tuple[int, int, int]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_task_once_on_one_thread(workers: int) -> None:
     threads = torch.get_num_threads()
-    results = list(map_unordered(add, range(7), prepare, (10,), workers))
+    results = list(map_unordered(add, range(7), partial(prepare, 10), workers))
     assert sorted(value for value, _, _ in results) == list(range(10, 17))
     assert {used for _, used, _ in results} == {1}
     assert (os.getpid() in {pid for _, _, pid in results}) == (workers == 1)
@@ -37,20 +38,20 @@ def test_every_task_once_on_one_thread(workers: int) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_errors_of_the_user_come_out_as_they_are(workers: int) -> None:
     with pytest.raises(DataError, match="a negative number"):
-        list(map_unordered(add, range(3), prepare, (-1,), workers))
+        list(map_unordered(add, range(3), partial(prepare, -1), workers))
     with pytest.raises(DataError, match="task 99"):
-        list(map_unordered(add, [1, 99], prepare, (0,), workers))
+        list(map_unordered(add, [1, 99], partial(prepare, 0), workers))
 
 
 def test_a_process_of_its_own_for_every_task() -> None:
-    results = list(map_apart(add, range(3), prepare, (10,), 1))
+    results = list(map_apart(add, range(3), partial(prepare, 10), 1))
     assert [(value, used) for value, used, _ in results] == [(10, 1), (11, 1), (12, 1)]
     assert len({os.getpid(), *(pid for _, _, pid in results)}) == 4
     with pytest.raises(DataError, match="task 99"):
-        list(map_apart(add, [99, 1], prepare, (0,), 2))
+        list(map_apart(add, [99, 1], partial(prepare, 0), 2))
     with pytest.raises(WorkerError, match="a worker process died"):
-        list(map_apart(die, range(2), prepare, (1,), 1))
-    assert list(map_apart(add, [], prepare, (0,), 1)) == []
+        list(map_apart(die, range(2), partial(prepare, 1), 1))
+    assert list(map_apart(add, [], partial(prepare, 0), 1)) == []
 
 
 def nap(context: int, task: int) -> None:
@@ -59,7 +60,7 @@ def nap(context: int, task: int) -> None:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_workers_end_with_a_killed_parent() -> None:
-    work = "list(map_unordered(nap, range(4), prepare, (1,), 2))"
+    work = "list(map_unordered(nap, range(4), partial(prepare, 1), 2))"
     code = f"from tests.test_pool import *\nif __name__ == '__main__': {work}"
     parent = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
@@ -80,7 +81,7 @@ def die(context: int, task: int) -> None:
 
 def test_a_worker_that_dies_is_said() -> None:
     with pytest.raises(WorkerError, match="a worker process died"):
-        list(map_unordered(die, range(3), prepare, (1,), 2))
+        list(map_unordered(die, range(3), partial(prepare, 1), 2))
 
 
 def children(pid: int) -> list[int]:

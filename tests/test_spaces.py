@@ -12,7 +12,7 @@ import torch
 from proxynas import spaces
 from proxynas.core.errors import SpaceError, SpecError
 from proxynas.datasets import Dataset
-from proxynas.search.score import Source, score
+from proxynas.search.score import Source, Work, score
 from proxynas.spaces import notation
 from proxynas.spaces.limits import Limits
 from proxynas.spaces.space import TRIES
@@ -449,12 +449,10 @@ def test_dropout_does_not_depend_on_what_ran_before(digits: Dataset, tmp_path: P
     )
     path = tmp_path / "mine.toml"
     path.write_text('name="mine"\nfactory="nets.py:make"\narch="P{p}"\n[axes]\np=[0.5]\n')
-    space, source = (
-        spaces.load(str(path)),
-        Source("proxy", digits.train.x[:20], digits.train.y[:20], Recipe(updates=3)),
-    )
-    first = score(space, "P0.5", source, digits, [0, 1], seed=0)
+    source = Source("proxy", digits.train.x[:20], digits.train.y[:20], Recipe(updates=3))
+    work = Work(spaces.load(str(path)), digits, {"proxy": source}, seed=0)
+    first = score(work, "proxy", "P0.5", [0, 1])
     torch.rand(5)
-    for one, two in zip(first, score(space, "P0.5", source, digits, [0, 1], seed=0), strict=True):
+    for one, two in zip(first, score(work, "proxy", "P0.5", [0, 1]), strict=True):
         np.testing.assert_array_equal(one.losses, two.losses)
     assert not np.array_equal(first[0].losses, first[1].losses)

@@ -84,7 +84,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "run.sqlite")
     store.add([a_score("kept")])
     store._db.execute("PRAGMA max_page_count = 1")
-    with pytest.raises(RunFolderError, match="make room and start the same command again"):
+    with pytest.raises(RunFolderError, match="make room and rerun the same command"):
         store.add([a_score(f"arch{i}", losses=np.zeros(2000, np.float32)) for i in range(20)])
     store.close()
     assert Store(tmp_path / "run.sqlite").scores()["arch"].tolist() == ["kept"]

@@ -181,7 +181,7 @@ def working(repeats: int) -> list[Row]:
     tasks = ["D2-W64-relu-instancenorm-avgpooling"] * 60
 
     def go(workers: int) -> None:
-        list(map_unordered(_train_one, tasks, _prepare, (), workers))
+        list(map_unordered(_train_one, tasks, _prepare, workers))
 
     return [
         compare(

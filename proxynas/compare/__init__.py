@@ -18,6 +18,7 @@ it cannot: no two runs do the same number of steps in the same time, interrupted
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -68,7 +69,7 @@ def compare(
             [job for job in left if job.distils],
             [job for job in left if not job.distils],
         ):  # sets are there
-            for job, result in map_apart(measure, part, prepare, (spec,), workers):
+            for job, result in map_apart(measure, part, partial(prepare, spec), workers):
                 files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
                 job.clean()
                 found[job.result] = result

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from .. import proxyset, rank
@@ -21,7 +22,7 @@ from ..core import settings
 from ..core.errors import RunFolderError
 from ..core.progress import Watcher
 from ..core.rundir import open_folder
-from ..search.run import pending, run, runs
+from ..search.run import Wanted, pending, run, runs
 from ..search.sources import PROXY, WHOLE, ZERO_COST
 from ..search.strategies import ADAPTIVE
 from ..specs import SearchSpec
@@ -82,8 +83,9 @@ def score_all(this: Run, archs: list[str]) -> None:
         add_costs(store, archs, this.cost)
     trained = training_sources(spec)
     sources = [*trained, *([ZERO_COST] if ZERO_COST in spec.baselines else [])]
+    wanted = Wanted(archs, sources, range(spec.seeds))
     total = len(archs) * (len(trained) * spec.seeds + len(sources) - len(trained))
-    done = total - runs(pending(store, archs, sources, range(spec.seeds)))
+    done = total - runs(pending(store, wanted))
     this.watcher.say(
         f"searching: {len(archs)} of {this.space.size:,} candidates × {len(trained)} sources × "
         f"{spec.seeds} seeds, {this.workers} worker(s)"
@@ -92,10 +94,8 @@ def score_all(this: Run, archs: list[str]) -> None:
     if done < total:
         tally = Tally(this.watcher, done, total)
         with this.stage("search"):
-            run(
-                store, archs, sources, range(spec.seeds), prepare, (spec, this.folder),
-                workers=this.workers, on_done=tally,
-            )  # fmt: skip
+            prepared = partial(prepare, spec, this.folder)
+            run(store, wanted, prepared, workers=this.workers, on_done=tally)
     this.watcher.ended()
 
 
@@ -159,7 +159,9 @@ def rewrite(
     """
     path = folder / "spec.toml"
     if not path.is_file() or not (folder / "run.sqlite").is_file():
-        raise RunFolderError(f"{folder} is not a run directory; give the --out of a 'proxynas search'")
+        raise RunFolderError(
+            f"{folder} is not a run directory; give the --out of a 'proxynas search'"
+        )
     spec = settings.make(SearchSpec, settings.read_toml(path), where=str(path))
     spec = replace(
         spec,

@@ -3,6 +3,7 @@ them."""
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 
 from .. import datasets, spaces
 from ..core.progress import Watcher
-from ..search.run import Work, pending, run
-from ..search.score import Source
+from ..search.run import Wanted, run
+from ..search.score import Source, Work
 from ..search.sources import WHOLE
 from ..search.store import Score, Store, ZeroCost
 from ..specs import SearchSpec
@@ -92,18 +93,14 @@ class Trained(Recorded):
 
     def accuracies(self, archs: Sequence[str]) -> pd.Series:
         """Train those of ``archs`` that are missing."""
-        missing = len(pending(self._store, archs, [WHOLE], [REPLICA]))
         self._done = max(self._done, len(self._rows()))
 
         def on_done(score: Score | ZeroCost) -> None:
             self._done += 1
             self._watcher.labelling(self._done, max(self._total, self._done), score.arch)
 
-        if missing:
-            run(
-                self._store, archs, [WHOLE], [REPLICA], prepare, (self._spec,),
-                workers=min(self._workers, missing), on_done=on_done,
-            )  # fmt: skip
+        wanted, prepared = Wanted(archs, [WHOLE], [REPLICA]), partial(prepare, self._spec)
+        run(self._store, wanted, prepared, workers=self._workers, on_done=on_done)
         return super().accuracies(archs)
 
 

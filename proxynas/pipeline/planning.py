@@ -3,7 +3,7 @@ gets its reason.
 
 Costs are predicted from counted operations and two short measurements on this machine: a few
 updates of a middling candidate, and one distillation step. The plan is printed and written into the
-run directory, so a run that is started again keeps the plan it began with, whatever the machine does
+run directory, so that rerunning the command keeps the plan it began with, whatever the machine does
 then.
 """
 

@@ -13,6 +13,7 @@ was interrupted.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from ..core.errors import SpecError
 from ..core.progress import Watcher
 from ..rank import Key, indicators
 from ..search import strategies
-from ..search.run import pending, runs, scorer
+from ..search.run import Wanted, pending, runs, scorer
 from ..search.sources import PROXY, ZERO_COST
 from ..search.store import Score, Store, ZeroCost
 from ..search.strategies import Strategy, Untried
@@ -98,13 +99,13 @@ def choose_in_rounds(this: Run, strategy: Strategy, first: list[str]) -> list[st
     )
     archs: list[str] = []
     asked = first
-    prepared = scorer(
-        store, replicas, prepare, (spec, this.folder), workers=this.workers, on_done=tally
-    )
-    with this.stage("search"), prepared as score_missing:
+    work = partial(prepare, spec, this.folder)
+    scoring = scorer(store, replicas, work, workers=this.workers, on_done=tally)
+    with this.stage("search"), scoring as score_missing:
         while asked:
             add_costs(store, asked, this.cost)
-            tally.done += len(asked) * each - runs(pending(store, asked, sources, replicas))
+            missing = runs(pending(store, Wanted(asked, sources, replicas)))
+            tally.done += len(asked) * each - missing
             score_missing(asked, sources)
             archs += asked
             for arch, values in objective_values(spec, this.headline, store, archs).items():

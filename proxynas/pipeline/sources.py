@@ -13,8 +13,7 @@ from ..datasets import Dataset, Split
 from ..distill.loop import plan
 from ..distill.reuse import Destination, reuse_or_distill
 from ..proxyset import ProxySet
-from ..search.run import Work
-from ..search.score import Source
+from ..search.score import Source, Work
 from ..search.sources import EARLY_STOPPING, KINDS, PROXY, RANDOM
 from ..specs import SearchSpec
 

@@ -9,6 +9,7 @@ winner.py            a few lines that build the network and load them
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +19,8 @@ from .. import datasets, spaces
 from ..core import files
 from ..core.progress import Watcher
 from ..datasets import Dataset
-from ..search.run import Work, run
-from ..search.score import Source
+from ..search.run import Wanted, run
+from ..search.score import Source, Work
 from ..search.sources import WINNER
 from ..search.store import Store
 from ..spaces import SearchSpace
@@ -49,7 +50,7 @@ def train(
         watcher.say(f"training the winner afresh on the whole data: {arch}")
         if known is not None:
             store.forget(WINNER, arch)
-        run(store, [arch], [WINNER], [0], prepare, (spec, folder), workers=1)
+        run(store, Wanted([arch], [WINNER], [0]), partial(prepare, spec, folder), workers=1)
         write_code(spec, arch, folder)
     return last_training(store, arch, folder)
 

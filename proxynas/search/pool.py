@@ -1,6 +1,11 @@
-"""Work on all cores: one process a core, one thread each, so that a result never depends on how
-many there are."""
+"""Work on all cores: one process per core, one thread each, so that no result depends on their
+number.
 
+What tasks share, their context, is made in each process by ``prepare``: a picklable function
+without arguments, such as a :class:`functools.partial`.
+"""
+
+import functools
 import os
 import signal
 import threading
@@ -20,6 +25,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _context: Any = None
+
+Prepare = Callable[[], Any]
 
 
 def cores() -> int:
@@ -42,11 +49,8 @@ class Mapper(Protocol):
 
 
 @contextmanager
-def opened(
-    prepare: Callable[..., Any], arguments: tuple[Any, ...], workers: int
-) -> Iterator[Mapper]:
-    """Workers for several maps one after the other, where each worker makes ``context`` once, with
-    its first task, by ``prepare(*arguments)``.
+def opened(prepare: Prepare, workers: int) -> Iterator[Mapper]:
+    """Workers for several maps one after the other; each makes its context with its first task.
 
     With one worker everything runs in this process, on one thread all the same. Workers end with
     their parent, however it ends; Ctrl-C is the parent's to handle.
@@ -55,9 +59,9 @@ def opened(
         WorkerError: a worker process died.
     """
     if workers == 1:
-        yield _alone(prepare, arguments)
+        yield _alone(prepare)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (prepare, arguments))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (prepare,))
     try:
         yield lambda work, tasks: _drain(pool, work, iter(tasks), 2 * workers)
     except BrokenProcessPool:
@@ -69,17 +73,15 @@ def opened(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _alone(prepare: Callable[..., Any], arguments: tuple[Any, ...]) -> Mapper:
-    made: list[Any] = []
+def _alone(prepare: Prepare) -> Mapper:
+    context = functools.cache(prepare)
 
     def mapped(work: Callable[[Any, Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             for task in tasks:
-                if not made:
-                    made.append(prepare(*arguments))
-                yield work(made[0], task)
+                yield work(context(), task)
         finally:
             torch.set_num_threads(threads)
 
@@ -87,40 +89,32 @@ def _alone(prepare: Callable[..., Any], arguments: tuple[Any, ...]) -> Mapper:
 
 
 def map_unordered(
-    work: Callable[[Any, Task], Result],
-    tasks: Iterable[Task],
-    prepare: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    workers: int,
+    work: Callable[[Any, Task], Result], tasks: Iterable[Task], prepare: Prepare, workers: int
 ) -> Iterator[Result]:
     """The results of one map, see :func:`opened`.
 
     Raises:
         WorkerError: a worker process died.
     """
-    with opened(prepare, arguments, workers) as mapped:
+    with opened(prepare, workers) as mapped:
         yield from mapped(work, tasks)
 
 
 def map_apart(
-    work: Callable[[Any, Task], Result],
-    tasks: Iterable[Task],
-    prepare: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    workers: int,
+    work: Callable[[Any, Task], Result], tasks: Iterable[Task], prepare: Prepare, workers: int
 ) -> Iterator[Result]:
-    """As :func:`map_unordered`, but every task has a process of its own, also with one worker: its
-    peak memory is its own.
+    """As :func:`map_unordered`, but every task has a process to itself, also with one worker, so
+    that its peak memory is that of no other.
 
     Raises:
         WorkerError: a worker process died.
     """
-    left = iter(tasks)
+    rest = iter(tasks)
     pools: dict[Future[Result], ProcessPoolExecutor] = {}
     try:
         while True:
-            for task in islice(left, workers - len(pools)):
-                pool = ProcessPoolExecutor(1, get_context("spawn"), _start, (prepare, arguments))
+            for task in islice(rest, workers - len(pools)):
+                pool = ProcessPoolExecutor(1, get_context("spawn"), _start, (prepare,))
                 with _interrupts_ignored():
                     pools[pool.submit(_call, work, task)] = pool
             if not pools:
@@ -142,8 +136,8 @@ def _terminate(pool: ProcessPoolExecutor) -> None:
 
 
 DIED = (
-    "a worker process died, most likely for want of memory; what was done is kept: "
-    "start the same command again with fewer --workers"
+    "a worker process died, most likely for want of memory; results so far are kept: "
+    "rerun the same command with fewer --workers"
 )
 
 
@@ -176,16 +170,14 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
 
 
-def _start(prepare: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _start(prepare: Prepare) -> None:
     global _context
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
-        _context = prepare(*arguments)
-    except (
-        ProxynasError
-    ) as error:  # raised again by the first task, so that the parent sees it as it is
-        _context = error
+        _context = prepare()
+    except ProxynasError as error:
+        _context = error  # the first task raises it, so that the parent sees it as it is
 
 
 def _end_with_parent() -> None:

@@ -5,28 +5,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from .. import spaces
-from ..datasets import Dataset
 from .pool import opened
-from .score import Source, score, score_zero_cost
+from .score import Work, score, score_zero_cost
 from .sources import ZERO_COST
 from .store import Score, Store, ZeroCost
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a worker needs to score any candidate: made in each process by a picklable function,
-    never sent."""
+class Wanted:
+    """Training runs: every architecture on every source, once for each replica (seed number)."""
 
-    space: spaces.SearchSpace
-    dataset: Dataset
-    sources: dict[str, Source]
-    seed: int
-    device: str = "cpu"
-    zero_cost_space: spaces.SearchSpace | None = (
-        None  # whose networks zero-cost indicators look at; None: space's
-    )
+    archs: Sequence[str]
+    sources: Sequence[str]
+    replicas: Sequence[int]
 
+
+Prepare = Callable[[], Work]
+"""Makes in each process what it needs; picklable."""
 
 Task = tuple[str, str, list[int]]  # source, architecture, replicas
 
@@ -40,8 +35,7 @@ training runs it added."""
 def scorer(
     store: Store,
     replicas: Sequence[int],
-    prepare: Callable[..., Work],
-    arguments: tuple[object, ...],
+    prepare: Prepare,
     *,
     workers: int,
     on_done: Callable[[Score | ZeroCost], None] = lambda score: None,
@@ -51,11 +45,13 @@ def scorer(
     A candidate's replicas on one source are one task and one transaction. ``on_done`` is called for
     every new run, and once for a candidate's zero-cost indicators.
     """
-    with opened(prepare, arguments, workers) as mapped:
+    with opened(prepare, workers) as mapped:
 
         def score_missing(archs: Sequence[str], sources: Sequence[str]) -> int:
             added = 0
-            for trained, indicators in mapped(_score, pending(store, archs, sources, replicas)):
+            for trained, indicators in mapped(
+                _score, pending(store, Wanted(archs, sources, replicas))
+            ):
                 store.add(trained)
                 store.add_zero_cost(indicators)
                 added += len(trained)
@@ -69,43 +65,35 @@ def scorer(
 
 def run(
     store: Store,
-    archs: Sequence[str],
-    sources: Sequence[str],
-    replicas: Sequence[int],
-    prepare: Callable[..., Work],
-    arguments: tuple[object, ...],
+    wanted: Wanted,
+    prepare: Prepare,
     *,
     workers: int,
     on_done: Callable[[Score | ZeroCost], None] = lambda score: None,
 ) -> int:
     """Score what the store does not have yet, see :func:`scorer`; returns how many training runs it
     added."""
-    tasks = len(pending(store, archs, sources, replicas))
+    tasks = len(pending(store, wanted))
     if not tasks:
         return 0
-    with scorer(
-        store, replicas, prepare, arguments, workers=min(workers, tasks), on_done=on_done
-    ) as score_missing:
-        return score_missing(archs, sources)
+    workers = min(workers, tasks)
+    with scorer(store, wanted.replicas, prepare, workers=workers, on_done=on_done) as score_missing:
+        return score_missing(wanted.archs, wanted.sources)
 
 
-def pending(
-    store: Store, archs: Sequence[str], sources: Sequence[str], replicas: Sequence[int]
-) -> list[Task]:
+def pending(store: Store, wanted: Wanted) -> list[Task]:
     """The tasks whose rows are not all in the store, candidate by candidate."""
-    done, wanted, measured = store.done(), set(replicas), set(store.zero_cost()["arch"])
+    done, replicas, measured = store.done(), set(wanted.replicas), set(store.zero_cost()["arch"])
 
     def missing(source: str, arch: str) -> bool:
-        return (
-            arch not in measured
-            if source == ZERO_COST
-            else not wanted <= done.get((source, arch), set())
-        )
+        if source == ZERO_COST:
+            return arch not in measured
+        return not replicas <= done.get((source, arch), set())
 
     return [
-        (source, arch, [] if source == ZERO_COST else sorted(wanted))
-        for arch in archs
-        for source in sources
+        (source, arch, [] if source == ZERO_COST else sorted(replicas))
+        for arch in wanted.archs
+        for source in wanted.sources
         if missing(source, arch)
     ]
 
@@ -118,9 +106,6 @@ def runs(tasks: Sequence[Task]) -> int:
 def _score(work: Work, task: Task) -> tuple[list[Score], list[ZeroCost]]:
     source, arch, replicas = task
     if source == ZERO_COST:
-        return [], score_zero_cost(
-            work.zero_cost_space or work.space, arch, work.dataset, work.seed
-        )
-    return score(
-        work.space, arch, work.sources[source], work.dataset, replicas, work.seed, work.device
-    ), []
+        space = work.zero_cost_space or work.space
+        return [], score_zero_cost(space, arch, work.dataset, work.seed)
+    return score(work, source, arch, replicas), []

@@ -31,67 +31,49 @@ class Source:
     y: Tensor
     recipe: training.Recipe
     test: bool = False  # on the test split as well
-    calibration: Tensor | None = (
-        None  # real images (M, …) that batch-norm averages are taken from before scoring
-    )
+    calibration: Tensor | None = None  # real images (M, …) that batch norms see before scoring
     val_points: int = 1  # how often a run is validated, evenly; the last time at its end
     curriculum: Curriculum | None = None  # the steps that a proxy set was distilled for
     weights: Path | None = None  # where the weights of a trained candidate are kept; None: nowhere
 
 
-def score(
-    space: SearchSpace,
-    arch: str,
-    source: Source,
-    dataset: Dataset,
-    replicas: list[int],
-    seed: int,
-    device: str = "cpu",
-) -> list[Score]:
-    """Train the ``replicas`` (seed numbers) of ``arch`` on ``source``; one row each.
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to score any candidate: made in each process by a picklable function,
+    never sent.
+
+    zero_cost_space: whose networks zero-cost indicators look at; ``None``: those of ``space``.
+    """
+
+    space: SearchSpace
+    dataset: Dataset
+    sources: dict[str, Source]
+    seed: int
+    device: str = "cpu"
+    zero_cost_space: SearchSpace | None = None
+
+
+def score(work: Work, source: str, arch: str, replicas: list[int]) -> list[Score]:
+    """Train the ``replicas`` (seed numbers) of ``arch`` on a source; one row each.
 
     Initialisation, data order and dropout depend on (seed, source, arch, replicas) alone, so the
     rows come out the same in any order and in any process.
     """
-    clock = (
-        time.process_time if device == "cpu" else time.perf_counter
-    )  # core seconds do not depend on who else computes
+    # core seconds do not depend on what else computes
+    clock = time.process_time if work.device == "cpu" else time.perf_counter
     started = clock()
-    nets = []
-    for r in replicas:
-        with seeds.seeded(seeds.derive(seed, source.name, arch, "init", r)):
-            nets.append(space.build(arch, dataset.shape, dataset.num_classes).to(device))
-    order_seed = seeds.derive(seed, source.name, arch)
-    curves: list[list[float]] = [[] for _ in nets]  # validation accuracies on the way
-
-    def watch(place: int, net: nn.Module) -> None:
-        curves[place].append(_validate(net, dataset, source)[0])
-
-    points = [
-        source.recipe.updates * (i + 1) // source.val_points for i in range(source.val_points - 1)
-    ]
-    with seeds.seeded(seeds.derive(order_seed, "dropout")):  # which draws from the global generator
-        trained = training.fit(
-            nets,
-            source.x,
-            source.y,
-            source.recipe,
-            seed=order_seed,
-            replicas=replicas,
-            curriculum=source.curriculum,
-            watch=watch,
-            watch_at=points,
-        )
+    data = work.sources[source]
+    trained, curves = _trained(work, data, arch, replicas)
     evaluated = [
-        _evaluate(net, dataset, source, curve)
+        _evaluate(net, work.dataset, data, curve)
         for net, curve in zip(trained.nets, curves, strict=True)
     ]
-    if source.weights is not None and trained.failed[0] is None:
-        _keep(trained.nets[0], arch, source.weights)
+    if data.weights is not None and trained.failed[0] is None:
+        _keep(trained.nets[0], arch, data.weights)
     share = (clock() - started) / len(replicas)
     return [
         Score(
-            source=source.name,
+            source=source,
             arch=arch,
             seed=replica,
             **(dict.fromkeys(results) if reason else results),
@@ -104,6 +86,36 @@ def score(
             replicas, evaluated, trained.losses, trained.failed, strict=True
         )
     ]
+
+
+def _trained(
+    work: Work, source: Source, arch: str, replicas: list[int]
+) -> tuple[training.Trained, list[list[float]]]:
+    """The trained replicas, and of each the validation accuracies on the way."""
+    nets, curves = [], [list[float]() for _ in replicas]
+    for r in replicas:
+        with seeds.seeded(seeds.derive(work.seed, source.name, arch, "init", r)):
+            net = work.space.build(arch, work.dataset.shape, work.dataset.num_classes)
+            nets.append(net.to(work.device))
+
+    def watch(place: int, net: nn.Module) -> None:
+        curves[place].append(_validate(net, work.dataset, source)[0])
+
+    points, updates = source.val_points, source.recipe.updates
+    order_seed = seeds.derive(work.seed, source.name, arch)
+    with seeds.seeded(seeds.derive(order_seed, "dropout")):  # which draws from the global generator
+        trained = training.fit(
+            nets,
+            source.x,
+            source.y,
+            source.recipe,
+            seed=order_seed,
+            replicas=replicas,
+            curriculum=source.curriculum,
+            watch=watch,
+            watch_at=[updates * (i + 1) // points for i in range(points - 1)],
+        )
+    return trained, curves
 
 
 def _keep(net: nn.Module, arch: str, path: Path) -> None:

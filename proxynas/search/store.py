@@ -1,5 +1,5 @@
-"""The run store: one SQLite file a run, one row a (source, candidate, seed), written the moment it
-is known."""
+"""The run store: one SQLite file per run, one row per (source, candidate, seed), written the moment
+it is known."""
 
 import math
 import sqlite3
@@ -24,16 +24,26 @@ CREATE TABLE IF NOT EXISTS candidates (
   arch TEXT PRIMARY KEY, parameters INTEGER NOT NULL, flops INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS zero_cost (
-  arch TEXT NOT NULL, indicator TEXT NOT NULL, value REAL, seconds REAL NOT NULL, PRIMARY KEY (arch, indicator)
+  arch TEXT NOT NULL, indicator TEXT NOT NULL, value REAL, seconds REAL NOT NULL,
+  PRIMARY KEY (arch, indicator)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS owner (spec TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS stages (name TEXT PRIMARY KEY, seconds REAL NOT NULL, peak_mib REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS stages (
+  name TEXT PRIMARY KEY, seconds REAL NOT NULL, peak_mib REAL NOT NULL
+) STRICT;
 """
+
+
+NUMBERS = (
+    *("val_accuracy", "val_loss", "val_auc", "test_accuracy", "test_loss"),
+    *("sotl", "seconds"),
+)
+"""Columns of a score that are numbers."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one training run of a candidate told.
+    """What one training run of a candidate gave.
 
     Accuracies are in [0, 1]; ``losses`` is float32 (updates,); ``seconds`` are of one core,
     building and evaluating included (wall seconds where the device is a GPU).
@@ -44,9 +54,7 @@ class Score:
     seed: int
     val_accuracy: float | None
     val_loss: float | None
-    val_auc: (
-        float | None
-    )  # mean of the validation accuracies on the way; None: validated only at the end
+    val_auc: float | None  # mean of all validation accuracies; None: validated only at the end
     test_accuracy: float | None
     test_loss: float | None
     sotl: float | None
@@ -76,12 +84,8 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=30)
             with self._reading():
-                tables = {
-                    name
-                    for (name,) in self._db.execute(
-                        "SELECT name FROM sqlite_master WHERE type = 'table'"
-                    )
-                }
+                rows = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+                tables = {name for (name,) in rows}
             if tables and "owner" not in tables:
                 raise RunFolderError(
                     f"{path} is a database, but not a run store; give another --out, or remove it"
@@ -90,7 +94,8 @@ class Store:
             self._db.executescript(SCHEMA)
         except (sqlite3.Error, OSError) as error:
             raise RunFolderError(
-                f"cannot open the run store {path}: {error}; give a folder that can be written and has room"
+                f"cannot open the run store {path}: {error}; "
+                "give a directory that can be written and has room"
             ) from None
 
     @contextmanager
@@ -99,7 +104,8 @@ class Store:
             yield
         except (sqlite3.DatabaseError, pd.errors.DatabaseError) as error:
             raise RunFolderError(
-                f"the run store {self.path} is damaged ({error}); put a copy back, or remove it and score anew"
+                f"the run store {self.path} is damaged ({error}); "
+                "put a copy back, or remove it and score again"
             ) from None
 
     def close(self) -> None:
@@ -113,10 +119,10 @@ class Store:
             RunFolderError: they belong to other settings.
         """
         with self._reading():
-            found = self._db.execute("SELECT spec FROM owner").fetchone()
-        if found is None:
+            owner = self._db.execute("SELECT spec FROM owner").fetchone()
+        if owner is None:
             self._write("INSERT INTO owner VALUES (?)", [(spec,)])
-        elif found[0] != spec:
+        elif owner[0] != spec:
             raise RunFolderError(
                 f"{self.path} holds runs of other settings; give another --out, or remove it"
             )
@@ -124,8 +130,8 @@ class Store:
     def add(self, scores: Iterable[Score]) -> None:
         """Write the rows of one candidate on one source, all or none."""
         rows = [
-            (s.source, s.arch, s.seed, s.val_accuracy, s.val_loss, s.val_auc, s.test_accuracy, s.test_loss, s.sotl,
-             np.asarray(s.losses, dtype="<f4").tobytes(), s.seconds, s.failed)
+            (s.source, s.arch, s.seed, s.val_accuracy, s.val_loss, s.val_auc, s.test_accuracy,
+             s.test_loss, s.sotl, np.asarray(s.losses, dtype="<f4").tobytes(), s.seconds, s.failed)
             for s in scores
         ]  # fmt: skip
         self._write(f"INSERT OR REPLACE INTO scores VALUES ({', '.join('?' * 12)})", rows)
@@ -157,11 +163,11 @@ class Store:
 
     def done(self) -> dict[tuple[str, str], set[int]]:
         """The seeds already scored for each (source, arch)."""
-        found: dict[tuple[str, str], set[int]] = {}
+        done: dict[tuple[str, str], set[int]] = {}
         with self._reading():
             for source, arch, seed in self._db.execute("SELECT source, arch, seed FROM scores"):
-                found.setdefault((source, arch), set()).add(seed)
-        return found
+                done.setdefault((source, arch), set()).add(seed)
+        return done
 
     def scores(self) -> pd.DataFrame:
         """All rows by source, architecture and seed; ``losses`` as arrays, ``sotl_late`` sums their
@@ -169,22 +175,10 @@ class Store:
         with self._reading():
             frame = pd.read_sql_query("SELECT * FROM scores ORDER BY source, arch, seed", self._db)
         frame["losses"] = frame["losses"].map(lambda blob: np.frombuffer(blob, dtype="<f4"))
-        numbers = [
-            "val_accuracy",
-            "val_loss",
-            "val_auc",
-            "test_accuracy",
-            "test_loss",
-            "sotl",
-            "seconds",
-        ]
-        frame = frame.astype(dict.fromkeys(numbers, "float64"))
-        late = [
-            float(losses[len(losses) // 2 :].sum(dtype="float64")) for losses in frame["losses"]
-        ]
-        return frame.assign(
-            sotl_late=pd.Series(late, frame.index, "float64").where(frame["failed"].isna())
-        )
+        frame = frame.astype(dict.fromkeys(NUMBERS, "float64"))
+        halves = (losses[len(losses) // 2 :] for losses in frame["losses"])
+        late = pd.Series([float(half.sum(dtype="float64")) for half in halves], frame.index)
+        return frame.assign(sotl_late=late.astype("float64").where(frame["failed"].isna()))
 
     def zero_cost(self) -> pd.DataFrame:
         """Columns ``arch``, ``indicator``, ``value`` (NaN where it cannot be had) and ``seconds``,
@@ -212,5 +206,6 @@ class Store:
                 cursor.executemany(statement, rows)
         except sqlite3.Error as error:
             raise RunFolderError(
-                f"cannot write to the run store {self.path}: {error}; make room and start the same command again"
+                f"cannot write to the run store {self.path}: {error}; "
+                "make room and rerun the same command"
             ) from None

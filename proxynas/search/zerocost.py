@@ -1,5 +1,5 @@
-"""Zero-cost indicators: what one batch tells about a network before any training. Higher is better,
-for all of them.
+"""Zero-cost indicators: what one batch says of a network before any training. Higher is better, for
+all of them.
 
 Each takes a freshly initialised network and leaves it as it was: the work is done on a copy. The
 copy is in training mode, so batch norm normalises by the batch itself, as a running average that
@@ -34,14 +34,8 @@ from ..spaces import SearchSpace
 
 _NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-    *(
-        nn.InstanceNorm1d,
-        nn.InstanceNorm2d,
-        nn.InstanceNorm3d,
-        nn.GroupNorm,
-        nn.LayerNorm,
-        nn.RMSNorm,
-    ),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
 )
 _NORMALISERS = {
     *(F.batch_norm, F.instance_norm, F.group_norm, F.layer_norm, F.rms_norm),
@@ -213,18 +207,16 @@ def zero_cost(
     for name in names:
         if name not in INDICATORS:
             close = difflib.get_close_matches(name, INDICATORS, n=1)
-            hint = (
-                f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(INDICATORS)}"
-            )
+            known = f"choose from {', '.join(INDICATORS)}"
+            hint = f"did you mean {close[0]!r}?" if close else known
             raise SpecError(f"unknown zero-cost indicator {name!r}; {hint}")
     if batch < 2:
         raise SpecError(
             f"a zero-cost indicator needs a batch of at least 2 images, but got {batch}"
         )
     x, y = dataset.train.x, dataset.train.y
-    chosen = torch.randperm(len(x), generator=seeds.generator(seed, "zero-cost", "batch"))[
-        :batch
-    ].to(x.device)
+    generator = seeds.generator(seed, "zero-cost", "batch")
+    chosen = torch.randperm(len(x), generator=generator)[:batch].to(x.device)
     row: dict[str, float] = {}
     with seeds.seeded(seeds.derive(seed, "zero-cost", arch)):
         net = space.build(arch, dataset.shape, dataset.num_classes).to(x.device)
@@ -255,9 +247,8 @@ def vote(columns: pd.DataFrame | Mapping[str, pd.Series]) -> pd.Series:
     step = max(1, 10_000_000 // max(1, len(values)))
     for start in range(0, len(values), step):
         block = values[start : start + step]  # (m, k)
-        balance = sum(
-            np.sign(a[:, None] - b) for a, b in zip(block.T, values.T, strict=True)
-        )  # (m, n)
+        pairs = zip(block.T, values.T, strict=True)
+        balance = sum(np.sign(a[:, None] - b) for a, b in pairs)  # (m, n)
         result[start : start + step] = np.sign(balance).sum(1)
     return pd.Series(result, index=ranks.index, name="vote")
 
@@ -380,9 +371,8 @@ def _weights(net: nn.Module) -> Iterator[Tensor]:
 
 
 def _total(terms: Iterator[Tensor]) -> float:
-    return sum(
-        (term.detach().double() for term in terms), torch.zeros((), dtype=torch.float64)
-    ).item()
+    zero = torch.zeros((), dtype=torch.float64)
+    return sum((term.detach().double() for term in terms), zero).item()
 
 
 def _ranks(columns: pd.DataFrame | Mapping[str, pd.Series]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from ..core import hardware, seeds, settings
 from ..core.errors import RunFolderError
 from ..datasets import Dataset
 from ..search.pool import processes
-from ..search.run import Work, pending, run
-from ..search.score import Source
+from ..search.run import Wanted, pending, run
+from ..search.score import Source, Work
 from ..search.sources import WHOLE
 from ..search.store import Score, Store, ZeroCost
 from ..specs import TruthSpec
@@ -58,7 +59,8 @@ def measure(
         SpaceError: the space does not fit the data.
     """
     space, dataset = spaces.load(spec.space, spec.space_options), datasets.load_for(spec)
-    archs, replicas = candidates(spec, space), range(spec.seeds)
+    archs = candidates(spec, space)
+    wanted = Wanted(archs, [WHOLE], range(spec.seeds))
     space.build(archs[0], dataset.shape, dataset.num_classes)
     if out.suffix != ".csv":
         raise RunFolderError(f"--out must be a .csv file, but got '{out}'")
@@ -71,7 +73,7 @@ def measure(
         identity = {**settings.to_dict(spec), "fingerprint": dataset.fingerprint}
         store.claim(json.dumps(identity, sort_keys=True))
         total = len(archs) * spec.seeds
-        done = total - spec.seeds * len(pending(store, archs, [WHOLE], replicas))
+        done = total - spec.seeds * len(pending(store, wanted))
 
         def count(score: Score | ZeroCost) -> None:
             nonlocal done
@@ -80,7 +82,7 @@ def measure(
 
         workers = processes(spec.device, workers)
         try:
-            run(store, archs, [WHOLE], replicas, prepare, (spec,), workers=workers, on_done=count)
+            run(store, wanted, partial(prepare, spec), workers=workers, on_done=count)
         finally:
             measured = table(spec, space.name, store, dataset)
             measured.write(out)

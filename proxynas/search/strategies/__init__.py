@@ -1,8 +1,8 @@
 """Search strategies: which architectures come next, given what earlier ones turned out to be worth.
 
-A strategy is asked for architectures and told their values, higher is better. What it proposes
-depends on its seed and on what it was told in which order, and on nothing else: a search that was
-interrupted goes on by asking and telling again what the run store has.
+A strategy has two methods: ``ask`` proposes architectures, and ``tell`` takes their values, higher
+is better. What it proposes depends on its seed and on the values in their order, and on nothing
+else: an interrupted search resumes by asking and telling again what the run store has.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,11 +31,11 @@ __all__ = [
 ]
 
 ADAPTIVE: tuple[StrategyName, ...] = ("tpe", "nsga2", "cmaes", "evolution")
-"""Strategies whose proposals depend on what they are told."""
+"""Strategies whose proposals depend on the values of earlier ones."""
 
 
 class Strategy(Protocol):
-    """What all of them do."""
+    """The interface of all of them."""
 
     def ask(self, n: int) -> list[str]:
         """The next ``n`` architectures, none of which came before; fewer, or none, where there are
@@ -47,7 +47,7 @@ class Strategy(Protocol):
 
 
 class Listed:
-    """A strategy that does not listen: the architectures of ``archs`` in their order."""
+    """A strategy that takes no notice of values: the architectures of ``archs`` in their order."""
 
     def __init__(self, archs: Iterator[str]) -> None:
         self._archs = archs
@@ -96,7 +96,8 @@ def make(
     if name == "all":
         if space.size > LISTABLE:
             raise SpecError(
-                f"the strategy all would list {space.size:,} networks; take random, tpe or evolution"
+                f"the strategy all would list {space.size:,} networks; "
+                "take random, tpe or evolution"
             )
         return Listed(filter(untried.limits, space))
     rng = np.random.default_rng(seeds.derive(seed, "candidates"))

@@ -3,9 +3,9 @@ Architecture Search" (AAAI 2019), algorithm 1.
 
 A population of the ``population`` youngest; a child is the best of ``tournament`` of them, drawn
 with replacement, with one axis changed; the oldest leaves, however good it is. Two things differ:
-several children are asked for before the first is told, as the paper's workers do side by side, and
-a child that was tried before, or is outside the limits, is replaced by another one, as its training
-would tell nothing new.
+several children are asked for before the value of the first is known, as with the paper's parallel
+workers, and a child that was tried before, or is outside the limits, is replaced by another one, as
+its training would say nothing new.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from ...spaces import SearchSpace
 from .untried import Untried
 
 CHILDREN = 200
-"""Children that are made for one that may be proposed; after them it is drawn at random."""
+"""Mutations tried for one child that may be proposed; after them it is drawn at random."""
 
 
 class Evolution:
@@ -31,9 +31,7 @@ class Evolution:
         self.population = population
         self.tournament = tournament
         self._asked = 0
-        self._values: dict[
-            str, float
-        ] = {}  # in the order in which they were told: the last are the youngest
+        self._values: dict[str, float] = {}  # oldest first
 
     def ask(self, n: int) -> list[str]:
         """The next ``n`` architectures; fewer, or none, where there are no more."""

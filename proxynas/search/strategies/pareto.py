@@ -12,8 +12,8 @@ def front(values: np.ndarray) -> np.ndarray:
     nothing.
     """
     known: np.ndarray = ~np.isnan(values).any(1)
-    found = known.copy()
+    in_front = known.copy()
     for i in np.flatnonzero(known):
         better = (values >= values[i]).all(1) & (values > values[i]).any(1)
-        found[i] = not better.any()
-    return found
+        in_front[i] = not better.any()
+    return in_front

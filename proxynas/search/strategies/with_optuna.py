@@ -1,13 +1,13 @@
 """Optuna's samplers as strategies, by ask and tell.
 
-A study lives for one ``ask`` only: it is made anew from what was told, so that values may change
-from round to round, as mean ranks do, and so that what comes next depends on the seed and on what
-was told in which order, nothing else. What a sampler keeps with its trials is kept with them.
+A study lives for one ``ask`` only: it is built again from all values so far, so that these may
+change from round to round, as mean ranks do, and so that what comes next depends on the seed and on
+the values in their order, nothing else. What a sampler notes with its trials is kept with them.
 
 Axes of numbers in order are integers for a sampler (the value's place), all others are categories.
 CMA-ES knows no categories: it searches the ordered axes, and TPE chooses the others beside it, one
-by one. Architectures outside the limits are told to TPE and NSGA-II as violated constraints, and
-are drawn again by CMA-ES, which has no constraints; none of them is trained.
+by one. TPE and NSGA-II see architectures outside the limits as violated constraints; they are drawn
+again by CMA-ES, which has no constraints; none of them is trained.
 """
 
 import importlib
@@ -76,8 +76,8 @@ def check(name: str, space: SearchSpace, objectives: int) -> None:
     ordered = [axis for axis, values in space.axes.items() if is_ordered(values)]
     if len(ordered) < 2:
         raise SpecError(
-            f"the strategy cmaes takes two axes or more of numbers in order, but the space {space.name!r} has "
-            f"{len(ordered)}; take tpe or evolution"
+            f"the strategy cmaes takes two axes or more of numbers in order, but the space "
+            f"{space.name!r} has {len(ordered)}; take tpe or evolution"
         )
 
 
@@ -114,13 +114,10 @@ class Sampled:
         self.objectives = objectives
         self.population = population
         self.together = together
-        self._trials: dict[
-            str, _Trial
-        ] = {}  # by architecture, in the order in which they were asked for
+        self._trials: dict[str, _Trial] = {}  # by architecture, in the order of asking
         self._values: dict[str, tuple[float, ...]] = {}
-        self._axes = {
-            name: values for name, values in untried.space.axes.items() if len(values) > 1
-        }
+        axes = untried.space.axes
+        self._axes = {axis: values for axis, values in axes.items() if len(values) > 1}
         self._distributions = {name: _distribution(values) for name, values in self._axes.items()}
 
     def ask(self, n: int) -> list[str]:
@@ -128,11 +125,11 @@ class Sampled:
         seed = seeds.derive(self.seed, self.name, len(self._trials))
         with _quiet():
             study = self._study(seed % 2**32)
-            found = self._sample(study, n)
-        drawn = self.untried.draw(n - len(found), np.random.default_rng(seed))
+            sampled = self._sample(study, n)
+        drawn = self.untried.draw(n - len(sampled), np.random.default_rng(seed))
         for arch in drawn:
             self._trials[arch] = _Trial(self._places(arch), {})
-        return found + drawn
+        return sampled + drawn
 
     def tell(self, arch: str, values: Sequence[float]) -> None:
         """What ``arch`` is worth, higher is better in every objective; telling it again replaces
@@ -140,7 +137,7 @@ class Sampled:
         self._values[arch] = tuple(values)
 
     def _sample(self, study: "Study", n: int) -> list[str]:
-        found: list[str] = []
+        sampled: list[str] = []
         for _ in range(RETRIES * n if self._axes else 0):
             trial = study.ask(self._distributions)
             arch = self._arch(trial.params)
@@ -155,10 +152,10 @@ class Sampled:
             else:
                 self.untried.take(arch)
                 self._trials[arch] = _Trial(trial.params, dict(notes))
-                found.append(arch)
-            if len(found) == n:
+                sampled.append(arch)
+            if len(sampled) == n:
                 break
-        return found
+        return sampled
 
     def _study(self, seed: int) -> "Study":
         optuna = _import("optuna")
@@ -173,9 +170,7 @@ class Sampled:
             study.add_trial(
                 optuna.trial.create_trial(
                     state=states.RUNNING if values is None else states.COMPLETE,
-                    values=None
-                    if values is None
-                    else [max(v, w) for v, w in zip(values, worst, strict=True)],
+                    values=None if values is None else list(map(max, values, worst)),
                     params=kept.params,
                     distributions=self._distributions,
                     system_attrs=kept.notes,
@@ -200,34 +195,34 @@ class Sampled:
 
 def _distribution(values: Sequence[Value]) -> "BaseDistribution":
     distributions = _import("optuna.distributions")
-    made: BaseDistribution = (
+    distribution: BaseDistribution = (
         distributions.IntDistribution(0, len(values) - 1)
         if is_ordered(values)
         else distributions.CategoricalDistribution(range(len(values)))
     )
-    return made
+    return distribution
 
 
 def _sampler(name: str, seed: int, population: int, together: int) -> "BaseSampler":
     samplers = _import("optuna.samplers")
     tpe = samplers.TPESampler(seed=seed, multivariate=name == "tpe", constant_liar=name == "tpe")
-    made: BaseSampler = tpe
+    sampler: BaseSampler = tpe
     if name == "nsga2":
-        made = samplers.NSGAIISampler(seed=seed, population_size=population)
+        sampler = samplers.NSGAIISampler(seed=seed, population_size=population)
     elif name == "cmaes":
-        made = samplers.CmaEsSampler(
+        sampler = samplers.CmaEsSampler(
             seed=seed,
             popsize=max(5, together),
             with_margin=True,  # for integers: Hamano et al. 2022
             independent_sampler=tpe,
             warn_independent_sampling=False,
         )
-    return made
+    return sampler
 
 
 def _finite(values: "Iterator[Any] | Any", objectives: int) -> tuple[float, ...]:
-    """For each objective a value below all that were told: what a candidate whose training failed
-    counts as."""
+    """For each objective a value below all so far: what a candidate whose training failed counts
+    as."""
     worst = []
     for column in zip(*values, strict=True) if values else [()] * objectives:
         numbers = [v for v in column if math.isfinite(v)] or [0.0]
@@ -258,5 +253,6 @@ def _import(name: str) -> Any:
     except ImportError:
         package = name.partition(".")[0]
         raise SpecError(
-            f"this strategy takes the package {package}, which is not installed: pip install 'proxynas[optuna]'"
+            f"this strategy takes the package {package}, which is not installed: "
+            "pip install 'proxynas[optuna]'"
         ) from None
