@@ -86,7 +86,8 @@ def load(
     """
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise DataError(
-            f"the validation fraction must be between 0 and 1, both excluded, but got {val_fraction}"
+            "the validation fraction must be between 0 and 1, both excluded, but got "
+            f"{val_fraction}"
         )
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size must be at least 1, but got {image_size}")
