@@ -173,7 +173,7 @@ def test_the_first_screen_answers(tmp_path: Path) -> None:
     assert cost.figure == "15 s"
     which, good, sure, cost = firstscreen.tiles(everything(tmp_path / "all.sqlite"))
     assert "best of 10 trained on the whole data" in which.note
-    assert "the best candidate not trained has 0.0 to 0.4 points more" in good.note
+    assert "an untrained candidate is better with probability 30 %, by 0.4 points" in good.note
     blind = replace(inputs(tmp_path / "none.sqlite", None), trust=Trust(0.8, 0.6, 0.9, 20))
     assert firstscreen.tiles(blind)[2].figure == "ρ ≈ 0.80"
 
@@ -185,7 +185,7 @@ def test_what_to_do_next_follows_from_the_verdict(tmp_path: Path) -> None:
 
     report = inputs(tmp_path / "run.sqlite", table())
     assert "Next time rank by “parameters”" in after(report)  # which is the truth itself here
-    assert "Measure the truth" in after(inputs(tmp_path / "run.sqlite", None))
+    assert "picks a verified winner" in after(inputs(tmp_path / "run.sqlite", None))
     assert "weights are in winner.safetensors and winner.py" in after(
         everything(tmp_path / "run.sqlite")
     )
@@ -193,7 +193,7 @@ def test_what_to_do_next_follows_from_the_verdict(tmp_path: Path) -> None:
     assert "and the next few as well" in after(coreset)
     backwards = coreset.scores.assign(val_accuracy=1 - coreset.scores["val_accuracy"])
     ranking = rank(backwards, coreset.costs, None, resamples=5)
-    assert "Measure the truth" in after(replace(coreset, ranking=ranking))
+    assert "picks a verified winner" in after(replace(coreset, ranking=ranking))
 
 
 def test_what_only_some_runs_have_is_shown_where_it_is_there(tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ def show(result: "Result", folder: Path, *, everything: bool) -> None:
         console.print(sentence, markup=False, style="bold")
     for sentence in result.verdict.sentences if everything else ():
         console.print(sentence, markup=False)
-    console.print(result.next_step, markup=False)
+    console.print(result.next_step.text, markup=False)
+    if result.next_step.command:
+        console.print(f"  {result.next_step.command}", markup=False, soft_wrap=True)
     if not everything:
         console.print(
             f"\nall rows and the whole verdict: proxynas report {folder} --all",

@@ -124,7 +124,7 @@ def decide_by(this: Run, labeller: Labeller) -> Decision | None:
     )
     if not labeller.charged:
         this.watcher.say(
-            f"training on the whole data, {spec.epochs} epochs each: "
+            f"training on the whole data, {rank.words.times(spec.epochs, 'epoch')} each: "
             f"{min(spec.label, len(values))} "
             f"labels, then the {spec.verify} best (--label 0 --verify 0 leaves this out)"
         )

@@ -14,7 +14,7 @@ from ..datasets import Dataset
 from ..proxyset import ProxySet
 from ..rank import Key
 from ..rank.indicators import PREDICTED
-from ..report import pareto
+from ..report import Next, pareto
 from ..search.sources import PROXY
 from ..search.strategies import ADAPTIVE
 from ..specs import SearchSpec
@@ -37,7 +37,7 @@ class Result:
     verdict: rank.Verdict
     headline: Key
     summary: tuple[str, ...]  # two sentences: the winner, and how far to trust the ranking
-    next_step: str
+    next_step: Next
     pareto: pd.DataFrame | None = None  # the front, where there are several objectives
 
 
@@ -74,7 +74,6 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
     )
     path = report.write(this.folder, inputs)
     judged = rank.verdict(ranking, ledger, headline, reason)
-    step = report.next_step(inputs, judged)
     return Result(
         report=path,
         ranking=ranking,
@@ -82,7 +81,7 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
         verdict=judged,
         headline=headline,
         summary=report.summary(inputs, judged),
-        next_step=f"{step.text} {step.command}".strip(),
+        next_step=report.next_step(inputs, judged, str(this.folder)),
         pareto=None if inputs.pareto is None else pareto.front_table(inputs),
     )
 

@@ -4,7 +4,7 @@ terms."""
 from collections.abc import Mapping
 
 from ..datasets import Dataset
-from ..rank import DecisionCost
+from ..rank import DecisionCost, words
 from ..report import Trust, Winner
 from ..specs import SearchSpec
 from ..truth import TruthTable
@@ -28,9 +28,8 @@ def shown_winner(
     room = decision.headroom
     better, gain = (None, 0.0) if room is None else (room.probability, max(room.high, 0.0))
     if last is not None:
-        training = (
-            f"trained afresh, {spec.epochs} epochs on all {len(dataset.train):,} training images"
-        )
+        epochs = words.times(spec.epochs, "epoch")
+        training = f"trained afresh, {epochs} on all {len(dataset.train):,} training images"
         return Winner(
             arch, last.test_accuracy, "test_accuracy", training, count, last.files, better, gain
         )
@@ -41,7 +40,7 @@ def shown_winner(
             arch, float(table.accuracy()[arch]), table.measure, training, count, (), better, gain
         )
     training = (
-        f"{spec.epochs} epochs on all {len(dataset.train):,} training images; "
+        f"{words.times(spec.epochs, 'epoch')} on all {len(dataset.train):,} training images; "
         "it was picked by this figure"
     )
     return Winner(arch, float(trained[arch]), "val_accuracy", training, count, (), better, gain)

@@ -32,7 +32,7 @@ SENTENCES = {
     # the second: how well the ranking agrees with truth, and what that says of the proxy set
     "no truth": (
         "There is no ground truth for these candidates, so how well this ranking agrees with "
-        "training on the whole data is not known; “proxynas truth” measures it."
+        "training on the whole data is not known; labels (--label) estimate it."
     ),
     "no rho": "Its ρ with truth is not defined, for want of candidates or of differences{worth}.",
     "rho": "Over {n} candidates the ranking has ρ = {rho} with truth "

@@ -110,6 +110,11 @@ def percent(value: float) -> str:
     return "–" if not math.isfinite(value) else f"{number(100 * value, 1)} %"
 
 
+def times(n: int, noun: str) -> str:
+    """A number of things: ``1 epoch``, ``12 epochs``."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
 def seconds(value: float | None) -> str:
     """A duration in the unit that suits it."""
     if value is None or not math.isfinite(value):

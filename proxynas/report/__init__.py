@@ -14,10 +14,11 @@ import pandas as pd
 from ..core import files
 from ..rank import Ranking, Verdict, verdict
 from . import drawings, figures, images, page, pareto
-from .firstscreen import next_step, summary
+from .firstscreen import Next, next_step, summary
 from .inputs import Pareto, RegretCurve, ReportInputs, Trust, Winner
 
 __all__ = [
+    "Next",
     "Pareto",
     "RegretCurve",
     "ReportInputs",

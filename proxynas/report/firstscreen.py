@@ -34,8 +34,8 @@ NEXT = {
         "train."
     ),
     "no truth": (
-        "Measure the truth of candidates, in random order and as long as you like, and write the "
-        "report again; it then says how sure this ranking is."
+        "Let the search train some candidates on the whole data: it then picks a verified winner "
+        "and says how sure this ranking is."
     ),
     "unsure": (
         "This ranking may be no better than chance. Do not decide by it: rank more candidates, or "
@@ -55,8 +55,7 @@ NEXT = {
 
 COMMANDS = {
     "no truth": (
-        "proxynas truth --data {data} --space {space} --out truth.csv\nproxynas report {run} "
-        "--truth truth.csv"
+        "proxynas search --config {run}/spec.toml --label 20 --verify 5 --out {run}-decided"
     ),
     "worth": (
         "proxynas search --data {data} --space {space} --proxy {run}/proxy.safetensors "
@@ -84,11 +83,12 @@ def summary(inputs: ReportInputs, judged: Verdict) -> tuple[str, ...]:
     )
     if inputs.has_truth or trust is None:
         return first, *judged.summary[1:]
+    if not math.isfinite(trust.rho):
+        return first, f"Of {trust.labels} labels nothing can be said of the ranking."
     interval = words.span(trust.low, trust.high)
     return first, (
         f"By {trust.labels} labels the ranking of the others has ρ ≈ {words.number(trust.rho)} "
-        "with what they "
-        f"reach (95 % interval {interval})."
+        f"with what they reach (95 % interval {interval})."
     )
 
 
