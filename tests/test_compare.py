@@ -364,9 +364,9 @@ def test_training_past_the_distilled_steps(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(
         training, "fit", lambda *a, **kw: seen.append(a[3].updates) or fit(*a, **kw)
     )
-    made: list[int] = []
+    distilled: list[int] = []
     monkeypatch.setattr(
-        worker, "distill", lambda *a, **kw: made.append(1) or loop.distill(*a, **kw)
+        reuse, "distill", lambda *a, **kw: distilled.append(1) or loop.distill(*a, **kw)
     )
     rows = [
         {"name": "raw", "updates": 4},
@@ -378,7 +378,7 @@ def test_training_past_the_distilled_steps(tmp_path: Path, monkeypatch: pytest.M
     data = datasets.load_for(spec)
     results = [worker.measure(data, job)[1] for job in all_jobs(spec, data, tmp_path)]
     assert seen == [4, 12, 12, 12, 6]
-    assert len(made) == 2
+    assert len(distilled) == 2
     assert [result.failed for result in results] == [None] * 5 + ["failed"]
     assert "extend is for sets that were distilled for steps in an order" in results[-1].reason
 

@@ -16,7 +16,7 @@ from .loop import distill, fingerprint
 
 @dataclass(frozen=True)
 class Destination:
-    """The file that a set is kept in, and the one that says how far its distillation is."""
+    """The file of a set, and that of the checkpoint of its distillation."""
 
     path: Path
     checkpoint: Path | None = None
@@ -33,21 +33,20 @@ def reuse_or_distill(
 ) -> ProxySet:
     """The set in ``at.path``; distilled and saved there first if there is no such file.
 
-    ``watcher`` gets the steps, and how far what is shared is. ``provenance`` is added to that of a
-    new set.
+    ``watcher`` follows the steps, and what is shared. ``provenance`` is added to a new set's.
 
     Raises:
         RunFolderError: the file has a set of other settings or data.
         ProxynasError: see :func:`proxynas.distill.loop.distill` and :func:`proxynas.proxyset.read`.
     """
     if at.path.exists():
-        kept = proxyset.read(at.path)
-        if kept.provenance.get("spec") != fingerprint(spec, dataset):
+        stored = proxyset.read(at.path)
+        if stored.provenance.get("spec") != fingerprint(spec, dataset):
             raise RunFolderError(
                 f"{at.path} holds a proxy set of other settings or data; "
                 "give another --out, or remove it"
             )
-        return kept
+        return stored
     watcher = watcher or Watcher()
     proxy = distill(
         spec,
