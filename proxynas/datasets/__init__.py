@@ -86,8 +86,8 @@ def load(
     """
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise DataError(
-            "the validation fraction must be between 0 and 1, both excluded, but got "
-            f"{val_fraction}"
+            "the validation fraction must be between 0 and 1, both excluded, "
+            f"but got {val_fraction}"
         )
     if image_size is not None and image_size < 1:
         raise DataError(f"the image size must be at least 1, but got {image_size}")
@@ -182,12 +182,9 @@ def _resized(stored: Stored, image_size: int | None) -> Stored:
 def _folder(name: str | Path, root: Path | None) -> Path:
     """Return the folder that is meant, or say which dataset may have been."""
     path = _expanded(name) if root is None else root / _expanded(name)
-    if (
-        isinstance(name, Path)
-        or os.sep in name
-        or name.startswith(("~", "."))
-        or (name and os.path.exists(path))
-    ):
+    if isinstance(name, Path) or os.sep in name or name.startswith(("~", ".")):
+        return path
+    if name and os.path.exists(path):  # unlike Path.exists it never raises
         return path
     close = difflib.get_close_matches(name.lower(), _known(), n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(_known())}"

@@ -33,7 +33,7 @@ from ..core.errors import SpecError
 from ..specs import ZHAO2021, check_operations
 
 Transform = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) to the same shape; parameters of each image's own are for that B only."""
+"""Images (B, C, H, W) to the same shape; where each image has parameters, B is their number."""
 Draw = Callable[[int, tuple[int, int], torch.Generator], Transform]
 
 SCALE = 1.2  # factor at most, and its inverse at least, each axis for itself
@@ -71,7 +71,8 @@ def draw(
         raise SpecError(f"augment: {error}") from None
     if len(shape) != 3:
         raise SpecError(
-            f"augment = {strategy!r} is for images (C, H, W), but one input has shape {shape}; leave it out"
+            f"augment = {strategy!r} is for images (C, H, W), but one input has shape {shape}; "
+            "leave it out"
         )
     if strategy == ZHAO2021:
         return _zhao2021(n, (shape[1], shape[2]), generator)
@@ -111,16 +112,14 @@ def _crop(n: int, side: tuple[int, int], generator: torch.Generator) -> Transfor
 
     def transform(x: Tensor) -> Tensor:
         padded = F.pad(x, (pads[1], pads[1], pads[0], pads[0]))
-        rows, columns = (
-            (torch.arange(length) + pad + shift[:, None])
-            .expand(len(x), -1)
-            .to(x.device)  # (B, H) and (B, W)
+        places = (
+            torch.arange(length) + pad + shift[:, None]
             for length, pad, shift in zip(side, pads, shifts, strict=True)
         )
+        rows, columns = (p.expand(len(x), -1).to(x.device) for p in places)  # (B, H) and (B, W)
         each = torch.arange(len(x), device=x.device)[:, None, None]
-        return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(
-            0, 3, 1, 2
-        )
+        last = padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]
+        return last.permute(0, 3, 1, 2)
 
     return transform
 
@@ -219,6 +218,11 @@ def zhao2021_places(
 
 
 OPS: dict[str, Draw] = {
-    "color": _color, "crop": _crop, "cutout": _cutout, "flip": _flip, "scale": _scale, "rotate": _rotate,
-}  # fmt: skip
+    "color": _color,
+    "crop": _crop,
+    "cutout": _cutout,
+    "flip": _flip,
+    "scale": _scale,
+    "rotate": _rotate,
+}
 """The operations by name; digits should not be flipped."""

@@ -61,14 +61,15 @@ class Preprocessing:
         n = len(self.mean)
         if x.ndim not in (2, 4) or x.shape[1] != n:
             raise DataError(
-                f"expected images of shape (N, {n}, H, W) or rows (N, {n}), but got {tuple(x.shape)}"
+                f"expected images of shape (N, {n}, H, W) or rows (N, {n}), "
+                f"but got {tuple(x.shape)}"
             )
         mean, std = (
             torch.tensor(value, dtype=x.dtype, device=x.device) for value in (self.mean, self.std)
         )
-        return (
-            (mean, std) if x.ndim == 2 else (mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1))
-        )  # (D,) or (1, C, 1, 1)
+        if x.ndim == 2:
+            return mean, std  # (D,)
+        return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True)

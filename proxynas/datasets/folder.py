@@ -4,7 +4,7 @@
     <class>/*                           everything is to train on
 
 A `val` folder (or `valid`, `validation`) beside `train` is taken as the validation split. A split
-that the folder does not bring is cut from what there is to train on, stratified by class and always
+that the folder does not have is cut from what there is to train on, stratified by class and always
 the same: first a fifth of it to test, then `val_fraction` of the rest to validate. Class folders
 are searched in depth; hidden files and folders, and files without the extension of an image, are
 left out. Images come in a fixed shuffled order, so that the first n of a split are a fair sample.
@@ -71,7 +71,8 @@ def read(
     listing = scan(folder)
     if val_fraction is not None and "val" in listing.parts:
         raise DataError(
-            f"{folder} brings its own validation split: leave out the validation fraction ({val_fraction})"
+            f"{folder} has a validation split already: "
+            f"leave out the validation fraction ({val_fraction})"
         )
     _check_counts(listing)
     x = _pixels(listing, image_size, progress)  # (N, C, H, W)
@@ -84,17 +85,14 @@ def read(
     if "test" not in splits:
         splits["train"], splits["test"] = _cut(splits["train"], TEST_FRACTION)
     if "val" not in splits:
-        splits["train"], splits["val"] = _cut(
-            splits["train"], VAL_FRACTION if val_fraction is None else val_fraction
-        )
-    return Stored(
-        _name(folder), splits["train"], splits["val"], splits["test"], listing.class_names
-    )
+        share = VAL_FRACTION if val_fraction is None else val_fraction
+        splits["train"], splits["val"] = _cut(splits["train"], share)
+    train, val, test = (splits[part] for part in ("train", "val", "test"))
+    return Stored(_name(folder), train, val, test, listing.class_names)
 
 
 def _name(folder: Path) -> str:
-    """Return the folder's own name, told apart from the dataset that it may be an altered copy
-    of."""
+    """Return the folder's name, changed where a dataset is called so, which it may alter."""
     name = folder.resolve().name
     return f"{name}-folder" if name in ("digits", "moons", *SOURCES) else name
 
@@ -140,21 +138,17 @@ def _part_folders(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"expected a folder of images, but {folder} is a file")
     inside = {path.name: path for path in _subfolders(folder)}
-    found = {
+    parts = {
         part: inside[name]
         for part, names in PARTS.items()
         for name in names[::-1]
-        if name in inside
+        if name in inside and _subfolders(inside[name])  # a class may be called "train" too
     }
-    found = {
-        part: path for part, path in found.items() if _subfolders(path)
-    }  # a class may be called "train" too
-    if "train" in found:
-        return found
-    if found:
-        raise DataError(
-            f"expected {folder / 'train'}/<class>/* beside {next(iter(found.values()))}, but there is none"
-        )
+    if "train" in parts:
+        return parts
+    if parts:
+        other = next(iter(parts.values()))
+        raise DataError(f"expected {folder / 'train'}/<class>/* beside {other}, but there is none")
     return {"train": folder}
 
 
@@ -214,7 +208,10 @@ def _no_classes(folder: Path, names: tuple[str, ...]) -> str:
         return f"expected at least 2 classes in {folder}, but it has only one, {names[0]!r}"
     files = [entry for entry in _listdir(folder) if entry.name.lower().endswith(EXTENSIONS)]
     came = f"its {len(files)} images lie side by side" if files else "it has none"
-    return f"expected a subfolder for each class in {folder}, but {came}: lay images out as train/<class>/* or <class>/*"
+    return (
+        f"expected a subfolder for each class in {folder}, but {came}: "
+        "lay images out as train/<class>/* or <class>/*"
+    )
 
 
 def _check_same_classes(
@@ -240,6 +237,7 @@ def _check_counts(listing: Listing) -> None:
     label = min(counts, key=lambda label: (counts[label], label))
     if counts[label] < 1 + len(cut):
         raise DataError(
-            f"expected at least {1 + len(cut)} images of each class to cut {' and '.join(cut)} from, but class "
-            f"{listing.class_names[label]!r} has {counts[label]}: add images or remove the class"
+            f"expected at least {1 + len(cut)} images of each class to cut {' and '.join(cut)} "
+            f"from, but class {listing.class_names[label]!r} has {counts[label]}: add images or "
+            "remove the class"
         )

@@ -21,6 +21,12 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 BATCH = 256  # files that the threads decode between two calls of `progress`
 BYTES_PER_PIXEL = 6  # at the peak: once as stored, once as float32, once copied into its split
 
+UNDECODABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError),
+    *(struct.error, Image.DecompressionBombError),
+)
+"""What Pillow raises for a file that is damaged, cut short or of another kind."""
+
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (H, W) grey or (H, W, 3) RGB
 
 
@@ -61,14 +67,7 @@ def decode(path: Path, image_size: int | None = None) -> Pixels:
         raise DataError(
             f"expected an image, but {path} may not be read: change its permissions"
         ) from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except UNDECODABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"expected an image, but {path} cannot be decoded ({reason}): fix or remove it"
@@ -95,9 +94,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels are of mode {image.mode}, expected 8 or 16 bits")
     if image.mode == "P":
-        return image.convert("RGBA").convert(
-            "RGB"
-        )  # a palette may hold transparency in a form that RGB cannot take
+        # a palette may hold transparency in a form that RGB cannot take
+        return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
 
 
@@ -108,11 +106,12 @@ def _square(image: Image.Image, size: int) -> Image.Image:
 def _allocate(n: int, first: Pixels) -> Pixels:
     height, width = first.shape[:2]
     channels = 1 if first.ndim == 2 else 3
-    need, free = n * channels * height * width * BYTES_PER_PIXEL, psutil.virtual_memory().available
+    need = n * channels * height * width * BYTES_PER_PIXEL
+    free = psutil.virtual_memory().available
     if need > free:
         raise DataError(
-            f"{n:,} images of {width}×{height} need about {need / 2**30:.1f} GiB of memory, but {free / 2**30:.1f} GiB "
-            "is free: pass a smaller --image-size"
+            f"{n:,} images of {width}×{height} need about {need / 2**30:.1f} GiB of memory, but "
+            f"{free / 2**30:.1f} GiB is free: pass a smaller --image-size"
         )
     return np.empty((n, channels, height, width), dtype=np.uint8)
 
@@ -121,8 +120,8 @@ def _check_size(image: Pixels, path: Path, out: Pixels, first: Path) -> None:
     (height, width), expected = image.shape[:2], out.shape[2:]
     if (height, width) != expected:
         raise DataError(
-            f"expected images of one size, but {first} is {expected[1]}×{expected[0]} and {path} is {width}×{height}: "
-            "pass --image-size N to crop and resize them all to N×N"
+            f"expected images of one size, but {first} is {expected[1]}×{expected[0]} and {path} "
+            f"is {width}×{height}: pass --image-size N to crop and resize them all to N×N"
         )
 
 
@@ -130,7 +129,6 @@ def _put(out: Pixels, i: int, image: Pixels) -> Pixels:
     """Write `image` at `i`; if it is the first in colour, everything before it becomes RGB."""
     if image.ndim == 3 and out.shape[1] == 1:
         out = np.repeat(out, 3, axis=1)
-    out[i] = (
-        image.transpose(2, 0, 1) if image.ndim == 3 else image
-    )  # grey broadcasts over the channels
+    # grey broadcasts over the channels
+    out[i] = image.transpose(2, 0, 1) if image.ndim == 3 else image
     return out

@@ -31,7 +31,8 @@ def stratified(y: Tensor, n: int) -> tuple[Tensor, Tensor]:
     if min(counts) < 2:
         label = counts.index(min(counts))
         raise DataError(
-            f"expected at least 2 images of each class to split, but class {label} has {counts[label]}"
+            "expected at least 2 images of each class to split, "
+            f"but class {label} has {counts[label]}"
         )
     order = keys(len(y), SEED)
     labels = y.numpy()

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,14 +90,16 @@ def _parse(path: Path) -> tuple[Tensor, list[str]]:
             width = len(cells)
             if width < 2:
                 raise DataError(
-                    f"{path}, line {line}: expected numbers and a target, separated by commas, but got one column"
+                    f"{path}, line {line}: expected numbers and a target, separated by commas, "
+                    "but got one column"
                 )
             if not any(_is_number(cell) for cell in cells[:-1]):
                 _check_header(path, cells)
                 continue
         if len(cells) != width:
             raise DataError(
-                f"{path}, line {line}: expected {width} columns like the first line, but got {len(cells)}"
+                f"{path}, line {line}: expected {width} columns like the first line, "
+                f"but got {len(cells)}"
             )
         values.extend(
             _number(path, line, column, cell) for column, cell in enumerate(cells[:-1], start=1)
@@ -135,7 +138,8 @@ def _check_header(path: Path, cells: list[str]) -> None:
     if "" in cells[:-1]:
         column = cells.index("") + 1
         raise DataError(
-            f"{path}: column {column} has no name; name it, or leave out row numbers (pandas: to_csv(index=False))"
+            f"{path}: column {column} has no name; name it, or leave out row numbers "
+            "(pandas: to_csv(index=False))"
         )
 
 
@@ -150,33 +154,32 @@ def _is_number(cell: str) -> bool:
 def _number(path: Path, line: int, column: int, cell: str) -> float:
     if cell.lower() in MISSING:
         raise DataError(
-            f"{path}, line {line}: the value of column {column} is missing; fill it in or remove the line"
+            f"{path}, line {line}: the value of column {column} is missing; "
+            "fill it in or remove the line"
         )
     if not _is_number(cell) or not math.isfinite(float(cell)):
         raise DataError(
-            f"{path}, line {line}: expected a finite number in column {column}, but got {cell!r}; write categories as "
-            "numbers, or remove the column"
+            f"{path}, line {line}: expected a finite number in column {column}, but got {cell!r}; "
+            "write categories as numbers, or remove the column"
         )
     return float(cell)
 
 
 def _classes(path: Path, labels: list[str]) -> tuple[str, ...]:
     """Return the classes, numbers by their value and others by name."""
-    found = set(labels)
-    if len(found) < 2:
+    counts = Counter(labels)
+    if len(counts) < 2:
         raise DataError(
-            f"expected at least 2 classes in the last column of {path}, but it has only {labels[0]!r}"
+            f"expected at least 2 classes in the last column of {path}, "
+            f"but it has only {labels[0]!r}"
         )
-    numeric = all(_is_number(label) for label in found)
-    names = sorted(found, key=lambda label: (float(label) if numeric else 0.0, label))
-    counts = dict.fromkeys(names, 0)
-    for label in labels:
-        counts[label] += 1
+    numeric = all(_is_number(label) for label in counts)
+    names = sorted(counts, key=lambda label: (float(label) if numeric else 0.0, label))
     rarest = min(names, key=lambda label: counts[label])
     if counts[rarest] < 3:
         raise DataError(
-            f"expected at least 3 rows of each class in {path}, to train on, validate and test, but class {rarest!r} "
-            f"has {counts[rarest]}; the classes are those of the last column"
+            f"expected at least 3 rows of each class in {path}, to train on, validate and test, "
+            f"but class {rarest!r} has {counts[rarest]}; the classes are those of the last column"
         )
     return tuple(names)
 
@@ -185,13 +188,10 @@ def _statistics(x: Tensor) -> Preprocessing:
     """Mean and standard deviation of each column of `x` float64 (N, D)."""
     mean, std = x.mean(0), x.std(0, correction=0)
     if not (torch.isfinite(mean) & torch.isfinite(std)).all():
-        raise DataError(
-            f"column {int(std.isfinite().int().argmin()) + 1} has values too large to be normalised"
-        )
-    constant = x.amax(0) == x.amin(0)
-    return Preprocessing(
-        tuple(mean.tolist()), tuple(std.where(~constant & (std > 0), 1.0).tolist())
-    )
+        column = int(std.isfinite().int().argmin()) + 1
+        raise DataError(f"column {column} has values too large to be normalised")
+    varies = (x.amax(0) != x.amin(0)) & (std > 0)
+    return Preprocessing(tuple(mean.tolist()), tuple(std.where(varies, 1.0).tolist()))
 
 
 def _fingerprint(parts: dict[str, Rows]) -> str:

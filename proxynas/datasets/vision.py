@@ -89,9 +89,8 @@ def default_root() -> Path:
 def available(name: str, root: Path | None) -> bool:
     """Whether the files of `name` are on disk."""
     folder = default_root() if root is None else root
-    return all((folder / file).is_file() for file in SOURCES[name].files) or _from_system(
-        name, root
-    )
+    there = all((folder / file).is_file() for file in SOURCES[name].files)
+    return there or _from_system(name, root)
 
 
 def read(name: str, root: Path | None, download: bool, val_fraction: float | None) -> Stored:
@@ -126,9 +125,8 @@ def _read_both(name: str, folder: Path, download: bool) -> tuple[Images, Images,
         parts = [{"train": True}, {"train": False}]
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=r"dtype\(\): align should be passed"
-            )  # CIFAR's old pickles
+            # CIFAR's old pickles
+            warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
             train, test = (factory(str(folder), download=download, **part) for part in parts)
             names = source.class_names or tuple(train.classes)
             return _images(train, len(names)), _images(test, len(names)), names
@@ -144,9 +142,8 @@ def _images(dataset: Any, num_classes: int) -> Images:
         x = x.unsqueeze(1)
     elif x.shape[-1] == 3:
         x = x.permute(0, 3, 1, 2).contiguous()
-    y = torch.as_tensor(
-        dataset.labels if dataset.__class__.__name__ == "SVHN" else dataset.targets
-    ).long()
+    labels = dataset.labels if dataset.__class__.__name__ == "SVHN" else dataset.targets
+    y = torch.as_tensor(labels).long()
     if len(x) != len(y) or int(y.max()) >= num_classes:
         raise ValueError(f"{len(x)} images have {len(y)} labels up to {int(y.max())}")
     return Images(x, y)
@@ -180,8 +177,8 @@ def _not_there(name: str, folder: Path) -> str:
     if (folder / name / "train").is_dir():
         hint = f" ({folder / name} looks like a folder of images: give that path as the dataset)"
     return (
-        f"expected the files of {name} in {folder}, but they are not there: pass --data-root FOLDER if they are "
-        f"elsewhere, or --download to fetch them{hint}"
+        f"expected the files of {name} in {folder}, but they are not there: pass --data-root "
+        f"FOLDER if they are elsewhere, or --download to fetch them{hint}"
     )
 
 
@@ -189,10 +186,12 @@ def _unreadable(name: str, folder: Path, download: bool, error: Exception) -> st
     reason = " ".join(str(error).split()) or type(error).__name__
     if download:
         return (
-            f"{name} could not be fetched to {folder} or read from there ({reason}): check the network, that "
-            "the folder may be written and that nothing in it is damaged, or pass --data-root FOLDER if it is elsewhere"
+            f"{name} could not be fetched to {folder} or read from there ({reason}): check the "
+            "network, that the folder may be written and that nothing in it is damaged, or pass "
+            "--data-root FOLDER if it is elsewhere"
         )
     return (
-        f"expected the sound files of {name} in {folder}, but they cannot be read ({reason}): remove what is damaged "
-        "there and pass --download, or pass --data-root FOLDER to read it from elsewhere"
+        f"expected the sound files of {name} in {folder}, but they cannot be read ({reason}): "
+        "remove what is damaged there and pass --download, or pass --data-root FOLDER to read it "
+        "from elsewhere"
     )

@@ -71,7 +71,8 @@ class Whitening:
         flat = x.flatten(1)
         if flat.shape[1] != len(self.mean):
             raise DataError(
-                f"expected images of {len(self.mean)} values, as were whitened, but got {tuple(x.shape)}"
+                f"expected images of {len(self.mean)} values, as were whitened, "
+                f"but got {tuple(x.shape)}"
             )
         return flat
 
@@ -99,7 +100,8 @@ def fit(x: Tensor, regularisation: Regularisation, std: Sequence[float]) -> Whit
     flat = x.flatten(1)
     if flat.shape[1] > LARGEST:
         raise DataError(
-            f"zca is for images of up to {LARGEST:,} values, but got {tuple(x.shape[1:])}; use image_size"
+            f"zca is for images of up to {LARGEST:,} values, but got {tuple(x.shape[1:])}; "
+            "use image_size"
         )
     mean = flat.mean(0, dtype=torch.float64)
     covariance = torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float64, device=x.device)

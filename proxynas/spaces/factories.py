@@ -1,4 +1,4 @@
-"""Functions that make networks: found by name, and called the way each of them wants it.
+"""Functions that make networks: looked up by name, and called the way each of them wants it.
 
 A factory of ours is ``make(shape, classes, **axes)``. Others' are functions of the axes alone, such
 as torchvision's ``get_model(name, num_classes=…)`` or timm's ``create_model(model_name,
@@ -57,7 +57,8 @@ class Input:
         channels, height, width = shape
         if self.channels not in (None, channels) and channels != 1:
             raise SpaceError(
-                f"its networks take images of {self.channels} channels or grey ones, but got {channels}"
+                f"its networks take images of {self.channels} channels or grey ones, "
+                f"but got {channels}"
             )
         size = (height, width) if self.size is None else (self.size, self.size)
         return (channels if self.channels is None else self.channels, *size)
@@ -110,7 +111,8 @@ class Foreign:
         missing = [fact for fact in self.arguments.values() if fact not in facts]
         if missing:
             raise SpaceError(
-                f"its factory takes the {missing[0]} of images (C, H, W), but the data have shape {seen}"
+                f"its factory takes the {missing[0]} of images (C, H, W), "
+                f"but the data have shape {seen}"
             )
         return {name: facts[fact] for name, fact in self.arguments.items()}
 
@@ -134,9 +136,8 @@ def find(reference: str, path: Path) -> Callable[..., Any]:
             spec.loader.exec_module(module)
         else:
             if module_name.partition(".")[0] in NEED_TORCHVISION:
-                importlib.import_module(
-                    "proxynas.core.torchvision"
-                )  # which makes torchvision importable everywhere
+                # this makes torchvision importable everywhere
+                importlib.import_module("proxynas.core.torchvision")
             module = importlib.import_module(module_name)
         function: Callable[..., Any] = getattr(module, attribute)
     except Exception as error:

@@ -3,17 +3,17 @@ needed.
 
     name = "convnet-grid"
     description = "one line"
-    factory = "mypackage.nets:make"       # or "nets.py:make", a file beside the TOML
-    arch = "D{depth}-W{width}"            # how an architecture is written; every axis once
-    kind = "mypackage.nets:kind"          # optional: a function of an architecture, equal for isomorphic ones
+    factory = "mypackage.nets:make"   # or "nets.py:make", a file beside the TOML
+    arch = "D{depth}-W{width}"        # how an architecture is written; every axis once
+    kind = "mypackage.nets:kind"      # optional: a function of it, equal for isomorphic ones
     [axes]
     depth = [1, 2, 3]
     width = [32, 64]
-    [fixed]                               # optional: passed to the factory as they are
+    [fixed]                           # optional: passed to the factory as they are
     stem = 16
-    [headline]                            # optional: what picks the best network unless --indicator says otherwise
+    [headline]                        # optional: what picks the best network by default
     indicator = "sotl+vote"
-    without_zero_cost = "sotl"            # where zero-cost is not among the baselines
+    without_zero_cost = "sotl"        # where zero-cost is not among the baselines
     reason = "the evidence, in a few words"
 
 The factory is called as ``make(shape, classes, depth=…, width=…, stem=…)`` with ``shape`` as (C, H,
@@ -65,25 +65,25 @@ def resolve(arch: str, space: str = "convnet-grid") -> tuple[SearchSpace, str]:
     """The space that an architecture belongs to, and its name there.
 
     ``arch`` is an architecture of ``space``, one of the six published networks
-    (``evaluation-nets``), or
-    ``other:architecture`` with another space's name or TOML file.
+    (``evaluation-nets``), or ``other:architecture`` with another space's name or TOML file.
 
     Raises:
         SpaceError: no such space or architecture.
     """
     other, _, name = arch.rpartition(":")
-    found = load(other or space)
-    if not other and arch not in found:
+    named = load(other or space)
+    if not other and arch not in named:
         published = load(EVALUATION)
         if arch in published:
             return published, arch
         close = difflib.get_close_matches(arch, published, n=1)
         if close:
             raise SpaceError(
-                f"architecture {arch!r} is not in the space {found.name!r}; did you mean {close[0]!r}?"
+                f"architecture {arch!r} is not in the space {named.name!r}; "
+                f"did you mean {close[0]!r}?"
             )
-    found.describe(name)
-    return found, name
+    named.describe(name)
+    return named, name
 
 
 def load(name: str, fixed: Mapping[str, Any] | None = None) -> SearchSpace:
@@ -95,16 +95,12 @@ def load(name: str, fixed: Mapping[str, Any] | None = None) -> SearchSpace:
             setting.
         SpecError: the file is not valid TOML or has wrong keys.
     """
-    path = (
-        Path(name) if name.endswith(".toml") else resources.folder("search_spaces") / f"{name}.toml"
-    )
+    shipped = resources.folder("search_spaces") / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else shipped
     if not path.is_file():
         close = difflib.get_close_matches(name, names(), n=1)
-        hint = (
-            f"did you mean {close[0]!r}?"
-            if close
-            else f"known: {', '.join(names())}, or the path of a .toml file"
-        )
+        known = f"known: {', '.join(names())}, or the path of a .toml file"
+        hint = f"did you mean {close[0]!r}?" if close else known
         raise SpaceError(f"there is no search space {name!r}; {hint}")
     file = settings.make(SpaceFile, settings.read_toml(path), where=str(path))
     notation.check(file.arch, file.axes, path)
@@ -125,14 +121,13 @@ def _factory(file: SpaceFile, path: Path) -> Factory:
     taken = sorted({*file.arguments} & {*file.axes, *file.fixed})
     if taken:
         raise SpecError(
-            f"{path}: {taken[0]!r} is in [arguments], so it cannot be an axis or fixed as well; leave one out"
+            f"{path}: {taken[0]!r} is in [arguments], so it cannot be an axis or fixed as well; "
+            "leave one out"
         )
     function = factories.find(file.factory, path)
-    return (
-        Foreign(function, file.arguments, file.input)
-        if file.arguments or file.input != Input()
-        else function
-    )
+    if file.arguments or file.input != Input():
+        return Foreign(function, file.arguments, file.input)
+    return function
 
 
 def _replaced(file: SpaceFile, values: Mapping[str, Any]) -> dict[str, Value]:

@@ -64,13 +64,14 @@ def check(template: str, axes: Mapping[str, Sequence[Value]], where: object) -> 
             )
         if not values or len({str(v) for v in values}) != len(values):
             raise SpecError(
-                f"{where}: axes.{axis} must list at least one value and no value twice, but got {list(values)}"
+                f"{where}: axes.{axis} must list at least one value and no value twice, "
+                f"but got {list(values)}"
             )
     twice = written_alike(template, axes)
     if twice is not None:
         raise SpecError(
-            f"{where}: arch must write every network in its own way, but two of them are {twice!r}; put a separator "
-            "between the axes"
+            f"{where}: arch must write every network differently, but two of them are {twice!r}; "
+            "put a separator between the axes"
         )
 
 
@@ -82,9 +83,7 @@ def written_alike(template: str, axes: Mapping[str, Sequence[Value]]) -> str | N
     suffixes of Sardinas and Patterson, 1953).
     """
     same = ""  # the text of two choices that have not differed yet: one example of it
-    rests: dict[
-        str, str
-    ] = {}  # of two that have differed, by what the longer is ahead: the longer's text
+    rests: dict[str, str] = {}  # of two that differ: the longer's text, by what it is ahead
     for part in _parts(template):
         same += part.literal
         rests = _ahead(rests, [part.literal])
@@ -105,13 +104,14 @@ def _ahead(
     for choice in choices:
         for end in range(len(choice)):
             longer.setdefault(choice[:end], []).append(choice)
-    found: dict[str, str] = {}
+    rests_after: dict[str, str] = {}
     for rest, text in rests.items():
         for second in choices:
             ahead = rest + second
             for end in range(len(ahead) + 1):
                 if ahead[:end] in known and not (differ and ahead[:end] == second):
-                    found.setdefault(ahead[end:], text + second)
+                    rests_after.setdefault(ahead[end:], text + second)
             for first in longer.get(ahead, ()):
-                found.setdefault(first[len(ahead) :], text[: len(text) - len(rest)] + first)
-    return found
+                shorter = text[: len(text) - len(rest)]
+                rests_after.setdefault(first[len(ahead) :], shorter + first)
+    return rests_after

@@ -54,9 +54,7 @@ class SearchSpace:
     arch: str
     axes: dict[str, tuple[Value, ...]]
     fixed: dict[str, Value]
-    kind: Callable[[str], str] | None = (
-        None  # equal for isomorphic architectures; None: all are different
-    )
+    kind: Callable[[str], str] | None = None  # equal for isomorphic ones; None: all are different
     headline: Headline | None = None
 
     @property
@@ -67,7 +65,8 @@ class SearchSpace:
     def __len__(self) -> int:
         if self.size > sys.maxsize:  # what Python's len can say
             raise OverflowError(
-                f"the space {self.name!r} has {self.size:,} networks; len ends at {sys.maxsize:,}, size does not"
+                f"the space {self.name!r} has {self.size:,} networks, and len ends at "
+                f"{sys.maxsize:,}; use size"
             )
         return self.size
 
@@ -109,26 +108,26 @@ class SearchSpace:
         true.
 
         Raises:
-            SpecError: ``n`` is less than 1, or more than can be listed; or ``TRIES`` draws in a row
-                found none more.
+            SpecError: ``n`` is less than 1, or more than can be listed; or none of ``TRIES`` draws
+                in a row is admitted.
         """
         if n < 1:
             raise SpecError(f"the number of candidates must be at least 1, but got {n}")
         if min(n, self.size) > LISTABLE:
             raise SpecError(
-                f"the space {self.name!r} has {self.size:,} networks, too many to list: ask for {LISTABLE:,} at most"
+                f"the space {self.name!r} has {self.size:,} networks, too many to list; "
+                f"ask for {LISTABLE:,} at most"
             )
         if (self.kind is None or not distinct) and admit is None and self.size < 2**63:
-            return [
-                self.at(int(i))
-                for i in rng.choice(self.size, size=min(n, self.size), replace=False)
-            ]
-        found = self.take(n, rng, distinct, admit)
-        if not found:
+            chosen = rng.choice(self.size, size=min(n, self.size), replace=False)
+            return [self.at(int(i)) for i in chosen]
+        archs = self.take(n, rng, distinct, admit)
+        if not archs:
             raise SpecError(
-                f"of the {self.size:,} networks of {self.name!r} none is within {admit}; loosen that"
+                f"of the {self.size:,} networks of {self.name!r} none is within {admit}; loosen "
+                "that"
             )
-        return found
+        return archs
 
     def take(
         self,
@@ -141,24 +140,24 @@ class SearchSpace:
         are no more.
 
         Raises:
-            SpecError: ``TRIES`` draws in a row found none.
+            SpecError: none of ``TRIES`` draws in a row is admitted.
         """
-        found: dict[str, str] = {}
+        taken: dict[str, str] = {}
         seen = tries = 0  # in all, and since the last one that was taken
         for arch in self._shuffled(rng):
             seen, tries = seen + 1, tries + 1
             key = self.kind(arch) if distinct and self.kind is not None else arch
-            if key not in found and (admit is None or admit(arch)):
-                found[key], tries = arch, 0
-            if len(found) == n:
+            if key not in taken and (admit is None or admit(arch)):
+                taken[key], tries = arch, 0
+            if len(taken) == n:
                 break
             if tries == TRIES and (admit is not None or self.size > LISTABLE):
                 what = "not isomorphic to another" if admit is None else f"within {admit}"
                 raise SpecError(
-                    f"of {seen:,} networks drawn from {self.name!r} only {len(found)} are {what}, but {n} are asked "
-                    "for; loosen that, or ask for fewer"
+                    f"of {seen:,} networks drawn from {self.name!r} only {len(taken)} are {what}, "
+                    f"but {n} are asked for; loosen that, or ask for fewer"
                 )
-        return list(found.values())
+        return list(taken.values())
 
     def _shuffled(self, rng: np.random.Generator) -> Iterator[str]:
         """All architectures in random order; where they cannot be listed, draws among which one may
@@ -171,9 +170,8 @@ class SearchSpace:
 
     def draw(self, rng: np.random.Generator) -> str:
         """One architecture, uniformly."""
-        return self.arch.format(
-            **{name: axis[int(rng.integers(len(axis)))] for name, axis in self.axes.items()}
-        )
+        values = {name: axis[int(rng.integers(len(axis)))] for name, axis in self.axes.items()}
+        return self.arch.format(**values)
 
     def write(self, values: Mapping[str, Value]) -> str:
         """The architecture with these values of the axes: the inverse of :meth:`describe`.
@@ -201,9 +199,8 @@ class SearchSpace:
         """
         values = self._parse(arch)
         if values is None:
-            close = difflib.get_close_matches(
-                arch, list(itertools.islice(self, 20_000)), n=1, cutoff=0.5
-            )
+            first = list(itertools.islice(self, 20_000))
+            close = difflib.get_close_matches(arch, first, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"it is written as {self.arch}"
             raise SpaceError(f"architecture {arch!r} is not in the space {self.name!r}; {hint}")
         return values
@@ -224,7 +221,8 @@ class SearchSpace:
             ) from error
         if not isinstance(net, nn.Module):
             raise SpaceError(
-                f"the factory of {self.name!r} must return a torch.nn.Module, but returned {type(net).__name__}"
+                f"the factory of {self.name!r} must return a torch.nn.Module, "
+                f"but returned {type(net).__name__}"
             )
         return net
 
