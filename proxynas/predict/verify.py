@@ -31,7 +31,10 @@ DRAWS = 2_000
 @dataclass(frozen=True)
 class Headroom:
     """How much better than the winner the best candidate may be that was not trained, in accuracy
-    (0.01: a point).
+    (0.01: a point), as one training each shows it.
+
+    The winner, the best of several trainings, was probably lucky; by as much the true lead of
+    others is larger.
 
     probability: that one of them is better at all.
     high: what the best one's lead over the winner is under with probability 0.95; negative where
