@@ -152,8 +152,10 @@ def _cost(inputs: ReportInputs) -> Tile:
     ledger = inputs.ledger
     earlier = ", part of it in an earlier run" if ledger.reused else ""
     spent = ledger.distill_core_s + sum(cost.core_s for cost in ledger.sources.values())
-    note = f"wall-clock, {words.making(ledger.distilled)} and all baselines included{earlier}; "
-    note += f"{words.seconds(spent)} of core time"
+    decided = [seconds for _, seconds, _ in ledger.decision_rows() if math.isfinite(seconds)]
+    trained = ", labels and verification" if decided else ""
+    note = f"wall-clock, {words.making(ledger.distilled)}{trained} and all baselines included"
+    note += f"{earlier}; {words.seconds(spent + sum(decided))} of core time"
     whole = ledger.truth_core_s_per_candidate
     if whole is not None and ledger.sources:
         number = max(cost.candidates for cost in ledger.sources.values())
