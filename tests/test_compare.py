@@ -269,10 +269,12 @@ def test_hard_labels(digits: Dataset, tmp_path: Path) -> None:
         y=torch.eye(10) * 2 - 1,
     )
     made = replace(made, recipe=training.Recipe(loss="mse", lr=0.02))
-    used, how = evaluation.prepared(made, jobs[0].evaluation)
-    assert (used.y.shape, how.loss, how.updates) == ((10, 10), "mse", 5)
-    used, how = evaluation.prepared(made, jobs[1].evaluation)
-    assert (used.y.tolist(), how.loss, how.lr) == (list(range(10)), "cross-entropy", 0.02)
+    cpu = torch.device("cpu")
+    soft, hard = (evaluation.prepared(made, job.evaluation, cpu) for job in jobs)
+    assert soft.proxy_set.y.shape == (10, 10)
+    assert (soft.recipe.loss, soft.recipe.updates) == ("mse", 5)
+    assert hard.proxy_set.y.tolist() == list(range(10))
+    assert (hard.recipe.loss, hard.recipe.lr) == ("cross-entropy", 0.02)
 
 
 def test_rows_override_what_they_have_in_common(digits: Dataset, tmp_path: Path) -> None:

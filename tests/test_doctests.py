@@ -9,7 +9,10 @@ import pytest
 import proxynas
 
 STAGES = [module.name for module in pkgutil.iter_modules(proxynas.__path__) if module.ispkg]
-TEACHING = ("distill", "nets", "proxyset", "training")
+TEACHING = (
+    *("core", "specs", "datasets", "nets", "spaces", "training", "proxyset", "distill"),
+    *("search", "truth", "compare"),
+)
 """Stages whose face must have an example."""
 
 

@@ -86,3 +86,35 @@ def test_no_function_hides_a_module() -> None:
     for name, module in modules.items():
         parent, _, last = name.rpartition(".")
         assert getattr(modules.get(parent, proxynas), last) is module, f"{name} is hidden"
+
+
+LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 6
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_and_functions_are_short(path: Path) -> None:
+    """A comment ``# reason: …`` above a function, or on its first line, lets it be longer."""
+    lines = path.read_text().splitlines()
+    assert len(lines) <= LINES, f"{path.name} has {len(lines)} lines"
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef) and path.name != "__init__.py":
+            first = min([function.lineno, *(d.lineno for d in function.decorator_list)])
+            if "# reason: " not in "".join(lines[first - 2 : function.lineno]):
+                assert length(function) <= FUNCTION_LINES, f"{function.name} is too long"
+                assert parameters(function) <= PARAMETERS, f"{function.name} takes too many"
+
+
+def length(function: ast.FunctionDef) -> int:
+    return (function.end_lineno or 0) - function.lineno + 1
+
+
+def parameters(function: ast.FunctionDef) -> int:
+    names = function.args
+    every = [*names.posonlyargs, *names.args, *names.kwonlyargs, names.vararg, names.kwarg]
+    return sum(arg is not None and arg.arg not in ("self", "cls") for arg in every)
+
+
+def test_the_limits_are_noticed() -> None:
+    long = ast.parse("def f(a, b, *c, d, **e):\n" + "    pass\n" * 60).body[0]
+    assert isinstance(long, ast.FunctionDef)
+    assert (length(long), parameters(long)) == (61, 5)

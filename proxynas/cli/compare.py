@@ -45,11 +45,7 @@ def compare(
       data = "digits"
       seconds = 30
       distillations = 3
-      students = 5
       archs = \\["D2-W32-relu-instancenorm-avgpooling", "mlp"]
-
-      \\[settings.gm]
-      real_batch = 64
 
       \\[\\[rows]]
       name = "random images"

@@ -3,17 +3,33 @@ networks.
 
 Every row is distilled several times under one limit, networks are trained on every set, and the
 table has their mean ± sd beside published figures. Rows that distil the same share their sets. In
-its folder:
+its run directory:
 
-spec.toml                       what was asked for; a folder belongs to one spec
-sets/<row>-<seed>.safetensors   the proxy set; .at-1-8 and so on: as it was at that part of its seconds
+spec.toml                       what was asked for; a directory belongs to one spec
+sets/<row>-<seed>.safetensors   the proxy set; .at-1-8 etc.: as it was at that part of its seconds
 sets/<row>-<seed>.checkpoint    how far that distillation is, while it runs
 results/<row>-<seed>.json       what was measured of a set: accuracies, seconds, memory
 table.json, table.md            written at the end
 
-The same command again goes on where it stopped and redoes nothing. Where steps limit the
-distillations an interrupted comparison has the accuracies of an uninterrupted one. Where seconds do
-it cannot: no two runs do the same number of steps in the same time, interrupted or not.
+Rerunning the same command resumes and redoes nothing. Where steps limit the distillations, an
+interrupted comparison has the accuracies of an uninterrupted one. Where seconds do it cannot: no
+two runs do the same number of steps in the same time, interrupted or not.
+
+>>> from pathlib import Path
+>>> from proxynas import datasets
+>>> from proxynas.compare.jobs import all_jobs
+>>> from proxynas.specs import CompareSpec
+>>> rows = [{"name": "random", "method": "random"}, {"name": "GM", "settings": {"lr": 0.5}}]
+>>> spec = CompareSpec(rows=rows, steps=100, distillations=2)
+>>> for job in all_jobs(spec, datasets.load("digits"), Path("runs/compare")):
+...     print(job.title, job.spec.method, job.spec.steps, job.archs)
+random, seed 0 random None ('D2-W32-relu-instancenorm-avgpooling',)
+random, seed 1 random None ('D2-W32-relu-instancenorm-avgpooling',)
+GM, seed 0 gm 100 ('D2-W32-relu-instancenorm-avgpooling',)
+GM, seed 1 gm 100 ('D2-W32-relu-instancenorm-avgpooling',)
+
+``compare(spec, Path("runs/compare"))`` does them and gives the
+:class:`~proxynas.compare.table.Table`.
 """
 
 import json
@@ -42,40 +58,38 @@ def compare(
     """Make, or finish, the table that ``spec`` describes in ``folder``, with ``workers`` processes
     at a time.
 
-    A row that diverges, or whose settings turn out not to work, is a result; the others go on. On a
-    GPU there is one process at a time.
+    A row that diverges, or whose settings turn out not to work, is a result; the others continue.
+    On a GPU there is one process at a time.
 
     Raises:
         SpecError, SpaceError: a row that cannot work, before anything is written.
-        RunFolderError: the folder belongs to another comparison or other data, or cannot be
+        RunFolderError: the directory belongs to another comparison or other data, or cannot be
             written.
-        WorkerError: a process died; what was done stays in the folder.
+        WorkerError: a process died; what was done stays in the directory.
     """
     watcher = watcher or Watcher()
     spec = replace(spec, device=hardware.check(spec.device))
     dataset = datasets.load_for(spec, watcher.loading)
     watcher.ended()
-    wanted = all_jobs(spec, dataset, folder)
+    jobs = all_jobs(spec, dataset, folder)
     open_folder(spec, folder)
-    found = {job.result: result for job in wanted if (result := _read(job, dataset)) is not None}
-    left = [job for job in wanted if job.result not in found]
-    workers = min(len(left), processes(spec.device, workers))
-    watcher.say(_about(spec, len(wanted), len(found), workers))
+    results = {job.result: result for job in jobs if (result := _read(job, dataset)) is not None}
+    missing = [job for job in jobs if job.result not in results]
+    workers = min(len(missing), processes(spec.device, workers))
+    watcher.say(_about(spec, len(jobs), len(results), workers))
     data = {"name": dataset.name, "fingerprint": dataset.fingerprint, "shape": list(dataset.shape)}
     del dataset  # every process has its own
-    if left:
-        watcher.comparing(len(found), len(wanted), "")
-        for part in (
-            [job for job in left if job.distils],
-            [job for job in left if not job.distils],
-        ):  # sets are there
+    if missing:
+        watcher.comparing(len(results), len(jobs), "")
+        for distils in (True, False):  # first those that make the sets of the others
+            part = [job for job in missing if job.distils is distils]
             for job, result in map_apart(measure, part, partial(prepare, spec), workers):
                 files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
                 job.clean()
-                found[job.result] = result
-                watcher.comparing(len(found), len(wanted), job.title)
+                results[job.result] = result
+                watcher.comparing(len(results), len(jobs), job.title)
         watcher.ended()
-    table = tabulate(spec, wanted, [found[job.result] for job in wanted], data)
+    table = tabulate(spec, jobs, [results[job.result] for job in jobs], data)
     files.write_text(folder / "table.json", table.json())
     files.write_text(folder / "table.md", table.markdown())
     return table
@@ -90,19 +104,22 @@ def _read(job: Job, dataset: Dataset) -> Result | None:
     if not job.result.exists():
         return None
     try:
-        found = TypeAdapter(Result).validate_json(job.result.read_text(encoding="utf-8"))
+        result = TypeAdapter(Result).validate_json(job.result.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise RunFolderError(
             f"{job.result} is not a readable result; remove it, and it is measured again"
         ) from None
-    if found.fingerprint != dataset.fingerprint:
+    if result.fingerprint != dataset.fingerprint:
         raise RunFolderError(
             f"{job.result} is of other data than {dataset.name} is now; give another --out"
         )
-    return found
+    return result
 
 
-def _about(spec: CompareSpec, total: int, found: int, workers: int) -> str:
-    told = f"comparing: {len(spec.rows)} rows × {spec.distillations} distillations × {spec.students} networks"
-    there = f"; {found} of {total} sets found in the run folder" if found else ""
-    return f"{told}, {workers} worker(s){there}" if workers else f"{told}{there}"
+def _about(spec: CompareSpec, total: int, done: int, workers: int) -> str:
+    counts = (
+        f"{len(spec.rows)} rows × {spec.distillations} distillations × {spec.students} networks"
+    )
+    processes = f", {workers} worker(s)" if workers else ""
+    resumed = f"; {done} of {total} sets found in the run directory" if done else ""
+    return f"comparing: {counts}{processes}{resumed}"

@@ -61,33 +61,56 @@ def evaluate(
     proxy_set = proxyset.read(proxyset.locate(proxy))
     proxyset.check(proxy_set, dataset)
     nets = networks(spec.archs, dataset, spec.protocol, spec.space)
-    proxy_set, how = prepared(proxy_set, spec)
+    trainer = prepared(proxy_set, spec, dataset.train.x.device)
     rows = []
     for place, (space, arch) in enumerate(nets):
         accuracies = []
         for r in range(spec.students):
-            net = trained(
-                proxy_set, space, arch, how, dataset.train.x.device, seed=spec.seed, number=r
-            )
-            accuracies.append(accuracy(net, dataset.test))
+            accuracies.append(accuracy(trainer.network(space, arch, r), dataset.test))
             on_done(place * spec.students + r + 1, len(nets) * spec.students)
         sd = stdev(accuracies) if spec.students > 1 else 0.0
         rows.append(Evaluation(arch, mean(accuracies), sd, spec.students))
     return rows
 
 
-def prepared(proxy_set: ProxySet, spec: EvaluationSpec) -> tuple[ProxySet, Recipe]:
-    """The set with the steps and the labels that networks are trained on, and the recipe that
-    trains them.
+@dataclass(frozen=True)
+class Trainer:
+    """Trains networks on a set: with its steps and its labels, by one recipe, on one device."""
+
+    proxy_set: ProxySet
+    recipe: Recipe
+    seed: int
+    device: torch.device
+
+    def network(self, space: SearchSpace, arch: str, number: int) -> nn.Module | None:
+        """Network ``number`` of an architecture, fresh, trained; ``None`` where that failed."""
+        x, y = self.proxy_set.x.to(self.device), self.proxy_set.y.to(self.device)
+        with seeds.seeded(seeds.derive(self.seed, "evaluate", arch, number)):
+            net = space.build(arch, tuple(x.shape[1:]), self.proxy_set.num_classes).to(self.device)
+        fitted = training.fit(
+            [net],
+            x,
+            y,
+            self.recipe,
+            seed=self.seed,
+            replicas=[number],
+            curriculum=self.proxy_set.curriculum,
+        )
+        return net if fitted.failed[0] is None else None
+
+
+def prepared(proxy_set: ProxySet, spec: EvaluationSpec, device: torch.device) -> Trainer:
+    """What trains networks on a set as ``spec`` asks.
 
     Raises:
         SpecError: see :func:`extended` and :func:`recipe`.
     """
     proxy_set, updates = extended(proxy_set, spec.extend, spec.updates)
-    how = recipe(proxy_set, replace(spec, updates=updates))
-    if spec.labels == "stored":
-        return proxy_set, how
-    return replace(proxy_set, y=proxy_set.hard_labels()), replace(how, loss="cross-entropy")
+    trains = recipe(proxy_set, replace(spec, updates=updates))
+    if spec.labels == "hard":
+        proxy_set = replace(proxy_set, y=proxy_set.hard_labels())
+        trains = replace(trains, loss="cross-entropy")
+    return Trainer(proxy_set, trains, spec.seed, device)
 
 
 def networks(
@@ -104,18 +127,17 @@ def networks(
             f"a space ({space_name}) is only where archs are looked up; name one or more (--arch)"
         )
     within = space_name or GRID
-    found = [spaces.resolve(name, within) for name in named(archs, dataset, protocol)]
-    for space, arch in found:
+    resolved = [spaces.resolve(name, within) for name in named(archs, dataset, protocol)]
+    for space, arch in resolved:
         space.build(arch, dataset.shape, dataset.num_classes)
-    return found
+    return resolved
 
 
 def named(archs: Sequence[str] | None, dataset: Dataset, protocol: Protocol) -> list[str]:
-    """The architectures as they are written: ``all`` taken apart, and the protocol's own where
-    there are none."""
-    return [
-        name for arch in archs or [_default(dataset, protocol)] for name in _expanded(arch, dataset)
-    ]
+    """The architectures as they are written: ``all`` as the six that it stands for, and without
+    any the protocol's default."""
+    given = archs or [_default(dataset, protocol)]
+    return [name for arch in given for name in _expanded(arch, dataset)]
 
 
 def extended(
@@ -132,32 +154,11 @@ def extended(
         return proxy_set, updates
     if proxy_set.curriculum is None:
         raise SpecError(
-            "extend is for sets that were distilled for steps in an order, but this set has none; leave it out, or "
-            "distil with --method unroll and --set ic=… or --set learn_rates=true"
+            "extend is for sets that were distilled for steps in an order, but this set has none; "
+            "leave it out, or distil with --method unroll and --set ic=… or --set learn_rates=true"
         )
     steps = curriculum.extended(proxy_set.curriculum, extension)
     return replace(proxy_set, curriculum=steps), updates or len(steps.order)
-
-
-def trained(
-    proxy_set: ProxySet,
-    space: SearchSpace,
-    arch: str,
-    how: Recipe,
-    device: torch.device,
-    *,
-    seed: int,
-    number: int,
-) -> nn.Module | None:
-    """Network ``number`` of an architecture, fresh, trained on the set; ``None`` where that
-    failed."""
-    x, y = proxy_set.x.to(device), proxy_set.y.to(device)
-    with seeds.seeded(seeds.derive(seed, "evaluate", arch, number)):
-        net = space.build(arch, tuple(x.shape[1:]), proxy_set.num_classes).to(device)
-    fitted = training.fit(
-        [net], x, y, how, seed=seed, replicas=[number], curriculum=proxy_set.curriculum
-    )
-    return net if fitted.failed[0] is None else None
 
 
 def accuracy(net: nn.Module | None, split: Split) -> float:
@@ -177,12 +178,12 @@ def recipe(proxy_set: ProxySet, spec: EvaluationSpec) -> Recipe:
     """
     augmented = proxy_set.recipe.augment if spec.augment is None else spec.augment
     if spec.protocol == "zhao2021":
-        how = _zhao2021(proxy_set, spec.updates, passes=1000 if augmented else 300)
+        published = _zhao2021(proxy_set, spec.updates, passes=1000 if augmented else 300)
     else:
-        how = _loo2023(proxy_set, spec.updates)
+        published = _loo2023(proxy_set, spec.updates)
     changes = {"augment": spec.augment, "batch_size": spec.batch_size}
     given = {key: value for key, value in changes.items() if value is not None}
-    return settings.make(Recipe, {**settings.to_dict(how), **given})
+    return settings.make(Recipe, {**settings.to_dict(published), **given})
 
 
 def _zhao2021(proxy_set: ProxySet, updates: int | None, passes: int) -> Recipe:
@@ -194,9 +195,9 @@ def _loo2023(proxy_set: ProxySet, updates: int | None) -> Recipe:
     updates = updates or (1000 if len(proxy_set) <= 10 else 2000)
     warmup = min(500, updates // 2)
     return Recipe(
-        updates,
-        256,
-        "adam",
+        updates=updates,
+        batch_size=256,
+        optimizer="adam",
         lr=1e-4,
         weight_decay=0.0,
         schedule="cosine",
@@ -216,4 +217,5 @@ def _expanded(arch: str, dataset: Dataset) -> list[str]:
     """The networks that ``arch`` stands for."""
     if arch != ALL:
         return [arch]
-    return [f"{spaces.EVALUATION}:{name}" for name in (NETWORKS if dataset.is_images else ("mlp",))]
+    names = NETWORKS if dataset.is_images else ("mlp",)
+    return [f"{spaces.EVALUATION}:{name}" for name in names]

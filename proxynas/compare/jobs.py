@@ -29,9 +29,7 @@ class Job:
     slug: str  # the row's name in file names
     spec: DistillSpec
     evaluation: EvaluationSpec  # its architectures as the table calls them
-    points: tuple[
-        float, ...
-    ]  # parts of the seconds after which the set is looked at, the last one 1
+    points: tuple[float, ...]  # parts of the seconds when the set is looked at; the last is 1
     made_by: str  # the slug of the first row that distils the same: its set is this job's
 
     @property
@@ -65,7 +63,7 @@ class Job:
         return self.folder / "sets" / f"{self.made_by}-{self.spec.seed}.checkpoint"
 
     def clean(self) -> None:
-        """Remove what is only there to go on from."""
+        """Remove what is only there to resume from."""
         self.checkpoint.unlink(missing_ok=True)
         for point in self.points[:-1]:
             self.set(point).unlink(missing_ok=True)
@@ -81,19 +79,18 @@ def all_jobs(spec: CompareSpec, dataset: Dataset, folder: Path) -> list[Job]:
     """
     for method, values in spec.settings.items():
         settings.make(distill.find(method).settings, values, where=f"settings.{method}")
-    found: list[Job] = []
+    jobs: list[Job] = []
     for row in spec.rows:
         with _named(row.name):
-            slug = _slug(row, {job.slug: job.row for job in found})
+            slug = _slug(row, {job.slug: job.row for job in jobs})
             of_row = [_job(spec, row, dataset, folder, slug, n) for n in range(spec.distillations)]
             _check(row, of_row[0], dataset)
-        found += [_sharing(job, found) for job in of_row]
-    return found
+        jobs += [_sharing(job, jobs) for job in of_row]
+    return jobs
 
 
 def label(arch: str) -> str:
-    """What a network's column is called: as it is written, without a space that needs no
-    telling."""
+    """What a network's column is called: as it is written, without the name of a usual space."""
     return arch.removeprefix(f"{spaces.EVALUATION}:").removeprefix(f"{evaluation.GRID}:")
 
 
@@ -118,7 +115,8 @@ def _slug(row: Row, taken: dict[str, str]) -> str:
         raise SpecError("name must have a letter or a digit, because files are called after it")
     if slug in taken:
         raise SpecError(
-            f"its files would be called {slug!r}, and so would those of {taken[slug]!r}; rename one of them"
+            f"its files would be called {slug!r}, and so would those of {taken[slug]!r}; "
+            "rename one of them"
         )
     return slug
 
@@ -149,7 +147,7 @@ def _job(spec: CompareSpec, row: Row, dataset: Dataset, folder: Path, slug: str,
 
 
 def _distillation(spec: CompareSpec, row: Row, seed: int) -> DistillSpec:
-    """The row's own distillation; limits of the whole comparison are none of a coreset's."""
+    """The row's distillation; limits of the whole comparison do not apply to a coreset."""
     method = _or(row.method, spec.method)
     steps = distill.find(method).steps > 0
     return replace(
@@ -185,5 +183,5 @@ def _check(row: Row, job: Job, dataset: Dataset) -> None:
             )
 
 
-def _or(own: T | None, usual: T) -> T:
-    return usual if own is None else own
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value

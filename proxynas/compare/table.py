@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table. Times and steps are means over the sets that were made, memory is the
+    """A row of the table. Times and steps are means over the sets that there are, memory is the
     largest of them."""
 
     name: str
@@ -45,7 +45,7 @@ class Line:
     ipc: int
     archs: tuple[str, ...]
     sets: int
-    failed: tuple[str, ...]  # one word a set that was not made
+    failed: tuple[str, ...]  # one word per set that is not there
     reasons: tuple[str, ...]
     cells: dict[str, Cell]  # by architecture
     paper: dict[str, str]  # by architecture
@@ -54,9 +54,8 @@ class Line:
     steps: float | None
     peak_mib: float | None  # of the process or, on a GPU, of what was allocated
     memory_mib: float | None  # beyond what was in use before distilling began
-    curve: tuple[
-        dict[str, float], ...
-    ]  # seconds, steps, validation accuracy at each point, and of how many sets
+    # seconds, steps and validation accuracy at each point, and of how many sets
+    curve: tuple[dict[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -71,20 +70,19 @@ class Table:
 
     def json(self) -> str:
         """All that is known, as JSON."""
-        told = {
+        contents = {
             "spec": settings.to_dict(self.spec),
             "data": self.data,
             "hardware": list(self.hardware),
             "versions": {"proxynas": __version__, "torch": torch.__version__},
             "rows": [asdict(line) for line in self.lines],
         }
-        return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(contents, indent=1, ensure_ascii=False) + "\n"
 
     def markdown(self) -> str:
         """The table as GitHub shows it, and what it says under it."""
-        head, *rows = (
-            [cell.replace("|", "\\|") for cell in row] for row in (self._head(), *self._body())
-        )
+        cells = (self._head(), *self._body())
+        head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in cells)
         ruler = ["---", *("---:" for _ in head[1:])]
         lines = [f"| {' | '.join(row)} |" for row in (head, ruler, *rows)]
         return "\n".join([*lines, "", *(f"{note}  " for note in self.notes())]) + "\n"
@@ -103,41 +101,38 @@ class Table:
     def notes(self) -> list[str]:
         """What the figures are, and why some are missing."""
         sets, networks = self.spec.distillations, self.spec.students
-        told = [
-            f"Accuracy in % on the test split of {self.data['name']}, mean ± sd over {sets} distillations × {networks} "
-            f"networks; steps and seconds ({self.clock}) are means over distillations, memory is what the largest of "
-            "them took beyond the data and the process itself.",
+        notes = [
+            f"Accuracy in % on the test split of {self.data['name']}, mean ± sd over {sets} "
+            f"distillations × {networks} networks; steps and seconds ({self.clock}) are means over "
+            "distillations, memory is what the largest of them took beyond the data and the "
+            "process itself.",
             f"Measured on {', '.join(self.hardware)}.",
         ]
         for line in self.lines:
             for kind in dict.fromkeys(line.failed):
                 reason = line.reasons[line.failed.index(kind)]  # the first stands for all
-                told.append(
-                    f"{line.name}: {line.failed.count(kind)} of {line.sets} {kind}: {reason}"
-                )
-        return told
+                count = line.failed.count(kind)
+                notes.append(f"{line.name}: {count} of {line.sets} {kind}: {reason}")
+        return notes
 
     @property
     def clock(self) -> str:
         """Which seconds the table shows."""
-        return "of all cores together" if self.spec.clock == "core" else "on the wall"
+        return "of all cores together" if self.spec.clock == "core" else "wall-clock"
 
     def _head(self) -> list[str]:
-        archs = [
-            name
-            for arch in self.archs
-            for name in ((arch, "paper") if self._published(arch) else (arch,))
-        ]
-        return ["row", *archs, "steps", "seconds", "memory MiB"]
+        columns: list[str] = []
+        for arch in self.archs:
+            columns += [arch, "paper"] if self._published(arch) else [arch]
+        return ["row", *columns, "steps", "seconds", "memory MiB"]
 
     def _body(self) -> Iterable[list[str]]:
         for line in self.lines:
             figures = []
             for arch in self.archs:
-                figures += [
-                    _figure(line, arch),
-                    *([line.paper.get(arch, "")] if self._published(arch) else ()),
-                ]
+                figures.append(_figure(line, arch))
+                if self._published(arch):
+                    figures.append(line.paper.get(arch, ""))
             seconds = line.core_seconds if self.spec.clock == "core" else line.seconds
             cost = [_number(line.steps, 0), _number(seconds, 1), _number(line.memory_mib, 0)]
             yield [line.name, *figures, *cost]
@@ -160,11 +155,14 @@ def tabulate(
 
 
 def _line(row: Row, jobs: Sequence[Job], results: Sequence[Result]) -> Line:
-    job, made = jobs[0], [result for result in results if result.failed is None]
-    paper = (
-        row.paper if isinstance(row.paper, dict) else {job.archs[0]: row.paper} if row.paper else {}
-    )
-    paper = {label(arch): figure for arch, figure in paper.items()}
+    job, good = jobs[0], [result for result in results if result.failed is None]
+    failed = [result for result in results if result.failed is not None]
+    paper = _published(row, job)
+    cells = {}
+    if good:
+        for arch in job.archs:
+            of_sets = [result.accuracies[arch] for result in good]
+            cells[arch] = _cell(of_sets, paper.get(arch, ""))
     return Line(
         name=row.name,
         method=job.spec.method,
@@ -172,41 +170,43 @@ def _line(row: Row, jobs: Sequence[Job], results: Sequence[Result]) -> Line:
         ipc=job.spec.ipc,
         archs=job.archs,
         sets=len(results),
-        failed=tuple(result.failed for result in results if result.failed is not None),
-        reasons=tuple(result.reason for result in results if result.failed is not None),
-        cells={
-            arch: _cell([result.accuracies[arch] for result in made], paper.get(arch, ""))
-            for arch in job.archs
-        }
-        if made
-        else {},
+        failed=tuple(str(result.failed) for result in failed),
+        reasons=tuple(result.reason for result in failed),
+        cells=cells,
         paper=paper,
-        seconds=_mean(result.seconds for result in made),
-        core_seconds=_mean(result.core_seconds for result in made),
-        steps=_mean(result.steps for result in made),
-        peak_mib=max((result.peak_mib for result in made), default=None),
-        memory_mib=max((result.memory_mib for result in made), default=None),
-        curve=_curve(job, made),
+        seconds=_mean(result.seconds for result in good),
+        core_seconds=_mean(result.core_seconds for result in good),
+        steps=_mean(result.steps for result in good),
+        peak_mib=max((result.peak_mib for result in good), default=None),
+        memory_mib=max((result.memory_mib for result in good), default=None),
+        curve=_curve(job, good),
     )
 
 
+def _published(row: Row, job: Job) -> dict[str, str]:
+    """The published figures of a row, by architecture."""
+    if isinstance(row.paper, dict):
+        return {label(arch): figure for arch, figure in row.paper.items()}
+    return {label(job.archs[0]): row.paper} if row.paper else {}
+
+
 def _cell(of_sets: list[list[float]], paper: str) -> Cell:
-    every, means = [value for each in of_sets for value in each], [mean(each) for each in of_sets]
+    every = [value for each in of_sets for value in each]
+    means = [mean(each) for each in of_sets]
     sd = stdev(every) if len(every) > 1 else 0.0
     return Cell(mean(every), sd, stdev(means) if len(means) > 1 else None, len(every), paper)
 
 
-def _curve(job: Job, made: Sequence[Result]) -> tuple[dict[str, float], ...]:
+def _curve(job: Job, results: Sequence[Result]) -> tuple[dict[str, float], ...]:
     """Means over the sets that were looked at, at each part of the seconds."""
-    found = []
+    curve = []
     for part in job.points:
-        there = [point for result in made for point in result.curve if point["part"] == part]
-        if there:
-            means = {
-                key: mean(point[key] for point in there) for key in ("seconds", "steps", "accuracy")
-            }
-            found.append({"part": part, **means, "sets": len(there)})
-    return tuple(found)
+        looks = [point for result in results for point in result.curve if point["part"] == part]
+        if looks:
+            keys = ("seconds", "steps", "accuracy")
+            means = {key: mean(look[key] for look in looks) for key in keys}
+            curve.append({"part": part, **means, "sets": len(looks)})
+    return tuple(curve)
 
 
 def _figure(line: Line, arch: str) -> str:
@@ -222,8 +222,8 @@ def _figure(line: Line, arch: str) -> str:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
-    return mean(found) if found else None
+    listed = list(values)
+    return mean(listed) if listed else None
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -21,6 +21,10 @@ LOOKS = 2
 validation split."""
 
 
+MEASURED = ("seconds", "core_seconds", "peak_mib", "base_mib", "steps", "made_on")
+"""Entries of a set's provenance that a result has as well."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What was measured of one set; or, where there is none, why.
@@ -70,26 +74,22 @@ def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
         RunFolderError, ProxyFileError: the folder cannot be written, or what is in it is damaged or
             of other data.
     """
-    empty = Result(
-        job.row, job.spec.seed, dataset.fingerprint, made_on=hardware.describe(job.spec.device)
-    )
+    here = hardware.describe(job.spec.device)
+    empty = Result(job.row, job.spec.seed, dataset.fingerprint, made_on=here)
     try:
         sets = distilled(dataset, job)
         accuracies, curve = evaluated(dataset, job, sets)
     except (DivergedError, SpecError, SpaceError, DataError) as error:
         kind = "diverged" if isinstance(error, DivergedError) else "failed"
         return job, replace(empty, failed=kind, reason=str(error))
-    told = sets[1.0].provenance
-    measured = {
-        key: told[key]
-        for key in ("seconds", "core_seconds", "peak_mib", "base_mib", "steps", "made_on")
-    }
+    about = sets[1.0].provenance
+    measured = {key: about[key] for key in MEASURED}
     return job, replace(empty, accuracies=accuracies, curve=curve, **measured)
 
 
 def distilled(dataset: Dataset, job: Job) -> dict[float, ProxySet]:
-    """The job's set, and as it was on the way, by the part of the seconds; all are written the
-    moment they are made.
+    """The job's set, and as it was on the way, by the part of the seconds; each is written
+    as soon as it is known.
 
     Nothing is evaluated here, so that neither time nor memory of that is in what is measured. A
     point that comes before the shared experts are paid for is left out.
@@ -114,38 +114,32 @@ def evaluated(
     dataset: Dataset, job: Job, sets: dict[float, ProxySet]
 ) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
     """Accuracies on the test split by architecture, and the curve of validation accuracy."""
-    device, accuracies, curve = dataset.train.x.device, {}, []
-    nets = list(
-        zip(
-            evaluation.networks(job.archs, dataset, job.evaluation.protocol), job.archs, strict=True
-        )
-    )
-    for point, made in sets.items():
+    accuracies: dict[str, list[float]] = {}
+    curve = []
+    networks = evaluation.networks(job.archs, dataset, job.evaluation.protocol)
+    columns = list(zip(networks, job.archs, strict=True))
+    for point, proxy in sets.items():
         end = point == 1
         looks: list[float] = []
-        used, how = evaluation.prepared(made, job.evaluation)
-        for (space, arch), name in nets if end else nets[:1]:
-            trained = [
-                evaluation.trained(
-                    used, space, arch, how, device, seed=job.evaluation.seed, number=number
-                )
-                for number in range(job.evaluation.students if end else LOOKS)
-            ]
+        trainer = evaluation.prepared(proxy, job.evaluation, dataset.train.x.device)
+        for (space, arch), name in columns if end else columns[:1]:
+            count = job.evaluation.students if end else LOOKS
+            trained = [trainer.network(space, arch, number) for number in range(count)]
             looks = looks or [evaluation.accuracy(net, dataset.val) for net in trained[:LOOKS]]
             if end:
                 accuracies[name] = [evaluation.accuracy(net, dataset.test) for net in trained]
-        told = made.provenance
-        at = told["core_seconds" if job.spec.core_clock else "seconds"]
+        about = proxy.provenance
+        seconds = about["core_seconds" if job.spec.core_clock else "seconds"]
         curve.append(
-            {"part": point, "seconds": at, "steps": told["steps"], "accuracy": mean(looks)}
+            {"part": point, "seconds": seconds, "steps": about["steps"], "accuracy": mean(looks)}
         )
     return accuracies, curve
 
 
 def _shared_seconds(dataset: Dataset, job: Job) -> float:
-    """What is shared with other distillations is made first, or found; its seconds."""
+    """Seconds of what is shared with other distillations; it is made first where missing."""
     method = find(job.spec.method)
     if method.prepare is None:
         return 0.0
-    found = method.prepare(plan(job.spec, dataset)[0], lambda done, total: None)
-    return found.core_seconds if job.spec.core_clock else found.seconds
+    shared = method.prepare(plan(job.spec, dataset)[0], lambda done, total: None)
+    return shared.core_seconds if job.spec.core_clock else shared.seconds

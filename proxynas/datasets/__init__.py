@@ -2,6 +2,16 @@
 images, or a CSV file.
 
 Nothing selects on `test`; hyper-parameters, checkpoints and rankings use `val`.
+
+>>> from proxynas import datasets
+>>> digits = datasets.load("digits")
+>>> digits.shape, digits.num_classes, digits.is_images
+((1, 8, 8), 10, True)
+>>> len(digits.train), len(digits.val), len(digits.test)
+(1000, 297, 500)
+>>> pixels = digits.preprocessing.invert(digits.train.x)  # (1000, 1, 8, 8), in [0, 1]
+>>> round(pixels.min().item(), 3), round(pixels.max().item(), 3)
+(0.0, 1.0)
 """
 
 import difflib
@@ -56,6 +66,7 @@ def names(root: Path | None = None) -> list[Known]:
     return [*embedded, *vision_]
 
 
+# reason: the one way to load data; all arguments but the first have defaults
 def load(
     name: str | Path,
     root: Path | None = None,

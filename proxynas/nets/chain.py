@@ -14,6 +14,7 @@ from ..core.errors import SpaceError
 Operation = Literal["conv1", "conv3", "conv5", "dil3", "grp3", "sep3", "sep5", "res3", "max", "avg"]
 
 
+# reason: the axes of a search space are its arguments
 def make(
     shape: tuple[int, ...],
     classes: int,

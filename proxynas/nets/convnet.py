@@ -42,6 +42,7 @@ class InstanceNorm(nn.Module):
 class ConvNet(nn.Module):
     """``depth`` blocks and a linear classifier: (B, C, H, W) to logits (B, classes)."""
 
+    # reason: the axes of a search space are its arguments
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -77,6 +78,7 @@ class ConvNet(nn.Module):
         return self.classifier(self.features(x).flatten(1))  # type: ignore[no-any-return]
 
 
+# reason: the axes of a search space are its arguments
 def make(
     shape: tuple[int, ...],
     classes: int,

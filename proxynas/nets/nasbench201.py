@@ -105,6 +105,7 @@ class Network(nn.Module):
         return self.classifier(self.last(self.stages(self.stem(x))))  # type: ignore[no-any-return]
 
 
+# reason: the axes of a search space are its arguments
 def make(
     shape: tuple[int, int, int],
     classes: int,

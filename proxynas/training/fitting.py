@@ -42,6 +42,7 @@ class Trained:
         return self.losses[:, burn_in:].sum(1)
 
 
+# reason: the one way to train; all arguments but four have defaults
 def fit(
     nets: Sequence[nn.Module],
     x: Tensor,

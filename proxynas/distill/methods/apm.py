@@ -200,6 +200,7 @@ def logits(net: nn.Module, x: Tensor, segment: int | None = None) -> Tensor:
         return torch.cat([net(part) for part in torch.split(x, segment or len(x))])
 
 
+# reason: equation 4 has seven parameters
 def image_gradient(
     expert: nn.Module,
     checkpoints: Sequence[nn.Module],
