@@ -548,7 +548,7 @@ def judged(
     if parameters == "perfect":
         costs["parameters"] = [round(1000 * quality[a]) for a in archs]
     truth = truth_of(quality, seconds=8.0)
-    truth.made["made_on"] = "cpu"
+    truth.header["made_on"] = "cpu"
     ranking, paid = rank(scores, costs, truth, resamples=200), ledger_of(scores, truth, distilled)
     return verdict(ranking, paid, ("proxy", "val_loss"), "fixed before.")
 

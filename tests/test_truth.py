@@ -16,8 +16,8 @@ def test_measured_tables_round_trip(small_space: Path, digits: Dataset, tmp_path
     read = truth.read(tmp_path / "truth.csv")
     assert len(read.rows) == 6
     pd.testing.assert_series_equal(read.accuracy(), made.accuracy(), atol=1e-6)
-    assert read.made["fingerprint"] == digits.fingerprint
-    assert read.made["recipe"]["updates"] == 5
+    assert read.header["fingerprint"] == digits.fingerprint
+    assert read.header["recipe"]["updates"] == 5
     read.check(digits, "small")
 
 

@@ -137,8 +137,8 @@ def test_dict_gives_the_last_epoch_of_the_runs_asked_for(
     assert by_run(table, "seconds")[ARCHS[1], 777] == 3.0 * epochs
     assert table.rows["test_accuracy" if split == "val" else "val_accuracy"].isna().all()
     assert tuple(table.rows.columns) == COLUMNS
-    assert table.made["accuracy"] == f"{split}_accuracy"
-    assert (table.made["space"], table.made["data"], table.made["epochs"]) == (
+    assert table.header["accuracy"] == f"{split}_accuracy"
+    assert (table.header["space"], table.header["data"], table.header["epochs"]) == (
         "nasbench201",
         data,
         epochs,
@@ -180,7 +180,7 @@ def test_file_is_read_only_when_trusted(tmp_path: Path) -> None:
         importing.from_nasbench201_file(path, **how, trust=False)
     table = importing.from_nasbench201_file(path, **how, trust=True)
     pd.testing.assert_frame_equal(table.rows, importing.from_nasbench201(stored(), **how).rows)
-    assert table.made["source"] == path.name
+    assert table.header["source"] == path.name
 
 
 def test_file_that_is_not_it_is_said(tmp_path: Path) -> None:
@@ -237,8 +237,8 @@ def test_package_has_every_cell(data: str, best: float) -> None:
     assert set(means.index) == set(SPACE)
     assert round(means.max(), 4) == best
     assert set(table.rows["seed"]) == {0, 1, 2}
-    assert table.made["accuracy"] == "val_accuracy"
-    assert table.made["epochs"] == 200
+    assert table.header["accuracy"] == "val_accuracy"
+    assert table.header["epochs"] == 200
     assert table.rows["test_accuracy"].isna().all()
     assert tuple(table.rows.columns) == COLUMNS
 
@@ -339,8 +339,8 @@ def test_csv_with_columns_named_by_its_owner(tmp_path: Path, name: str) -> None:
         (GRID.at(5), 0): 0.1,
     }
     assert table.accuracy().to_dict() == pytest.approx({GRID.at(3): 0.71, GRID.at(5): 0.1})
-    assert table.made["source"] == name
-    assert (table.made["space"], table.made["data"], table.made["epochs"]) == (
+    assert table.header["source"] == name
+    assert (table.header["space"], table.header["data"], table.header["epochs"]) == (
         "convnet-grid",
         "my-photos",
         30,

@@ -8,6 +8,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -63,28 +64,19 @@ def matching(device: str, repeats: int) -> list[Row]:
     rows = []
     for width, ipc in ((32, 1), (64, 1), (128, 1), (64, 10), (128, 10)):
         student = f"D2-W{width}-relu-instancenorm-avgpooling"
+        usual = {"student": student, "outer": 1}
         naive, fast = (
             _gm_step(
-                DistillSpec(
-                    ipc=ipc,
-                    settings={"student": student, "batch_classes": batched, "outer": 1},
-                    device=device,
-                )
+                DistillSpec(ipc=ipc, settings={**usual, "batch_classes": batched}, device=device)
             )
             for batched in (False, True)
         )
         dataset = datasets.load_for(DistillSpec(device=device))
-        net = (
-            spaces.load("convnet-grid")
-            .build(student, dataset.shape, dataset.num_classes)
-            .to(device)
-        )
+        space = spaces.load("convnet-grid")
+        net = space.build(student, dataset.shape, dataset.num_classes).to(device)
         x = torch.zeros(dataset.num_classes, ipc, *dataset.shape, device=device)
-        rows.append(
-            compare(
-                f"GM step, width {width}, ipc {ipc}", naive, fast, gm.batching_pays(net, x), repeats
-            )
-        )
+        pays = gm.batching_pays(net, x)
+        rows.append(compare(f"GM step, width {width}, ipc {ipc}", naive, fast, pays, repeats))
     return rows
 
 
@@ -126,21 +118,15 @@ def tabulating(device: str, repeats: int) -> list[Row]:
         body = linearised.cut(net, tasks[0].dataset.num_classes)
         x = torch.zeros(10 * ipc, *tasks[0].dataset.shape, device=device)
         pays = implicit.tabulation_pays(body, x, torch.zeros(len(x), 10, device=device), 40)
-        rows.append(
-            compare(
-                f"RCIG step, {side} × {side}, width {width}, ipc {ipc}", naive, fast, pays, repeats
-            )
-        )
+        what = f"RCIG step, {side} × {side}, width {width}, ipc {ipc}"
+        rows.append(compare(what, naive, fast, pays, repeats))
     return rows
 
 
 def fusing(device: str, repeats: int) -> list[Row]:
     """Training: three seeds in one stacked call, against one after the other."""
-    space, dataset, rows = (
-        spaces.load("convnet-grid"),
-        datasets.load_for(DistillSpec(device=device)),
-        [],
-    )
+    rows = []
+    space, dataset = spaces.load("convnet-grid"), datasets.load_for(DistillSpec(device=device))
     for arch, batch in (
         ("D1-W32-relu-none-avgpooling", 10),
         ("D2-W32-relu-instancenorm-avgpooling", 10),
@@ -163,15 +149,8 @@ def fusing(device: str, repeats: int) -> list[Row]:
             _synchronize(device)
 
         pays = training.fusion_pays(nets, dataset.train.x, recipe)
-        rows.append(
-            compare(
-                f"3 seeds, {arch}, batch {batch}",
-                lambda: fit(False),
-                lambda: fit(True),
-                pays,
-                repeats,
-            )
-        )
+        what = f"3 seeds, {arch}, batch {batch}"
+        rows.append(compare(what, partial(fit, False), partial(fit, True), pays, repeats))
     return rows
 
 
@@ -183,16 +162,8 @@ def working(repeats: int) -> list[Row]:
     def go(workers: int) -> None:
         list(map_unordered(_train_one, tasks, _prepare, workers))
 
-    return [
-        compare(
-            "60 training runs, two workers",
-            lambda: go(1),
-            lambda: go(2),
-            True,
-            max(2, repeats // 3),
-            warm_up=False,
-        )
-    ]
+    what, times = "60 training runs, two workers", max(2, repeats // 3)
+    return [compare(what, lambda: go(1), lambda: go(2), True, times, warm_up=False)]
 
 
 def main() -> None:
@@ -202,11 +173,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     chosen = parser.parse_args()
     device, console = hardware.check(chosen.device), Console(highlight=False, width=120)
-    rows = (
-        matching(device, chosen.repeats)
-        + tabulating(device, chosen.repeats)
-        + fusing(device, chosen.repeats)
-    )
+    rows = matching(device, chosen.repeats)
+    rows += tabulating(device, chosen.repeats)
+    rows += fusing(device, chosen.repeats)
     rows += working(chosen.repeats) if device == "cpu" else []
     table = Table(
         title=f"naive / fast, on {hardware.describe(device)}",

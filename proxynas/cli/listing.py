@@ -44,17 +44,12 @@ def _spaces() -> Table:
 
 
 def _truth() -> Table:
-    table = _table("Measured truth tables", "space", "data", "networks", "runs", "made on")
+    table = _table("Measured truth tables", "space", "data", "networks", "runs", "measured on")
     for path in sorted(resources.folder("search_spaces").glob("*.csv")):
-        made = truth.read(path)
-        networks = f"{made.rows['arch'].nunique():,}"
-        table.add_row(
-            str(made.made["space"]),
-            str(made.made["data"]),
-            networks,
-            f"{len(made.rows):,}",
-            str(made.made["made_on"]),
-        )
+        measured = truth.read(path)
+        header, networks = measured.header, measured.rows["arch"].nunique()
+        counts = (f"{networks:,}", f"{len(measured.rows):,}")
+        table.add_row(str(header["space"]), str(header["data"]), *counts, str(header["made_on"]))
     return table
 
 
@@ -69,14 +64,11 @@ def _methods() -> Table:
 
 
 def _proxy_sets() -> Table:
-    table = _table("Shipped proxy sets", "name", "data", "method", "images a class", "distilled in")
+    table = _table(
+        "Shipped proxy sets", "name", "data", "method", "images per class", "distilled in"
+    )
     for name in proxyset.names():
-        told = proxyset.read(proxyset.locate(name)).provenance
-        table.add_row(
-            name,
-            str(told["data"]),
-            str(told["method"]),
-            str(told["ipc"]),
-            f"{told['seconds']:.0f} s",
-        )
+        about = proxyset.read(proxyset.locate(name)).provenance
+        facts = (str(about[key]) for key in ("data", "method", "ipc"))
+        table.add_row(name, *facts, f"{about['seconds']:.0f} s")
     return table

@@ -61,7 +61,7 @@ def peak_mib(device: str) -> float:
 
 
 def reset_peak(device: str) -> float:
-    """Let the peak begin anew, where the system can; gives back the memory in use now, in MiB."""
+    """Reset the peak, where the system can; return the memory in use now, in MiB."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 2**20

@@ -118,10 +118,10 @@ def _loaded(
     if str(name).lower().endswith(".csv"):
         return _unresized(_table(name, root, val_fraction), name, image_size)
     if isinstance(name, str) and name in EMBEDDED:
-        found = EMBEDDED[name].read(val_fraction)
-        if isinstance(found, Dataset):
-            return _unresized(found, name, image_size)
-        return assemble(_resized(found, image_size))
+        embedded = EMBEDDED[name].read(val_fraction)
+        if isinstance(embedded, Dataset):
+            return _unresized(embedded, name, image_size)
+        return assemble(_resized(embedded, image_size))
     if isinstance(name, str) and name in vision.SOURCES:
         return assemble(_resized(vision.read(name, root, download, val_fraction), image_size))
     return assemble(folder.read(_folder(name, root), val_fraction, image_size, progress))

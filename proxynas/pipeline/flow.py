@@ -140,7 +140,7 @@ def trains_winner(this: Run, decision: Decision) -> bool:
     if decision.winner is None or this.spec.train_winner == "never":
         return False
     table = this.truth
-    others = decision.charged and table is not None and table.made.get("made_on") is None
+    others = decision.charged and table is not None and table.header.get("made_on") is None
     return this.spec.train_winner == "always" or not others
 
 

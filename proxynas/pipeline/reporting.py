@@ -167,5 +167,7 @@ def _provenance(spec: SearchSpec, proxy: ProxySet, table: TruthTable | None) -> 
         "python": platform.python_version(),
         "device": hardware.describe(spec.device),
         "proxy": {key: value for key, value in proxy.provenance.items() if key != "losses"},
-        "truth": None if table is None else {k: v for k, v in table.made.items() if k != "command"},
+        "truth": None
+        if table is None
+        else {k: v for k, v in table.header.items() if k != "command"},
     }

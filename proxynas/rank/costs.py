@@ -147,7 +147,7 @@ def ledger(
         total_s=distill_s + search_s + (0.0 if decision is None else decision.wall_s),
         sources=costs,
         truth_core_s_per_candidate=whole,
-        truth_made_on=None if truth is None else truth.made.get("made_on"),
+        truth_made_on=None if truth is None else truth.header.get("made_on"),
         peak_mib=max(
             [
                 float(distill.get("peak_mib") or 0.0),

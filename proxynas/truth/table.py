@@ -26,22 +26,22 @@ COLUMNS = ("arch", *NUMBERS, "failed")
 
 @dataclass(frozen=True)
 class TruthTable:
-    """Measured accuracies: ``rows`` has the columns of :data:`COLUMNS`, ``made`` says how they came
-    about."""
+    """Measured accuracies: ``rows`` has the columns of :data:`COLUMNS`, ``header`` says how they
+    came about."""
 
     rows: pd.DataFrame
-    made: dict[str, Any]
+    header: dict[str, Any]
 
     @property
     def measure(self) -> str:
         """What :meth:`accuracy` is: ``test_accuracy``, or ``val_accuracy`` for a table that only
         has that."""
-        return str(self.made.get("accuracy", "test_accuracy"))
+        return str(self.header.get("accuracy", "test_accuracy"))
 
     def accuracy(self) -> pd.Series:
         """Mean accuracy over seeds, by architecture; a run that failed counts as 0.
 
-        It is the test accuracy, unless ``made["accuracy"]`` says that the table only has
+        It is the test accuracy, unless ``header["accuracy"]`` says that the table only has
         ``val_accuracy``.
         """
         accuracy: pd.Series = self.rows[self.measure]
@@ -60,7 +60,7 @@ class TruthTable:
         if data in (None, dataset.name):
             wanted["fingerprint"] = dataset.fingerprint
         for key, here in wanted.items():
-            there = self.made.get(key)
+            there = self.header.get(key)
             if there is not None and there != here:
                 raise TruthError(
                     f"the truth table was measured on {key} {there!r}, but this is {here!r}; give "
@@ -79,23 +79,23 @@ class TruthTable:
             fingerprint: of the search's data.
             space_options: what the search replaced in its space, which may shrink the networks.
         """
-        made_on, command = self.made.get("made_on"), self.made.get("command", {})
+        made_on, command = self.header.get("made_on"), self.header.get("command", {})
         return (
             made_on is not None
             and hardware.same_kind(str(made_on), device)
-            and self.made.get("fingerprint") == fingerprint
+            and self.header.get("fingerprint") == fingerprint
             and command.get("space_options", {}) == dict(space_options)
         )
 
     def write(self, path: Path) -> None:
         """Write the table whole."""
-        header = "".join(f"# {line}\n" for line in tomli_w.dumps(self.made).splitlines())
+        top = "".join(f"# {line}\n" for line in tomli_w.dumps(self.header).splitlines())
         body = (
             self.rows.loc[:, list(COLUMNS)]
             .sort_values(["arch", "seed"])
             .to_csv(index=False, float_format="%.6g")
         )
-        files.write_text(path, header + body)
+        files.write_text(path, top + body)
 
 
 def read(path: Path) -> TruthTable:
@@ -107,7 +107,7 @@ def read(path: Path) -> TruthTable:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        made = tomllib.loads(
+        header = tomllib.loads(
             "".join(line[1:].lstrip(" ") for line in lines if line.startswith("#"))
         )
         rows = pd.read_csv(io.StringIO("".join(line for line in lines if not line.startswith("#"))))
@@ -120,7 +120,7 @@ def read(path: Path) -> TruthTable:
             f"{path} is not a truth table: {error}; "
             "expected a CSV with columns arch and test_accuracy"
         ) from None
-    column = made.get("accuracy", "test_accuracy")
+    column = header.get("accuracy", "test_accuracy")
     if column not in ("val_accuracy", "test_accuracy"):
         raise TruthError(
             f"{path}: accuracy must name val_accuracy or test_accuracy, but names {column!r}"
@@ -146,7 +146,7 @@ def read(path: Path) -> TruthTable:
             f"{path}: row {row} has no {column}; fill it in, leave the row out, or say in the "
             "column 'failed' why its training failed (that counts as 0)"
         )
-    return TruthTable(rows, made)
+    return TruthTable(rows, header)
 
 
 def _numbers(rows: pd.DataFrame, name: str, path: Path) -> pd.Series:
