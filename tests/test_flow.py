@@ -397,7 +397,7 @@ def test_a_set_with_learned_rates_is_searched_with_them(
     assert (source.recipe.updates, source.recipe.augment) == (spec.updates, "crop+rotate")
 
 
-def test_a_run_folder_whose_data_or_sets_have_changed(
+def test_a_run_directory_whose_data_or_sets_have_changed(
     small_spec: SearchSpec, tmp_path: Path
 ) -> None:
     table = tmp_path / "table.csv"
@@ -408,8 +408,8 @@ def test_a_run_folder_whose_data_or_sets_have_changed(
     table.write_text("x,y,label\n" + "\n".join(rows[:-1]))
     with pytest.raises(ProxyFileError, match="made for data"):
         flow.search(spec, tmp_path / "run", workers=1)
-    (tmp_path / "run" / "proxy.safetensors").unlink()
-    (tmp_path / "run" / "distill.checkpoint").unlink()
+    for name in ("proxy.safetensors", "random.safetensors", "distill.checkpoint"):
+        (tmp_path / "run" / name).unlink()
     with pytest.raises(RunFolderError, match="holds runs of other settings"):
         flow.search(spec, tmp_path / "run", workers=1)
 

@@ -36,15 +36,16 @@ def reuse_or_distill(
     ``watcher`` follows the steps, and what is shared. ``provenance`` is added to a new set's.
 
     Raises:
-        RunFolderError: the file has a set of other settings or data.
-        ProxynasError: see :func:`proxynas.distill.loop.distill` and :func:`proxynas.proxyset.read`.
+        RunFolderError: the file has a set of other settings.
+        ProxyFileError: it is damaged, or of other data.
+        ProxynasError: see :func:`proxynas.distill.loop.distill`.
     """
     if at.path.exists():
         stored = proxyset.read(at.path)
+        proxyset.check(stored, dataset)
         if stored.provenance.get("spec") != fingerprint(spec, dataset):
             raise RunFolderError(
-                f"{at.path} holds a proxy set of other settings or data; "
-                "give another --out, or remove it"
+                f"{at.path} holds a proxy set of other settings; give another --out, or remove it"
             )
         return stored
     watcher = watcher or Watcher()
