@@ -5,20 +5,19 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import pytest
 import torch
 
-from proxynas import cli, compare, datasets, proxyset, training
+from proxynas import cli, compare, datasets, training
 from proxynas.compare import evaluation, worker
 from proxynas.compare.jobs import Job, all_jobs
 from proxynas.compare.table import tabulate
 from proxynas.compare.worker import Result
 from proxynas.core import settings
-from proxynas.core.errors import RunFolderError, SpaceError, SpecError
-from proxynas.core.rundir import open_folder
+from proxynas.core.errors import SpaceError, SpecError
 from proxynas.datasets import Dataset
 from proxynas.distill import loop, reuse
 from proxynas.specs import CompareSpec, EvaluationSpec
@@ -393,84 +392,3 @@ def test_tables_of_data_too(tmp_path: Path) -> None:
     assert mean(found.accuracies["mlp-grid:L2x10-relu"]) > 0.5
     table = tabulate(spec, [job], [found], {"name": "moons"})
     assert table.lines[0].cells[job.archs[0]].paper == "97"
-
-
-def test_the_table_of_known_results(digits: Dataset, tmp_path: Path) -> None:
-    spec = make(
-        {"name": "a", "paper": {ARCH: "50.0"}},
-        {"name": "b", "archs": ["mlp"]},
-        distillations=3,
-        points=1,
-    )
-    jobs = all_jobs(spec, digits, tmp_path)
-    points = [{"part": 1.0, "seconds": s, "steps": 2, "accuracy": 0.5} for s in (1.0, 3.0)]
-    usual = Result(
-        "a",
-        0,
-        "f",
-        seconds=2.0,
-        core_seconds=1.0,
-        peak_mib=300.0,
-        base_mib=250.0,
-        steps=4,
-        made_on="cpu",
-    )
-    results = [
-        replace(usual, accuracies={ARCH: [0.4, 0.6]}, curve=[points[0]]),
-        replace(
-            usual, accuracies={ARCH: [0.7, 0.7]}, curve=[points[1]], peak_mib=320.0, seconds=4.0
-        ),
-        replace(usual, failed="diverged", reason="its loss is nan"),
-        *([replace(usual, failed="failed", reason="too few seconds")] * 3),
-    ]
-    table = tabulate(spec, jobs, results, {"name": digits.name})
-    a, b = table.lines
-    cell = a.cells[ARCH]
-    assert (cell.mean, cell.sd, cell.n) == pytest.approx((0.6, stdev([0.4, 0.6, 0.7, 0.7]), 4))
-    assert cell.sd_sets == pytest.approx(stdev([0.5, 0.7]))
-    assert (a.seconds, a.steps, a.peak_mib, a.memory_mib) == (3.0, 4, 320.0, 70.0)
-    assert a.curve == ({"part": 1.0, "seconds": 2.0, "steps": 2, "accuracy": 0.5, "sets": 2},)
-    assert (b.cells, b.seconds, b.failed) == ({}, None, ("failed",) * 3)
-    head, _, first, second, *notes = table.markdown().splitlines()
-    assert head == f"| row | {ARCH} | paper | mlp | steps | seconds | memory MiB |"
-    assert first == "| a | 60.0 ± 14.1 (1 of 3 diverged) | 50.0 | – | 4 | 3.0 | 70 |"
-    assert second == "| b | – |  | failed | – | – | – |"
-    assert "a: 1 of 3 diverged: its loss is nan  " in notes
-    assert "b: 3 of 3 failed: too few seconds  " in notes
-    assert table.rich().row_count == 2
-    assert json.loads(table.json())["rows"][1]["reasons"] == ["too few seconds"] * 3
-
-
-def test_other_rows_take_another_folder(tmp_path: Path) -> None:
-    open_folder(make({"name": "a"}), tmp_path)
-    open_folder(make({"name": "a"}), tmp_path)
-    with pytest.raises(RunFolderError, match=r"its rows is \[.*'a'.*asks for \[.*'b'"):
-        open_folder(make({"name": "b"}), tmp_path)
-    with pytest.raises(
-        RunFolderError, match=r"its rows differs from what this one asks for \(see .*spec.toml\);"
-    ):
-        open_folder(make({"name": "b" * 100}, {"name": "a" * 100}), tmp_path)
-
-
-def test_a_damaged_or_foreign_result_is_refused(digits: Dataset, tmp_path: Path) -> None:
-    spec = make({"name": "a", "method": "random"})
-    job, found = one(spec, digits, tmp_path)
-    job.result.parent.mkdir()
-    for text, said in (
-        ("{", "not a readable result"),
-        (json.dumps({**found.to_dict(), "accuracies": 3}), "not a readable result"),
-        (json.dumps({**found.to_dict(), "fingerprint": "x"}), "other"),
-    ):
-        job.result.write_text(text)
-        with pytest.raises(RunFolderError, match=said):
-            compare.compare(spec, tmp_path)
-
-
-def test_a_set_that_was_changed_is_no_result(digits: Dataset, tmp_path: Path) -> None:
-    spec = make({"name": "a", "method": "random"})
-    job, _ = one(spec, digits, tmp_path)
-    made = proxyset.read(job.set())
-    assert made.provenance["base_mib"] > 0
-    job.set().write_bytes(b"nothing")
-    with pytest.raises(Exception, match=r"not a readable .safetensors"):
-        one(spec, digits, tmp_path)
