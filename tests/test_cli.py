@@ -84,7 +84,7 @@ BAD = {
         ],
         "LeNet needs images",
     ),
-    "a set in place of a folder": (["distill", "--out", "{folder}"], "is a folder"),
+    "a set in place of a folder": (["distill", "--out", "{folder}"], "is a directory"),
     "unknown space setting": (
         ["search", "--space-option", "width=3"],
         "has no fixed setting 'width'; it has none",

@@ -61,7 +61,7 @@ def test_distil_evaluate_and_again(
     ]
     code, out, _ = run(monkeypatch, capsys, "distill", *flags)
     assert code == 0
-    assert "10 images (gm, 1 a class, 2 steps)" in out
+    assert "10 images (gm, 1 per class, 2 steps)" in out
     assert not path.with_suffix(".checkpoint").exists()
     before = path.read_bytes()
     code, out, _ = run(monkeypatch, capsys, "distill", *flags)
@@ -141,7 +141,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "stopped; the same command goes on from here"
+    assert err.strip() == "stopped; rerun the same command to resume"
 
 
 def test_truth_of_others_becomes_a_table(
@@ -266,7 +266,7 @@ def test_sets_distilled_apart_become_one(
         ]
         code, printed, _ = run(monkeypatch, capsys, *arguments)
         assert code == 0
-        assert "10 images (apm, 1 a class, 2 steps)" in printed
+        assert "10 images (apm, 1 per class, 2 steps)" in printed
     both, random = tmp_path / "both.safetensors", tmp_path / "random.safetensors"
     code, printed, _ = run(monkeypatch, capsys, "merge", *sets, "--out", str(both))
     assert code == 0
