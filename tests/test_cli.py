@@ -228,13 +228,7 @@ def test_bad_toml(
     text, said = TOMLS[case]
     (tmp_path / "spec.toml").write_text(text)
     code, _, err = run(
-        monkeypatch,
-        capsys,
-        "search",
-        "-c",
-        str(tmp_path / "spec.toml"),
-        "--out",
-        str(tmp_path / "out"),
+        monkeypatch, capsys, *f"search -c {tmp_path / 'spec.toml'} --out {tmp_path / 'out'}".split()
     )
     assert code == 2
     assert said in err
@@ -304,7 +298,7 @@ def test_a_full_or_unwritable_output_folder(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_run_folder_of_another_spec(
+def test_a_run_directory_of_another_spec(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()

@@ -25,15 +25,7 @@ def test_a_search_from_flags_and_from_toml(
     code, out, err = run(
         monkeypatch,
         capsys,
-        "search",
-        "-c",
-        str(config),
-        "--seeds",
-        "1",
-        "--workers",
-        "1",
-        "--out",
-        str(tmp_path / "run"),
+        *f"search -c {config} --seeds 1 --workers 1 --out {tmp_path / 'run'}".split(),
     )
     assert (code, err) == (0, "")
     assert "early stopping" in out
@@ -49,16 +41,9 @@ def test_distil_evaluate_and_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "gm.safetensors"
-    flags = [
-        "--steps",
-        "2",
-        "--set",
-        "student=D1-W32-relu-none-avgpooling",
-        "--set",
-        "real_batch=8",
-        "--out",
-        str(path),
-    ]
+    flags = (
+        f"--steps 2 --set student=D1-W32-relu-none-avgpooling --set real_batch=8 --out {path}"
+    ).split()
     code, out, _ = run(monkeypatch, capsys, "distill", *flags)
     assert code == 0
     assert "10 images (gm, 1 per class, 2 steps)" in out
@@ -73,14 +58,7 @@ def test_distil_evaluate_and_again(
     code, out, _ = run(
         monkeypatch,
         capsys,
-        "evaluate",
-        str(path),
-        "--runs",
-        "2",
-        "--updates",
-        "5",
-        "--arch",
-        "D1-W32-relu-none-none",
+        *f"evaluate {path} --runs 2 --updates 5 --arch D1-W32-relu-none-none".split(),
     )
     assert code == 0
     assert "D1-W32-relu-none-none" in out
@@ -93,18 +71,7 @@ def test_truth_from_the_command_line_resumes(
     tmp_path: Path,
 ) -> None:
     table = tmp_path / "truth.csv"
-    flags = [
-        "--space",
-        str(small_space),
-        "--seeds",
-        "1",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "100",
-        "--workers",
-        "1",
-    ]
+    flags = f"--space {small_space} --seeds 1 --epochs 1 --batch-size 100 --workers 1".split()
     flags += ["--out", str(table)]
     code, out, _ = run(monkeypatch, capsys, "truth", *flags)
     assert code == 0
@@ -154,14 +121,9 @@ def test_truth_of_others_becomes_a_table(
     (tmp_path / "mine.csv").write_text(
         "arch,accuracy\n" + "".join(f"{c},{10 * n}\n" for n, c in enumerate(cells))
     )
-    command = [
-        "import",
-        str(tmp_path / "mine.csv"),
-        "--data",
-        "cifar10",
-        "--out",
-        str(tmp_path / "truth.csv"),
-    ]
+    command = (
+        f"import {tmp_path / 'mine.csv'} --data cifar10 --out {tmp_path / 'truth.csv'}".split()
+    )
     code, out, _ = call(*command, "--percent")
     assert code == 0
     assert "2 networks, 2 runs, test accuracy after 200 epochs on cifar10; best 10.00 %" in out
@@ -224,16 +186,7 @@ def test_distil_a_generator_and_train_on_its_images(
     assert made.generator is not None
     assert made.generator.batch == (1 if method == "unroll" else 2)
     assert (made.curriculum is not None) == (method == "unroll")
-    evaluate = [
-        "evaluate",
-        str(out),
-        "--arch",
-        "D1-W32-relu-none-avgpooling",
-        "--runs",
-        "1",
-        "--updates",
-        "3",
-    ]
+    evaluate = f"evaluate {out} --arch D1-W32-relu-none-avgpooling --runs 1 --updates 3".split()
     code, told, err = run(monkeypatch, capsys, *evaluate, "--augment", "crop+rotate")
     assert code == 0, err
     assert "D1-W32-relu-none-avgpooling" in told
