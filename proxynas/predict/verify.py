@@ -6,7 +6,7 @@ the predictor says, missed at random by about as much as out-of-fold predictions
 its own missed their labels: the mean square of these misses, weighted by a Gaussian kernel of width
 :data:`WIDTH` in normal scores, and :data:`PRIOR_MISSES` more that are as large as all labels'
 misses on average. Misses have long tails, so the simulated ones are Student's t with :data:`TAIL`
-degrees of freedom: with normal ones the bound held 75 to 85 times in 100 on ConvNets on digits,
+degrees of freedom: with normal ones the bound held 75 to 86 times in 100 on ConvNets on digits,
 where the constants were chosen. experiments/predictor-calibration.json says how often it holds.
 """
 
