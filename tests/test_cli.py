@@ -172,7 +172,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     tmp_path: Path,
     a_proxy: Path,
 ) -> None:
-    arguments, said = BAD[case]
+    arguments, message = BAD[case]
     out = tmp_path / "out"
     (tmp_path / "mine.csv").write_text("precious")
     names = {"out": out, "proxy": a_proxy, "table": tmp_path / "mine.csv", "folder": tmp_path}
@@ -181,7 +181,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         arguments += ["--out", str(out)]
     code, printed, err = run(monkeypatch, capsys, *arguments)
     assert code == 2
-    assert said in err
+    assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "Traceback" not in printed + err
@@ -201,14 +201,14 @@ FOLDERS = {
 def test_bad_image_folders(
     case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    make, said = FOLDERS[case]
+    make, message = FOLDERS[case]
     folder = make(tmp_path / "images")
     monkeypatch.setenv("PROXYNAS_CACHE", str(tmp_path / "cache"))
     code, _, err = run(
         monkeypatch, capsys, "search", "--data", str(folder), "--out", str(tmp_path / "out")
     )
     assert code == 2
-    assert said in err
+    assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -225,13 +225,13 @@ TOMLS = {
 def test_bad_toml(
     case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    text, said = TOMLS[case]
+    text, message = TOMLS[case]
     (tmp_path / "spec.toml").write_text(text)
     code, _, err = run(
         monkeypatch, capsys, *f"search -c {tmp_path / 'spec.toml'} --out {tmp_path / 'out'}".split()
     )
     assert code == 2
-    assert said in err
+    assert message in err
     assert not (tmp_path / "out").exists()
 
 
@@ -273,12 +273,12 @@ def test_damaged_proxy_files(
 @pytest.mark.parametrize("lost", ["recipe", "preprocessing", "format"])
 def test_a_proxy_file_that_lacks_something(lost: str, tmp_path: Path, a_proxy: Path) -> None:
     with safe_open(a_proxy, "pt") as file:
-        told = json.loads(file.metadata()["proxynas"])
+        contents = json.loads(file.metadata()["proxynas"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    del told["about"][lost]
-    told["checksum"] = proxyset.file._checksum(told["about"], tensors)
+    del contents["about"][lost]
+    contents["checksum"] = proxyset.file._checksum(contents["about"], tensors)
     path = tmp_path / "partial.safetensors"
-    save_file(tensors, path, {"proxynas": json.dumps(told)})
+    save_file(tensors, path, {"proxynas": json.dumps(contents)})
     with pytest.raises(
         ProxyFileError, match=r"partial.safetensors (is not a whole proxy set|has format None)"
     ):

@@ -163,9 +163,11 @@ def test_distil_a_generator_and_train_on_its_images(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a.safetensors"
-    own = {"gm": ["--set", "outer=1"], "unroll": ["--set", "ic=2"], "ift": ["--set", "inner=2"]}[
-        method
-    ]
+    settings_of = {
+        "gm": ["--set", "outer=1"],
+        "unroll": ["--set", "ic=2"],
+        "ift": ["--set", "inner=2"],
+    }[method]
     arguments = [
         "distill",
         "--method",
@@ -176,33 +178,33 @@ def test_distil_a_generator_and_train_on_its_images(
         "1",
         "--set",
         "synthetic=gtn-lrn",
-        *own,
+        *settings_of,
     ]
     code, _, err = run(
         monkeypatch, capsys, *arguments, "--set", "k=8", "--set", "real_batch=20", "--out", str(out)
     )
     assert code == 0, err
-    made = proxyset.read(out)
-    assert made.generator is not None
-    assert made.generator.batch == (1 if method == "unroll" else 2)
-    assert (made.curriculum is not None) == (method == "unroll")
+    proxy = proxyset.read(out)
+    assert proxy.generator is not None
+    assert proxy.generator.batch == (1 if method == "unroll" else 2)
+    assert (proxy.curriculum is not None) == (method == "unroll")
     evaluate = f"evaluate {out} --arch D1-W32-relu-none-avgpooling --runs 1 --updates 3".split()
-    code, told, err = run(monkeypatch, capsys, *evaluate, "--augment", "crop+rotate")
+    code, printed, err = run(monkeypatch, capsys, *evaluate, "--augment", "crop+rotate")
     assert code == 0, err
-    assert "D1-W32-relu-none-avgpooling" in told
+    assert "D1-W32-relu-none-avgpooling" in printed
 
 
 def test_sets_distilled_apart_become_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    own = (
+    settings_of = (
         "epochs=4",
         "checkpoints=2",
         "experts=1",
         "expert_epochs=1",
         "student=D1-W32-relu-none-avgpooling",
     )
-    flags = [part for setting in own for part in ("--set", setting)]
+    flags = [part for setting in settings_of for part in ("--set", setting)]
     sets = [str(tmp_path / f"{seed}.safetensors") for seed in (0, 1)]
     for seed, out in enumerate(sets):
         arguments = [
@@ -224,8 +226,8 @@ def test_sets_distilled_apart_become_one(
     code, printed, _ = run(monkeypatch, capsys, "merge", *sets, "--out", str(both))
     assert code == 0
     assert "20 images of 2 sets" in printed
-    made = proxyset.read(both)
-    assert [leaf["seed"] for leaf in made.provenance["merged"]] == [0, 1]
+    proxy = proxyset.read(both)
+    assert [leaf["seed"] for leaf in proxy.provenance["merged"]] == [0, 1]
     code, printed, _ = run(
         monkeypatch, capsys, "evaluate", str(both), "--runs", "1", "--updates", "2"
     )

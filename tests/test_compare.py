@@ -75,11 +75,11 @@ steps = 5
 def untimed(folder: Path) -> dict[str, Any]:
     """All results of a folder without what differs from run to run."""
     timed = {"seconds", "core_seconds", "peak_mib", "base_mib", "curve"}
-    found = {}
+    results = {}
     for path in sorted((folder / "results").iterdir()):
-        told = json.loads(path.read_text())
-        found[path.name] = {key: value for key, value in told.items() if key not in timed}
-    return found
+        result = json.loads(path.read_text())
+        results[path.name] = {key: value for key, value in result.items() if key not in timed}
+    return results
 
 
 @pytest.mark.slow
@@ -194,8 +194,8 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_all_is_checked_before_the_first_set(case: str, tmp_path: Path) -> None:
-    rows, values, said = BAD[case]
-    with pytest.raises((SpecError, SpaceError), match=said.replace("?", "\\?")) as error:
+    rows, values, message = BAD[case]
+    with pytest.raises((SpecError, SpaceError), match=message.replace("?", "\\?")) as error:
         compare.compare(make(*rows, **values), tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -209,14 +209,14 @@ def one(spec: CompareSpec, dataset: Dataset, folder: Path, place: int = 0) -> tu
 def test_accuracy_on_the_way_and_its_time(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, found = one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)
+    job, result = one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)
     assert job.points == (0.25, 0.5, 1.0)
-    assert [point["part"] for point in found.curve] == [0.25, 0.5, 1.0]
-    seconds, steps = ([point[key] for point in found.curve] for key in ("seconds", "steps"))
+    assert [point["part"] for point in result.curve] == [0.25, 0.5, 1.0]
+    seconds, steps = ([point[key] for point in result.curve] for key in ("seconds", "steps"))
     assert all(at >= 1.6 * part for at, part in zip(seconds, job.points, strict=True))
     assert seconds == sorted(seconds)
     assert steps == sorted(steps)
-    assert (seconds[-1], steps[-1]) == (found.seconds, found.steps)
+    assert (seconds[-1], steps[-1]) == (result.seconds, result.steps)
     assert {path.name for path in (tmp_path / "sets").iterdir()} == {
         f"a-0{part}"
         for part in (".at-1-4.safetensors", ".at-1-2.safetensors", ".safetensors", ".checkpoint")
@@ -224,7 +224,7 @@ def test_accuracy_on_the_way_and_its_time(
     monkeypatch.setattr(reuse, "distill", None)  # again: nothing is distilled
     assert (
         one(make({"name": "a"}, steps=None, seconds=1.6, points=3), digits, tmp_path)[1].curve
-        == found.curve
+        == result.curve
     )
     job.clean()
     assert [path.name for path in (tmp_path / "sets").iterdir()] == ["a-0.safetensors"]
@@ -237,10 +237,10 @@ def test_core_seconds_are_a_limit_too(
         loop.time, "process_time", itertools.count().__next__
     )  # a step takes one core second
     spec = make({"name": "a"}, steps=None, seconds=8.0, clock="core", points=2)
-    _, found = one(spec, digits, tmp_path)
-    assert [point["seconds"] for point in found.curve] == pytest.approx([4.0, 8.0], abs=2)
-    assert found.core_seconds == found.curve[-1]["seconds"]
-    assert found.seconds != found.core_seconds
+    _, result = one(spec, digits, tmp_path)
+    assert [point["seconds"] for point in result.curve] == pytest.approx([4.0, 8.0], abs=2)
+    assert result.core_seconds == result.curve[-1]["seconds"]
+    assert result.seconds != result.core_seconds
 
 
 def test_points_before_the_experts_are_paid_for_are_left_out(
@@ -263,13 +263,13 @@ def test_hard_labels(digits: Dataset, tmp_path: Path) -> None:
     rcig = {"name": "soft", "method": "rcig", "settings": {"width": 8, "models": 1}, "steps": 1}
     rows = [{**rcig, "settings": {}}, {**rcig, "settings": {}, "name": "hard", "labels": "hard"}]
     jobs = all_jobs(make(*rows), digits, tmp_path)
-    made = replace(
+    proxy = replace(
         loop.distill(replace(jobs[0].spec, method="random", steps=0), digits),
         y=torch.eye(10) * 2 - 1,
     )
-    made = replace(made, recipe=training.Recipe(loss="mse", lr=0.02))
+    proxy = replace(proxy, recipe=training.Recipe(loss="mse", lr=0.02))
     cpu = torch.device("cpu")
-    soft, hard = (evaluation.prepared(made, job.evaluation, cpu) for job in jobs)
+    soft, hard = (evaluation.prepared(proxy, job.evaluation, cpu) for job in jobs)
     assert soft.proxy_set.y.shape == (10, 10)
     assert (soft.recipe.loss, soft.recipe.updates) == ("mse", 5)
     assert hard.proxy_set.y.tolist() == list(range(10))
@@ -311,9 +311,14 @@ def test_rows_override_what_they_have_in_common(digits: Dataset, tmp_path: Path)
         None,
         (1.0,),
     )
-    how = b.evaluation
+    spec_of_b = b.evaluation
     assert (b.archs[0], len(b.archs)) == ("convnet", 6)
-    assert (how.protocol, how.updates, how.augment, how.batch_size) == ("loo2023", 7, "crop", 4)
+    assert (spec_of_b.protocol, spec_of_b.updates, spec_of_b.augment, spec_of_b.batch_size) == (
+        "loo2023",
+        7,
+        "crop",
+        4,
+    )
     assert settings.make(CompareSpec, settings.to_dict(spec)) == spec
 
 
@@ -345,15 +350,15 @@ def test_rows_that_distil_the_same_share_their_sets(tmp_path: Path) -> None:
         {"name": "d", "updates": 7},
     ]
     spec = on_moons(*rows, distillations=2, seconds=4.0)
-    found = all_jobs(spec, datasets.load_for(spec), tmp_path)
-    assert [(job.row, job.made_by, job.distils, len(job.points)) for job in found[::2]] == [
+    jobs = all_jobs(spec, datasets.load_for(spec), tmp_path)
+    assert [(job.row, job.made_by, job.distils, len(job.points)) for job in jobs[::2]] == [
         ("a", "a", True, 4),
         ("b", "a", False, 1),
         ("c", "c", True, 4),
         ("d", "a", False, 1),
     ]
-    assert found[1].set() == found[3].set() != found[0].set()
-    assert found[0].result != found[2].result
+    assert jobs[1].set() == jobs[3].set() != jobs[0].set()
+    assert jobs[0].result != jobs[2].result
     assert settings.make(CompareSpec, settings.to_dict(spec)) == spec
 
 
@@ -387,8 +392,8 @@ def test_training_past_the_distilled_steps(tmp_path: Path, monkeypatch: pytest.M
 def test_tables_of_data_too(tmp_path: Path) -> None:
     row = {"name": "random", "method": "random", "ipc": 10, "paper": "97"}
     spec = make(row, data="moons", archs=["mlp-grid:L2x10-relu"], updates=50)
-    job, found = one(spec, datasets.load_for(spec), tmp_path)
+    job, result = one(spec, datasets.load_for(spec), tmp_path)
     assert job.archs == ("mlp-grid:L2x10-relu",)
-    assert mean(found.accuracies["mlp-grid:L2x10-relu"]) > 0.5
-    table = tabulate(spec, [job], [found], {"name": "moons"})
+    assert mean(result.accuracies["mlp-grid:L2x10-relu"]) > 0.5
+    table = tabulate(spec, [job], [result], {"name": "moons"})
     assert table.lines[0].cells[job.archs[0]].paper == "97"

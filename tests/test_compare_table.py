@@ -77,23 +77,23 @@ def test_other_rows_take_another_folder(tmp_path: Path) -> None:
 
 def test_a_damaged_or_foreign_result_is_refused(digits: Dataset, tmp_path: Path) -> None:
     spec = make({"name": "a", "method": "random"})
-    job, found = one(spec, digits, tmp_path)
+    job, result = one(spec, digits, tmp_path)
     job.result.parent.mkdir()
-    for text, said in (
+    for text, message in (
         ("{", "not a readable result"),
-        (json.dumps({**found.to_dict(), "accuracies": 3}), "not a readable result"),
-        (json.dumps({**found.to_dict(), "fingerprint": "x"}), "other"),
+        (json.dumps({**result.to_dict(), "accuracies": 3}), "not a readable result"),
+        (json.dumps({**result.to_dict(), "fingerprint": "x"}), "other"),
     ):
         job.result.write_text(text)
-        with pytest.raises(RunFolderError, match=said):
+        with pytest.raises(RunFolderError, match=message):
             compare.compare(spec, tmp_path)
 
 
 def test_a_set_that_was_changed_is_no_result(digits: Dataset, tmp_path: Path) -> None:
     spec = make({"name": "a", "method": "random"})
     job, _ = one(spec, digits, tmp_path)
-    made = proxyset.read(job.set())
-    assert made.provenance["base_mib"] > 0
+    proxy = proxyset.read(job.set())
+    assert proxy.provenance["base_mib"] > 0
     job.set().write_bytes(b"nothing")
     with pytest.raises(Exception, match=r"not a readable .safetensors"):
         one(spec, digits, tmp_path)

@@ -143,9 +143,9 @@ def test_kornias_whitening_is_kornias_formula(
     covariance = (train - mean).T @ (train - mean) / (len(train) - 1)
     u, s, _ = torch.linalg.svd(covariance)
     transform = u @ torch.diag(torch.rsqrt(s + 0.1)) @ u.T
-    for found, wanted in ((white.train.x, train), (white.test.x, test)):
+    for whitened, wanted in ((white.train.x, train), (white.test.x, test)):
         torch.testing.assert_close(
-            found.double().flatten(1), (wanted - mean) @ transform, rtol=0, atol=2e-5
+            whitened.double().flatten(1), (wanted - mean) @ transform, rtol=0, atol=2e-5
         )
     assert same(load(root, whiten="kornia:0.1"), white)  # out of the cache
     back = white.preprocessing.invert(white.test.x)

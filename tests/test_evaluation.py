@@ -37,15 +37,15 @@ def a_table(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_all_stands_for_the_six_published_networks(a_set: str, digits: Dataset) -> None:
     few = replace(digits, test=Split(digits.test.x[:20], digits.test.y[:20]))
     seen: list[tuple[int, int]] = []
-    found = evaluation.evaluate(
+    rows = evaluation.evaluate(
         a_set,
         few,
         EvaluationSpec(archs=("all",), students=1, updates=1),
         on_done=lambda done, total: seen.append((done, total)),
     )
-    assert [row.arch for row in found] == list(published.NETWORKS)
+    assert [row.arch for row in rows] == list(published.NETWORKS)
     assert seen == [(n, 6) for n in range(1, 7)]
-    assert all(0 <= row.mean <= 1 and row.sd == 0 for row in found)
+    assert all(0 <= row.mean <= 1 and row.sd == 0 for row in rows)
 
 
 def test_going_on_past_the_distilled_steps(
@@ -55,17 +55,17 @@ def test_going_on_past_the_distilled_steps(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The command trains for the strategy's steps; a set without any is refused."""
-    made = replace(
+    proxy = replace(
         proxyset.read(Path(a_table)),
         curriculum=Curriculum(torch.arange(10).view(2, 5), torch.ones(2)),
     )
-    longer, updates = evaluation.extended(made, Extension(2, times=3, decay=0.5), None)
+    longer, updates = evaluation.extended(proxy, Extension(2, times=3, decay=0.5), None)
     assert updates == 6
     assert longer.curriculum is not None
     assert longer.curriculum.rates is not None
     assert longer.curriculum.rates.tolist() == [1, 1, 0.5, 0.5, 0.25, 0.25]
-    assert evaluation.extended(made, None, 7) == (made, 7)
-    made.save(tmp_path / "steps.safetensors")
+    assert evaluation.extended(proxy, None, 7) == (proxy, 7)
+    proxy.save(tmp_path / "steps.safetensors")
     seen: list[int] = []
     fit = training.fit
     monkeypatch.setattr(
@@ -95,16 +95,22 @@ def test_going_on_past_the_distilled_steps(
 
 
 def test_the_protocol_of_loo_2023(a_set: str, digits: Dataset) -> None:
-    made = proxyset.read(Path(a_set))
-    found = evaluation.recipe(made, EvaluationSpec(protocol="loo2023"))
-    assert (found.updates, found.warmup, found.optimizer, found.lr, found.loss) == (
+    proxy = proxyset.read(Path(a_set))
+    published = evaluation.recipe(proxy, EvaluationSpec(protocol="loo2023"))
+    assert (
+        published.updates,
+        published.warmup,
+        published.optimizer,
+        published.lr,
+        published.loss,
+    ) == (
         1000,
         500,
         "adam",
         1e-4,
         "mse",
     )
-    twice = replace(made, x=made.x.repeat(2, 1, 1, 1), y=made.y.repeat(2))
+    twice = replace(proxy, x=proxy.x.repeat(2, 1, 1, 1), y=proxy.y.repeat(2))
     assert evaluation.recipe(twice, EvaluationSpec(protocol="loo2023")).updates == 2000
     assert evaluation.recipe(twice, EvaluationSpec(protocol="loo2023", updates=10)).warmup == 5
     row = evaluation.evaluate(
@@ -117,13 +123,13 @@ def test_mean_and_deviation_over_fresh_networks(a_set: str, digits: Dataset) -> 
     row = evaluation.evaluate(
         a_set, digits, EvaluationSpec(archs=["mlp"], students=3, updates=30, seed=4)
     )[0]
-    made = proxyset.read(Path(a_set))
-    recipe = replace(made.recipe, updates=30, batch_size=256, schedule="step")
+    proxy = proxyset.read(Path(a_set))
+    recipe = replace(proxy.recipe, updates=30, batch_size=256, schedule="step")
     accuracies = []
     for r in range(3):
         with seeds.seeded(seeds.derive(4, "evaluate", "mlp", r)):
             net = published.make((1, 8, 8), 10, net="mlp")
-        training.fit([net], made.x, made.y, recipe, seed=4, replicas=[r])
+        training.fit([net], proxy.x, proxy.y, recipe, seed=4, replicas=[r])
         net.eval()
         with torch.no_grad():
             accuracies.append(
@@ -135,12 +141,12 @@ def test_mean_and_deviation_over_fresh_networks(a_set: str, digits: Dataset) -> 
 
 def test_networks_of_several_spaces_at_once(a_set: str, digits: Dataset) -> None:
     archs = ["lenet", "L2x5-relu", "convnet-grid:D1-W32-relu-none-none"]
-    found = evaluation.evaluate(
+    rows = evaluation.evaluate(
         a_set,
         digits,
         EvaluationSpec(archs=tuple(archs or ()), space="mlp-grid", students=1, updates=1),
     )
-    assert [row.arch for row in found] == ["lenet", "L2x5-relu", "D1-W32-relu-none-none"]
+    assert [row.arch for row in rows] == ["lenet", "L2x5-relu", "D1-W32-relu-none-none"]
     with pytest.raises(SpecError, match="only where archs are looked up"):
         evaluation.evaluate(a_set, digits, EvaluationSpec(space="mlp-grid", students=1, updates=1))
     default = evaluation.evaluate(a_set, digits, EvaluationSpec(students=1, updates=1))
@@ -150,11 +156,11 @@ def test_networks_of_several_spaces_at_once(a_set: str, digits: Dataset) -> None
 def test_tables_have_the_mlp(a_table: str) -> None:
     dataset = datasets.load_for(DistillSpec(data="moons"))
     for archs in (None, ["all"], ["mlp"]):
-        found = evaluation.evaluate(
+        rows = evaluation.evaluate(
             a_table, dataset, EvaluationSpec(archs=tuple(archs or ()), students=2, updates=100)
         )
-        assert [row.arch for row in found] == ["mlp"]
-        assert found[0].mean > 0.7
+        assert [row.arch for row in rows] == ["mlp"]
+        assert rows[0].mean > 0.7
     with pytest.raises(SpaceError, match="LeNet needs images"):
         evaluation.evaluate(
             a_table, dataset, EvaluationSpec(archs=["mlp", "lenet"], students=1, updates=1)

@@ -37,7 +37,7 @@ def test_violations_grow_with_the_distance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("parameter<1e6", "did you mean 'parameters'"),
         ("latency<3", "known: parameters, flops"),
@@ -51,11 +51,11 @@ def test_violations_grow_with_the_distance() -> None:
         ("", "written as in"),
     ],
 )
-def test_constraints_are_read_strictly(text: str, said: str | None) -> None:
-    if said is None:
+def test_constraints_are_read_strictly(text: str, message: str | None) -> None:
+    if message is None:
         constraint.parse(text)
         return
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises(SpecError, match=message):
         constraint.parse(text)
 
 

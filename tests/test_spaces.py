@@ -143,10 +143,10 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_space_files(case: str, tmp_path: Path) -> None:
-    text, kind, said = BAD[case]
+    text, kind, message = BAD[case]
     path = tmp_path / "space.toml"
     path.write_text(text)
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         spaces.load(str(path))
 
 
@@ -262,7 +262,7 @@ def test_architectures_are_read_and_written(name: str) -> None:
 
 def test_templates_that_write_two_networks_alike_are_found() -> None:
     """Against listing all of them."""
-    draw, found = random.Random(0), 0
+    draw, alike = random.Random(0), 0
     for _ in range(3000):
         texts = [
             [draw.choice(["a", "b", "-", "ab", "a-", "-b", "aba", ""]) for _ in range(3)]
@@ -279,8 +279,8 @@ def test_templates_that_write_two_networks_alike_are_found() -> None:
         twice = notation.written_alike(template, axes)
         assert (twice is not None) == (len(set(written)) < len(written)), (template, axes)
         assert twice is None or written.count(twice) > 1, (template, axes)
-        found += twice is not None
-    assert 300 < found < 2700
+        alike += twice is not None
+    assert 300 < alike < 2700
 
 
 def test_the_published_networks_of_torchvision() -> None:

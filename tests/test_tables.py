@@ -75,23 +75,26 @@ def test_moons_by_their_own_account(moons: Dataset) -> None:
 
 
 def test_a_csv_file(tmp_path: Path) -> None:
-    made = datasets.load(write_csv(tmp_path / "shapes.csv"))
-    assert (made.name, made.shape, made.class_names) == ("shapes", (2,), ("flat", "round"))
-    assert [len(part) for part in (made.train, made.val, made.test)] == [43, 5, 12]
-    assert made.train.x.dtype == torch.float32
-    torch.testing.assert_close(made.train.x.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
-    torch.testing.assert_close(made.train.x.std(0, correction=0), torch.ones(2))
-    back = made.preprocessing.invert(made.train.x)
-    assert (back[made.train.y == 1, 1] > 95).all()
-    assert (back[made.train.y == 0, 1] < 95).all()
-    assert 0 < made.train.y[:10].sum() < 10  # shuffled, though the file is sorted
-    assert {len(made.val.y.unique()), len(made.test.y.unique())} == {2}
+    dataset = datasets.load(write_csv(tmp_path / "shapes.csv"))
+    assert (dataset.name, dataset.shape, dataset.class_names) == ("shapes", (2,), ("flat", "round"))
+    assert [len(part) for part in (dataset.train, dataset.val, dataset.test)] == [43, 5, 12]
+    assert dataset.train.x.dtype == torch.float32
+    torch.testing.assert_close(dataset.train.x.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(dataset.train.x.std(0, correction=0), torch.ones(2))
+    back = dataset.preprocessing.invert(dataset.train.x)
+    assert (back[dataset.train.y == 1, 1] > 95).all()
+    assert (back[dataset.train.y == 0, 1] < 95).all()
+    assert 0 < dataset.train.y[:10].sum() < 10  # shuffled, though the file is sorted
+    assert {len(dataset.val.y.unique()), len(dataset.test.y.unique())} == {2}
 
 
 def test_all_rows_are_somewhere_once(tmp_path: Path) -> None:
-    made = datasets.load(write_csv(tmp_path / "shapes.csv"))
+    dataset = datasets.load(write_csv(tmp_path / "shapes.csv"))
     rows = torch.cat(
-        [made.preprocessing.invert(part.x.double()) for part in (made.train, made.val, made.test)]
+        [
+            dataset.preprocessing.invert(part.x.double())
+            for part in (dataset.train, dataset.val, dataset.test)
+        ]
     )
     written = np.loadtxt(tmp_path / "shapes.csv", delimiter=",", skiprows=1, usecols=(0, 1))
     ours, theirs = (x[x[:, 0].argsort()] for x in (rows.numpy(), written))
@@ -122,10 +125,10 @@ def test_numbers_as_classes_are_sorted_by_value(tmp_path: Path) -> None:
 
 def test_the_smallest_table_and_a_constant_column(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("1,5,a\n2,5,a\n3,5,a\n4,5,b\n5,5,b\n6,5,b\n")
-    made = datasets.load(str(tmp_path / "t.csv"))
-    assert [len(part) for part in (made.train, made.val, made.test)] == [2, 2, 2]
-    assert made.preprocessing.std[1] == 1
-    assert not made.train.x[:, 1].any()
+    dataset = datasets.load(str(tmp_path / "t.csv"))
+    assert [len(part) for part in (dataset.train, dataset.val, dataset.test)] == [2, 2, 2]
+    assert dataset.preprocessing.std[1] == 1
+    assert not dataset.train.x[:, 1].any()
 
 
 def test_a_table_is_told_apart_from_the_data_it_is_called_after(tmp_path: Path) -> None:
@@ -190,9 +193,9 @@ BAD = {
 def test_bad_tables_are_one_line_and_exit_code_2(
     case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    text, said = BAD[case]
+    text, message = BAD[case]
     (tmp_path / "t.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert_refused(["--data", str(tmp_path / "t.csv")], said, monkeypatch, capsys, tmp_path)
+    assert_refused(["--data", str(tmp_path / "t.csv")], message, monkeypatch, capsys, tmp_path)
 
 
 OTHERS = {
@@ -215,15 +218,15 @@ def test_what_does_not_go_with_tables(
     case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "folder.csv").mkdir()
-    flags, said = OTHERS[case]
+    flags, message = OTHERS[case]
     assert_refused(
-        [flag.format(tmp=tmp_path) for flag in flags], said, monkeypatch, capsys, tmp_path
+        [flag.format(tmp=tmp_path) for flag in flags], message, monkeypatch, capsys, tmp_path
     )
 
 
 def assert_refused(
     flags: list[str],
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -235,7 +238,7 @@ def assert_refused(
         cli.main()
     printed, err = capsys.readouterr()
     assert left.value.code == 2
-    assert said in " ".join(err.split())
+    assert message in " ".join(err.split())
     assert "Traceback" not in printed + err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -245,11 +248,11 @@ def assert_refused(
 def test_gm_on_a_table(moons: Dataset) -> None:
     """The distance falls, the set is rows, and it can be read back."""
     assert students.default_student(moons.shape) == "evaluation-nets:mlp"
-    made = distill(DistillSpec(data="moons", steps=40, settings={"real_batch": 64}), moons)
-    assert made.x.shape == (2, 2)
-    losses = made.provenance["losses"]
+    proxy = distill(DistillSpec(data="moons", steps=40, settings={"real_batch": 64}), moons)
+    assert proxy.x.shape == (2, 2)
+    losses = proxy.provenance["losses"]
     assert sum(losses[-5:]) < sum(losses[:5])
-    torch.testing.assert_close(made.images(), moons.preprocessing.invert(made.x))
+    torch.testing.assert_close(proxy.images(), moons.preprocessing.invert(proxy.x))
     spec = DistillSpec(steps=1, settings={"student": "D1-W32-relu-none-none"})
     with pytest.raises(SpaceError, match="'mlp-grid' is for tables"):
         distill(spec, moons)
@@ -265,31 +268,31 @@ def test_the_shipped_truth_is_of_these_points(moons: Dataset) -> None:
 
 
 def test_zero_cost_indicators_on_rows(moons: Dataset) -> None:
-    found = zero_cost(
+    scores = zero_cost(
         spaces.load("mlp-grid"), "L4x10-relu", moons, list(INDICATORS), seed=0, batch=8
     )
-    assert np.isfinite([found[name] for name in INDICATORS]).all()
+    assert np.isfinite([scores[name] for name in INDICATORS]).all()
 
 
 @pytest.mark.parametrize("method", ["gm", "herding"])
 def test_the_whole_flow_on_a_table(method: str, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "shapes.csv", rows=200)
-    own = {"gm": {"real_batch": 20}, "herding": {"width": 4, "updates": 5}}[method]
+    method_settings = {"gm": {"real_batch": 20}, "herding": {"width": 4, "updates": 5}}[method]
     steps = 2 if method == "gm" else None
     spec = SearchSpec(
         data=str(path),
         space="mlp-grid",
         method=method,
         steps=steps,
-        settings=own,
+        settings=method_settings,
         candidates=5,
         seeds=1,
         updates=5,
     )
     result = flow.search(spec, tmp_path / "run", workers=1)
-    told = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert told["dataset"]["shape"] == [2]
-    assert told["best"]["arch"].startswith("L")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["dataset"]["shape"] == [2]
+    assert report["best"]["arch"].startswith("L")
     page = result.report.read_text()
     assert "proxy images" not in page
     assert not (tmp_path / "run" / "figures" / "proxy-images.png").exists()

@@ -12,10 +12,10 @@ from proxynas.truth.measure import measure
 
 def test_measured_tables_round_trip(small_space: Path, digits: Dataset, tmp_path: Path) -> None:
     spec = TruthSpec(space=str(small_space), seeds=2, epochs=1, batch_size=200, candidates=3)
-    made = measure(spec, tmp_path / "truth.csv", workers=1)
+    measured = measure(spec, tmp_path / "truth.csv", workers=1)
     read = truth.read(tmp_path / "truth.csv")
     assert len(read.rows) == 6
-    pd.testing.assert_series_equal(read.accuracy(), made.accuracy(), atol=1e-6)
+    pd.testing.assert_series_equal(read.accuracy(), measured.accuracy(), atol=1e-6)
     assert read.header["fingerprint"] == digits.fingerprint
     assert read.header["recipe"]["updates"] == 5
     read.check(digits, "small")
@@ -59,7 +59,7 @@ def test_a_table_of_ones_own_needs_two_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("arch,accuracy\na,0.5\n", "lacks the column 'test_accuracy'"),
         ("arch,test_accuracy\na,93.5\n", "must be between 0 and 1"),
@@ -73,7 +73,7 @@ def test_a_table_of_ones_own_needs_two_columns(tmp_path: Path) -> None:
         ("# = broken\narch,test_accuracy\na,0.5\n", "is not a truth table"),
     ],
 )
-def test_bad_tables(text: str, said: str, tmp_path: Path) -> None:
+def test_bad_tables(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text(text)
-    with pytest.raises(TruthError, match=said):
+    with pytest.raises(TruthError, match=message):
         truth.read(tmp_path / "bad.csv")

@@ -172,24 +172,24 @@ def test_table_says_what_the_official_api_says(epochs: int) -> None:
 def test_file_is_read_only_when_trusted(tmp_path: Path) -> None:
     path = tmp_path / "NAS-Bench-201-v1_1-096897.pth"
     torch.save(stored(), path)
-    how: Any = {"data": "cifar10", "split": "test", "epochs": 200, "seeds": None}
+    options: Any = {"data": "cifar10", "split": "test", "epochs": 200, "seeds": None}
     with pytest.raises(TruthError, match=r"is a pickle.*if you trust its source.*--trust"):
-        importing.from_nasbench201_file(path, **how, trust=False)
-    table = importing.from_nasbench201_file(path, **how, trust=True)
-    pd.testing.assert_frame_equal(table.rows, importing.from_nasbench201(stored(), **how).rows)
+        importing.from_nasbench201_file(path, **options, trust=False)
+    table = importing.from_nasbench201_file(path, **options, trust=True)
+    pd.testing.assert_frame_equal(table.rows, importing.from_nasbench201(stored(), **options).rows)
     assert table.header["source"] == path.name
 
 
 def test_file_that_is_not_it_is_said(tmp_path: Path) -> None:
-    how: Any = {"data": "cifar10", "split": "test", "epochs": 200, "seeds": None, "trust": True}
+    options: Any = {"data": "cifar10", "split": "test", "epochs": 200, "seeds": None, "trust": True}
     with pytest.raises(TruthError, match="there is no file"):
-        importing.from_nasbench201_file(tmp_path / "none.pth", **how)
+        importing.from_nasbench201_file(tmp_path / "none.pth", **options)
     whole = tmp_path / "whole.pth"
     torch.save(stored(), whole)
     for content in (b"", b"not a pickle", whole.read_bytes()[:5_000]):
         (tmp_path / "bad.pth").write_bytes(content)
         with pytest.raises(TruthError, match="is not a NAS-Bench-201 file"):
-            importing.from_nasbench201_file(tmp_path / "bad.pth", **how)
+            importing.from_nasbench201_file(tmp_path / "bad.pth", **options)
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,9 @@ def test_file_that_is_not_it_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_benchmark_does_not_have_is_said(wrong: dict[str, Any], message: str) -> None:
-    how = {"data": "cifar10", "split": "val", "epochs": 200, "seeds": None} | wrong
+    options = {"data": "cifar10", "split": "val", "epochs": 200, "seeds": None} | wrong
     with pytest.raises(TruthError, match=message):
-        importing.from_nasbench201(stored(), **how)
+        importing.from_nasbench201(stored(), **options)
 
 
 @pytest.mark.parametrize("broken", [{}, {"meta_archs": [], "arch2infos": {0: {"full": {}}}}, ["?"]])

@@ -151,7 +151,7 @@ def test_synflow_of_a_deep_network_stays_finite() -> None:
 def by_differences(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """The gradient of the mean cross-entropy in training mode for each weight, by central
     differences."""
-    found = {}
+    gradients = {}
     with torch.no_grad():
         for name, p in net.named_parameters():
             gradient = torch.zeros_like(p)
@@ -163,8 +163,8 @@ def by_differences(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
                     log = moved(x).log_softmax(1)
                     ends.append(-log[torch.arange(len(y)), y].mean())
                 gradient.view(-1)[i] = (ends[0] - ends[1]) / 2e-6
-            found[name] = gradient
-    return found
+            gradients[name] = gradient
+    return gradients
 
 
 def test_snip_and_grad_norm_equal_finite_differences() -> None:
