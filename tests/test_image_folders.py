@@ -71,7 +71,7 @@ def test_folder_with_its_own_val_split(tmp_path: Path, name: str) -> None:
     root = write_folder(tmp_path / "set", counts)
     data = load(root)
     assert (len(data.train), len(data.val), len(data.test)) == (6, 6, 6)
-    with pytest.raises(DataError, match="brings its own validation split"):
+    with pytest.raises(DataError, match="has a validation split already"):
         load(root, val_fraction=0.2)
 
 
