@@ -36,7 +36,8 @@ def describe(device: str) -> str:
     """One line: the processor or GPU that numbers were measured on."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread" + ("" if threads == 1 else "s")
 
 
 def same_kind(a: str, b: str) -> bool:
