@@ -69,7 +69,8 @@ def phrase(name: Key) -> str:
     if name[0] == name[1]:
         return f"counting {indicator(name[1])}"
     if name[0] == ZERO_COST:
-        return f"{'the ' if name[1] in ('vote', 'predicted') else ''}{indicator(name[1])}, before any training"
+        article = "the " if name[1] in ("vote", "predicted") else ""
+        return f"{article}{indicator(name[1])}, before any training"
     early = name[0] == EARLY_STOPPING
     after = "on the real data, stopped early" if early else f"on the {source(name[0])}"
     return f"{indicator(name[1])} {'' if name[1].startswith('sotl') else 'after training '}{after}"
