@@ -68,12 +68,13 @@ def phrase(name: Key) -> str:
     """A row of the ranking inside a sentence."""
     if name[0] == name[1]:
         return f"counting {indicator(name[1])}"
+    article = "the " if name[1] in ("vote", "predicted") else ""
     if name[0] == ZERO_COST:
-        article = "the " if name[1] in ("vote", "predicted") else ""
         return f"{article}{indicator(name[1])}, before any training"
     early = name[0] == EARLY_STOPPING
     after = "on the real data, stopped early" if early else f"on the {source(name[0])}"
-    return f"{indicator(name[1])} {'' if name[1].startswith('sotl') else 'after training '}{after}"
+    trained = "" if name[1].startswith("sotl") else "after training "
+    return f"{article}{indicator(name[1])} {trained}{after}"
 
 
 def rival(name: Key) -> str:
