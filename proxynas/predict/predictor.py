@@ -3,8 +3,8 @@
 White et al. 2021, "How powerful are performance predictors in neural architecture search?"
 (NeurIPS), compare 31 of them; the kind here is their model-based one on zero-cost and training
 features. Features and labels are seen as normal scores (:mod:`.scores`). What predicts is the mean
-of several models: where labels are few, choosing one of them by cross-validation is worse
-(experiments/README.md), and the choice makes its out-of-fold agreement look better than it is.
+of several models: choosing one of them by cross-validation makes its out-of-fold agreement look
+better than it is.
 Under :data:`LEAST_LABELS` nothing is fitted, and the mean rank that the caller gives as prior ranks
 the candidates.
 """
