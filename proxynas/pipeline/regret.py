@@ -121,7 +121,7 @@ def rivals(
 def search_of(labels: int) -> Strategy:
     """A search with ``labels`` labels that verifies five at a time.
 
-    Ridge regression stands in for the mean of models here, which takes ten times as long to fit.
+    Ridge regression stands in for the mean of models here, which takes longer to fit.
     """
     return curves.predicted(labels, batch=5, most=10, models={"ridge": ridge})
 
