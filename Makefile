@@ -20,6 +20,7 @@ lint: $(READY) ## ruff and mypy --strict only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p proxynas
+	$(BIN)/mypy $(wildcard experiments/*.py)
 
 bench: $(READY) ## measure what the defaults are chosen by, as ratios within one run
 	@$(BIN)/python -m proxynas.cli.bench $(ARGS)

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from proxynas import datasets, spaces
 from proxynas.core import seeds, settings
 from proxynas.datasets import Dataset
-from proxynas.pipeline import flow
 from proxynas.rank import correlation
 from proxynas.search import zerocost
 from proxynas.spaces import SearchSpace
@@ -38,7 +37,8 @@ def main(config: Path, data: str, out: Path) -> None:
     """Measure what is missing in ``out``, a row a cell, then print the agreement with truth."""
     spec = settings.make(SearchSpec, settings.read_toml(config), where=str(config))
     space = spaces.load(spec.space, spec.zero_cost_options or spec.space_options)
-    archs = flow.candidates(spec, space)
+    rng = np.random.default_rng(seeds.derive(spec.seed, "candidates"))
+    archs = space.sample(spec.candidates, rng, spec.distinct)
     there = set(pd.read_csv(out)["arch"]) if out.exists() else set()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as a search's workers do

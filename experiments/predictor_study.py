@@ -69,7 +69,8 @@ def agreement(
     """
     pool = predictor_pools.nasbench201(indicators, data, seconds)
     pool = predictor_pools.averaged(pool) if averaged else pool
-    rivals = {"mean rank": pool.prior, **{name: pool.features[name] for name in pool.features}}
+    rivals = {"mean rank": pool.prior}
+    rivals |= {str(name): column for name, column in pool.features.items()}
     if few is not None:
         table = pd.read_csv(few, index_col="arch").reindex(pool.features.index)
         rivals |= {f"12 epochs: {column}": table[column] for column in FEW_COLUMNS[data]}
@@ -282,12 +283,11 @@ def _curve(draws: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for kind in ("mean", "median")
     }
-    bands = {name: [_rounded(value, 5) for value in values] for name, values in bands.items()}
     return {
         "draws": len(draws),
         "seconds_of_a_training": draws[0]["unit"],
         "reached": reached,
-        **bands,
+        **{name: [_rounded(value, 5) for value in values] for name, values in bands.items()},
     }
 
 
