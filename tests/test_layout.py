@@ -22,7 +22,6 @@ STAGES = (
     {"search"},
     {"truth"},
     {"predict"},
-    {"predict"},
     {"rank"},
     {"report"},
     {"pipeline", "compare"},
