@@ -12,10 +12,10 @@ from proxynas.core import seeds
 from proxynas.core.errors import DivergedError, RunFolderError, SpecError
 from proxynas.core.progress import Progress
 from proxynas.datasets import Dataset
-from proxynas.distill import students
+from proxynas.distill import gradients, students
 from proxynas.distill.loop import distill, plan
 from proxynas.distill.methods import gm
-from proxynas.nets import convnet
+from proxynas.nets import convnet, flops
 from proxynas.specs import DistillSpec
 
 SMALL = {"student": "D1-W32-sigmoid-none-avgpooling", "real_batch": 8}
@@ -44,26 +44,37 @@ def parameters_of(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in net.named_parameters()}
 
 
-@pytest.mark.parametrize("batched", [True, False])
-def test_class_gradients_are_autograds(batched: bool) -> None:
+@pytest.mark.parametrize("piece", [None, 2, 5, 9])
+def test_class_gradients_are_autograds(piece: int | None) -> None:
+    """Synthetic ones of all classes in one call, and real ones whole or in pieces."""
     net, x = tiny(), classes_of(3, 5, 1)
-    actual = gm.class_gradients(net, parameters_of(net), x, batched)
+    synthetic = gradients.class_gradients(net, parameters_of(net), x)
     for c, batch in enumerate(x):
+        y = torch.full((5,), c)
         net.zero_grad()
-        F.cross_entropy(net(batch), torch.full((5,), c)).backward()
+        F.cross_entropy(net(batch), y).backward()
+        real = gradients.real_gradients(net, parameters_of(net), batch, y, piece)
         for name, p in net.named_parameters():
-            torch.testing.assert_close(actual[name][c], p.grad, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(synthetic[name][c], p.grad, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(real[name], p.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_a_piece_keeps_the_largest_activation_within_the_cache() -> None:
+    net = convnet.make((1, 32, 32), 10, depth=3, width=32)
+    assert flops.largest_activation(net, torch.zeros(7, 1, 32, 32)) == 32 * 32 * 32
+    assert gradients._piece(net, torch.zeros(256, 1, 32, 32)) == gradients.CACHED // 2**15
 
 
 @pytest.mark.parametrize("kind", ["rowwise-cosine", "cosine", "euclidean"])
 def test_the_gradient_of_the_distance_against_finite_differences(kind: str) -> None:
     net = tiny()
     parameters = parameters_of(net)
-    real = gm.class_gradients(net, parameters, classes_of(3, 6, 2), False)
+    real = gradients.class_gradients(net, parameters, classes_of(3, 6, 2))
+    real = {name: value.detach() for name, value in real.items()}
     x = torch.stack(classes_of(3, 2, 3)).requires_grad_()
 
     def value(x: torch.Tensor) -> torch.Tensor:
-        return gm.distance(gm.class_gradients(net, parameters, list(x), True), real, kind)
+        return gm.distance(gradients.class_gradients(net, parameters, list(x)), real, kind)
 
     value(x).backward()
     assert x.grad is not None
@@ -125,7 +136,7 @@ def test_the_gradient_of_an_augmented_match_against_finite_differences(
 
 def test_matching_a_class_to_itself_is_at_the_minimum() -> None:
     net, x = tiny(), classes_of(3, 4, 5)
-    actual = gm.class_gradients(net, parameters_of(net), x, True)
+    actual = gradients.class_gradients(net, parameters_of(net), x)
     assert gm.distance(actual, actual, "rowwise-cosine").item() == pytest.approx(0, abs=1e-9)
 
 

@@ -28,7 +28,8 @@ Where implementations differ: the authors' code, run on a student with batch nor
 pass of 16 real images per class move the running statistics a tenth of the way and freezes them
 there; the paper replaces them by those of the real images, and so does this file. Each class's
 gradients are the published ones; those of the synthetic images are taken for all classes in one
-``vmap`` call where that is faster (:func:`batching_pays`), which only changes rounding. Medvedev's
+``vmap`` call where that is faster, those of the real images in pieces whose activations fit
+into the processor's cache (:mod:`.gradients`); both only change rounding. Medvedev's
 code makes a generator's images for one class at a time where it matches per class, ours always all
 classes as one batch. Its mean over layers counts the parameters with one dimension too, as zero. It
 trains the student by SGD 0.02 with momentum 0.5; here that is as in Zhao 2021. It clips the norm of
@@ -37,7 +38,7 @@ the pixels' gradient to 1000, Zhao 2021 and ours not at all. It augments the rea
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -45,7 +46,6 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -53,8 +53,8 @@ from ... import training
 from ...core import seeds, settings
 from ...core.errors import SpecError
 from ...datasets import augment
-from ...nets.flops import forward_flops
 from .. import students, synthetic
+from ..gradients import batching_pays, class_gradients, gradient_of, real_gradients
 from ..method import Extras, Method, State, Task, class_labels, draw
 from ..students import Parameters
 from ..synthetic import Rule
@@ -176,33 +176,6 @@ def distance(
     return (whole - real_whole).square().sum()
 
 
-def class_gradients(
-    net: nn.Module,
-    parameters: Parameters,
-    x: list[Tensor],
-    batched: bool,
-) -> Parameters:
-    """Gradients (C, …) by parameter name: of each class's mean loss on images ``x[c]`` (n, …)."""
-    gradient = _gradient(net)
-    y = [torch.full((len(batch),), c, device=batch.device) for c, batch in enumerate(x)]
-    if batched:
-        return vmap(gradient, (None, 0, 0))(parameters, torch.stack(x), torch.stack(y))
-    by_class = [gradient(parameters, images, labels) for images, labels in zip(x, y, strict=True)]
-    return {name: torch.stack([grads[name] for grads in by_class]) for name in parameters}
-
-
-def batching_pays(net: nn.Module, x: Tensor) -> bool:
-    """Whether one batched call beats a class at a time, for synthetic images ``x`` (C, ipc, …).
-
-    Always on a GPU; on a CPU while a class's work is small (measured with ``make bench``).
-    """
-    return x.device.type != "cpu" or x.shape[1] * forward_flops(net, x[0, :1]) <= BATCHING_LIMIT
-
-
-BATCHING_LIMIT = 70_000_000
-"""Operations of a class's forward pass; from ``make bench``, two cores of an AMD EPYC (Zen 5)."""
-
-
 def _match(task: Task[GM], net: nn.Module, x: Tensor, k: int, match: int) -> float:
     """Leave the distance's gradient in ``x.grad``; the distance (eq. 9), a mean over classes."""
     parameters = {name: p.detach() for name, p in net.named_parameters()}
@@ -227,11 +200,11 @@ def _match_classes(
     share = len(x) if layers == "mean" else 1
     if batched:
         images = [of_synthetic(part) for (_, of_synthetic), part in zip(transforms, x, strict=True)]
-        gradients = class_gradients(net, parameters, images, True)
+        gradients = class_gradients(net, parameters, images)
         summed = distance(gradients, real, gm.distance, layers)
         (summed / share).backward()  # type: ignore[no-untyped-call]
         return summed.item()
-    gradient = _gradient(net)
+    gradient = gradient_of(net)
     total = 0.0
     for c, (_, of_synthetic) in enumerate(transforms):  # as published: one class's graph at a time
         labels = torch.full((x.shape[1],), c, device=x.device)
@@ -256,10 +229,12 @@ def _real_gradients(
     train_split = task.dataset.train
     generator = seeds.generator(task.seed, "gm", "real", k, match)
     picks = draw(train_split.y, task.dataset.num_classes, task.settings.real_batch, generator)
-    with torch.no_grad():  # large batches fill the processor by themselves: one class at a time
-        images = [train_split.x[pick] for pick in picks]
-        batches = [transform(x) for transform, x in zip(transforms, images, strict=True)]
-        return class_gradients(net, parameters, batches, batched=False)
+    of_class = []
+    for transform, pick in zip(transforms, picks, strict=True):
+        with torch.no_grad():
+            images = transform(train_split.x[pick])
+        of_class.append(real_gradients(net, parameters, images, train_split.y[pick]))
+    return {name: torch.stack([grads[name] for grads in of_class]) for name in parameters}
 
 
 def _match_whole(
@@ -272,12 +247,11 @@ def _match_whole(
 ) -> float:
     """Not per class: one gradient on images of all classes (Medvedev 2021, Table II)."""
     gm = task.settings
-    gradient = _gradient(net)
+    gradient = gradient_of(net)
     of_real, of_synthetic = _transforms(task, k, match, 0)
     generator = seeds.generator(task.seed, "gm", "real", k, match)
     real_x, real_y = students.real_batch(task.dataset, gm.real_batch, generator)
-    with torch.no_grad():
-        real = gradient(parameters, of_real(real_x), real_y)
+    real = real_gradients(net, parameters, of_real(real_x), real_y)
     labels = class_labels(len(x), x.shape[1], x.device)
     gradients = gradient(parameters, of_synthetic(x.flatten(0, 1)), labels)
     whole = distance(
@@ -311,13 +285,6 @@ def _images(task: Task[GM], parameters: Parameters, stream: tuple[object, ...]) 
     """The synthetic images (C, ipc, …)."""
     generator = seeds.generator(task.seed, "gm", *stream)
     return synthetic.make(task).images(parameters, task.ipc, generator)
-
-
-def _gradient(net: nn.Module) -> Callable[[Parameters, Tensor, Tensor], Parameters]:
-    def loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(net, parameters, (x,)), y)
-
-    return grad(loss)
 
 
 def _freeze_batch_norm(task: Task[GM], net: nn.Module, k: int, match: int) -> None:
