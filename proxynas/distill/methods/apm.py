@@ -32,12 +32,13 @@ whole set while that has no more than ``batch`` images, the 500 of §4.3.
 
 Where implementations differ: the authors' code drops the logarithm of eq. 4 (here ``log=false``),
 and keeps an expert and the checkpoints of its student for three rounds (``reuse=3``; ``--mid_gap
-2`` of their commands), each with a batch of its own; on MNIST both forms do equally well in equal
-time (``experiments/mnist-apm-forms.toml``), and the default is the paper's. It takes experts by test accuracy; here they
-are taken by validation (:mod:`proxynas.distill.experts`). Its 100 experts are 10 here, which §4.4
-finds nearly as good. On CIFAR both whiten, in their code by ``zca = "kornia:0.1"``
-(:mod:`proxynas.datasets.zca`), and augment by ``color+crop+cutout+flip+scale+rotate`` while experts
-and students train; the default is no augmentation, because not all data bear it.
+2`` of their commands), each with a batch of its own. On MNIST both forms do equally well in equal
+time (``experiments/mnist-apm-forms.toml``), and the paper's is the default. It takes experts by
+test accuracy; here they are taken by validation (:mod:`proxynas.distill.experts`). Its 100 experts
+are 10 here, which §4.4 finds nearly as good. On CIFAR both whiten, in their code by ``zca =
+"kornia:0.1"`` (:mod:`proxynas.datasets.zca`), and augment by
+``color+crop+cutout+flip+scale+rotate`` while experts and students train; the default is no
+augmentation, because not all data bear it.
 """
 
 import copy
