@@ -18,12 +18,13 @@ from rich.table import Table
 
 from .. import datasets, spaces, training
 from ..core import hardware, seeds
+from ..core.errors import WorkerError
 from ..datasets import Dataset
 from ..distill import implicit, linearised, students
 from ..distill.loop import plan
 from ..distill.method import Task
 from ..distill.methods import gm, rcig
-from ..search.pool import map_unordered
+from ..engine import LOCAL
 from ..specs import DistillSpec
 
 
@@ -160,7 +161,8 @@ def working(repeats: int) -> list[Row]:
     tasks = ["D2-W64-relu-instancenorm-avgpooling"] * 60
 
     def go(workers: int) -> None:
-        list(map_unordered(_train_one, tasks, _prepare, workers))
+        with LOCAL.opened(_prepare, workers) as mapped:
+            list(mapped(_train_one, tasks, _lost))
 
     what, times = "60 training runs, two workers", max(2, repeats // 3)
     return [compare(what, lambda: go(1), lambda: go(2), True, times, warm_up=False)]
@@ -221,6 +223,10 @@ def _gm_step(spec: DistillSpec) -> Callable[[], object]:
 
 def _prepare() -> tuple[spaces.SearchSpace, Dataset]:
     return spaces.load("convnet-grid"), datasets.load_for(DistillSpec())
+
+
+def _lost(task: str, reason: str) -> float:
+    raise WorkerError(reason)
 
 
 def _train_one(context: tuple[spaces.SearchSpace, Dataset], arch: str) -> float:

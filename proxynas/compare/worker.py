@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any
 
-from .. import datasets
 from ..core import hardware
 from ..core.errors import DataError, DivergedError, SpaceError, SpecError
 from ..datasets import Dataset
@@ -60,9 +59,17 @@ class Result:
         return max(0.0, self.peak_mib - self.base_mib)
 
 
-def prepare(spec: CompareSpec) -> Dataset:
-    """The data, loaded in the process that uses them."""
-    return datasets.load_for(spec)
+def prepare(spec: CompareSpec, dataset: Dataset) -> Dataset:
+    """The data on the device, all of them read once: they are in the memory of this process before
+    it begins to measure."""
+    for split in (dataset.train, dataset.val, dataset.test):
+        split.x.sum(), split.y.sum()
+    return dataset.to(spec.device)
+
+
+def lost(fingerprint: str, job: Job, reason: str) -> tuple[Job, Result]:
+    """The result of a job whose worker died again and again."""
+    return job, Result(job.row, job.spec.seed, fingerprint, failed="failed", reason=reason)
 
 
 def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
