@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from proxynas import proxyset, spaces
+from proxynas import datasets, proxyset, spaces
 from proxynas.core import progress, rundir, settings
 from proxynas.core.errors import ProxyFileError, RunFolderError, SpaceError, SpecError, TruthError
 from proxynas.datasets import Dataset

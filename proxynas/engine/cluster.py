@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS = 5
 """How long a cluster's address may take to answer."""
 
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How a client of HTTP/2 begins: its preface, and settings without any (RFC 9113, §3.4)."""
+
 PATIENCE_SECONDS = 30
 """How long no worker starts before somebody is told."""
 
@@ -129,7 +132,7 @@ def connected(address: str | None) -> Any:
 
 
 def _check_answer(address: str) -> None:
-    """See that somebody listens at an address, since Ray itself would try for a minute."""
+    """See that somebody speaks HTTP/2 at an address, as gRPC does: Ray itself tries for minutes."""
     if address in ("auto", "local"):
         return
     host, colon, port = address.removeprefix("ray://").rpartition(":")
@@ -138,8 +141,12 @@ def _check_answer(address: str) -> None:
             f"--ray-address must be HOST:PORT, ray://HOST:PORT or auto, but got {address!r}"
         )
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS):
-            pass
+        where = (host.strip("[]"), int(port))
+        with socket.create_connection(where, timeout=ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                connection.sendall(GREETING)
+                if not connection.recv(1):
+                    raise ConnectionError("somebody listens, but not Ray")
     except (OSError, OverflowError) as error:
         raise WorkerError(
             f"no Ray cluster answers at {address} ({error}); start one with 'ray start --head', "
