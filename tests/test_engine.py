@@ -6,8 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
@@ -18,15 +16,9 @@ import torch
 from torch import Tensor
 
 from proxynas.core.errors import DataError, WorkerError
-from proxynas.core.progress import Watcher
 from proxynas.engine import LOCAL, devices, sharing
 from proxynas.engine.dispatch import RETRIES
 from proxynas.engine.local import LocalProcesses, Processes
-from proxynas.pipeline import flow
-from proxynas.search.run import Wanted, pending, run
-from proxynas.search.sources import ZERO_COST
-from proxynas.search.store import Store
-from proxynas.specs import SearchSpec
 
 
 def prepare(number: int) -> int:
@@ -273,42 +265,6 @@ def test_workers_can_be_used_outside_the_main_thread() -> None:
 def test_a_process_that_is_gone_is_no_error() -> None:
     team = Processes(partial(prepare, 0), [{}])
     team.stop(0)
-
-
-class Killing(Watcher):
-    """Kills a worker when the second result is there."""
-
-    def searching(self, done: int, total: int, arch: str) -> None:
-        if done == 2:
-            os.kill(active_children()[0].pid or 0, signal.SIGKILL)
-
-
-def test_a_search_goes_on_when_a_worker_is_killed(
-    small_spec: SearchSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    spec = replace(small_spec, updates=40)
-    flow.search(spec, tmp_path / "whole", workers=1)
-    flow.search(spec, tmp_path / "killed", workers=2, watcher=Killing())
-    assert caplog.messages == ["a worker died (killed by SIGKILL); its task is tried again"]
-    csv = "scores.csv"
-    assert (tmp_path / "whole" / csv).read_bytes() == (tmp_path / "killed" / csv).read_bytes()
-
-
-def test_a_candidate_that_is_given_up_is_a_failed_row(tmp_path: Path) -> None:
-    class Dying:
-        def opened(self, prepare: Any, workers: int, *, apart: bool = False) -> Any:
-            return nullcontext(
-                lambda work, tasks, lost: [lost(task, "it died 3 times") for task in tasks]
-            )
-
-    store = Store(tmp_path / "run.sqlite")
-    wanted = Wanted(["a"], ["proxy", ZERO_COST], [0, 1])
-    engine: Any = Dying()
-    assert run(store, wanted, partial(prepare, 0), workers=2, engine=engine) == 2
-    assert list(store.scores()["failed"]) == ["it died 3 times"] * 2
-    assert store.scores()["sotl_late"].isna().all()
-    assert store.zero_cost()["value"].isna().all()
-    assert pending(store, wanted) == []
 
 
 def children(pid: int) -> list[int]:

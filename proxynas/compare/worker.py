@@ -1,11 +1,12 @@
 """One job: distil a set, train networks on it, measure both. It runs in a process of its own."""
 
+import platform
 from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any
 
 from ..core import hardware
-from ..core.errors import DataError, DivergedError, SpaceError, SpecError
+from ..core.errors import DataError, DivergedError, RunFolderError, SpaceError, SpecError
 from ..datasets import Dataset
 from ..distill import find
 from ..distill.loop import plan
@@ -79,8 +80,13 @@ def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
 
     Raises:
         RunFolderError, ProxyFileError: the folder cannot be written, or what is in it is damaged or
-            of other data.
+            of other data; or a worker on another machine does not see it.
     """
+    if not job.folder.is_dir():
+        raise RunFolderError(
+            f"there is no {job.folder} on {platform.node()}, where a worker would write into it; "
+            "give an --out that all nodes of the cluster share"
+        )
     here = hardware.describe(job.spec.device)
     empty = Result(job.row, job.spec.seed, dataset.fingerprint, made_on=here)
     try:
