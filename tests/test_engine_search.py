@@ -1,4 +1,4 @@
-"""A search whose workers die."""
+"""What a search asks of an engine: workers that die, data on another device."""
 
 import os
 import signal
@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from proxynas import spaces
 from proxynas.core.progress import Watcher
+from proxynas.datasets import Dataset
 from proxynas.pipeline import flow
 from proxynas.search.run import Wanted, pending, run
+from proxynas.search.score import Source, Work
 from proxynas.search.sources import ZERO_COST
 from proxynas.search.store import Store
-from proxynas.specs import SearchSpec
+from proxynas.specs import Recipe, SearchSpec
 
 
 class Killing(Watcher):
@@ -52,3 +55,19 @@ def test_a_candidate_that_is_given_up_is_a_failed_row(tmp_path: Path) -> None:
     assert store.scores()["sotl_late"].isna().all()
     assert store.zero_cost()["value"].isna().all()
     assert pending(store, wanted) == []
+
+
+def test_data_that_are_one_stay_one_on_another_device(digits: Dataset) -> None:
+    train, recipe = digits.train, Recipe(updates=1)
+    sources = {
+        "whole": Source("whole", train.x, train.y, recipe, calibration=train.x[:5]),
+        "part": Source("part", train.x[:9], train.y[:9], recipe),
+    }
+    work = Work(spaces.load("convnet-grid"), digits, sources, seed=0, device="meta").placed()
+    whole, part = work.sources["whole"], work.sources["part"]
+    assert whole.x is work.dataset.train.x
+    assert {t.device.type for t in (whole.x, whole.y, part.x, part.y)} == {"meta"}
+    assert whole.calibration is not None
+    assert whole.calibration.device.type == "meta"
+    here = Work(work.space, digits, sources, seed=0).placed()
+    assert here.sources["part"].x is sources["part"].x
