@@ -123,10 +123,10 @@ def connected(address: str | None) -> Any:
     try:
         started = {} if address is not None else {"include_dashboard": False}
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **started)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray's are of many kinds: other versions, no such file, …
         where = "on this machine" if address is None else f"at {address}"
         raise WorkerError(
-            f"cannot use Ray {where}: {str(error).splitlines()[0]}; 'ray status' says how it is"
+            f"cannot use Ray {where} ({_reason(error)}); 'ray status' says how it is"
         ) from None
     return ray
 

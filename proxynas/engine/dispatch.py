@@ -1,7 +1,7 @@
 """Handing tasks to workers, and what is done when one of them dies.
 
 A worker does one task at a time, so it is known which task it died of. That task is tried again,
-after those that wait; a new worker takes the dead one's place.
+after all others; a new worker takes the dead one's place.
 """
 
 import logging
@@ -97,10 +97,13 @@ class Dispatcher:
         """See :class:`~proxynas.engine.contract.Mapper`."""
         rest, places = iter(tasks), len(self._failed_starts)
         waiting: deque[_Attempt[Task]] = deque()
+        again: deque[_Attempt[Task]] = deque()
         doing: dict[int, _Attempt[Task]] = {}
         results: list[Result] = []
         while True:
             waiting.extend(map(_Attempt, islice(rest, max(0, places - len(waiting)))))
+            if not waiting:
+                waiting, again = again, waiting
             while waiting and self._idle:  # before results are used, so that no worker waits
                 place = self._idle.pop()
                 doing[place] = waiting.popleft()
@@ -118,7 +121,7 @@ class Dispatcher:
                         results.append(lost(attempt.task, _gave_up(event.reason)))
                     else:
                         log.warning("a worker died (%s); its task is tried again", event.reason)
-                        waiting.append(attempt)
+                        again.append(attempt)
                 elif isinstance(event, Done) and attempt is not None:
                     results.append(event.result)
                 self._note(event, busy=attempt is not None)
