@@ -205,9 +205,7 @@ def test_who_listens_but_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(WorkerError, match=f"no Ray cluster answers at {address} .timed out"):
             RayCluster(address).on("cpu").workers(None)
         monkeypatch.setattr(engine, "_check_answer", lambda address: None)
-        with pytest.raises(
-            WorkerError, match=f"cannot use Ray at {address} .RuntimeError: version mis"
-        ):
+        with pytest.raises(WorkerError, match=f"cannot use Ray at {address} .RuntimeError: "):
             RayCluster(address).on("cpu").workers(None)
 
 

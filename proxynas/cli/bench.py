@@ -191,7 +191,7 @@ class Scaling:
     task_ms: float
 
 
-def scaling(workers: Sequence[int] = (1, 2), tasks: int = 60, empty: int = 500) -> list[Scaling]:
+def scaling(workers: Sequence[int] = (1, 2), tasks: int = 24, empty: int = 500) -> list[Scaling]:
     """Searching on every engine that is installed, with one worker and with two."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # as processes of this machine have
     engines: dict[str, Engine] = {"local": LOCAL}
@@ -334,4 +334,6 @@ def _synchronize(device: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from . import bench  # by its name, so that the workers of a cluster find its functions
+
+    bench.main()
