@@ -336,7 +336,7 @@ def test_a_search_trains_candidates_on_soft_labels(small_spec: SearchSpec, tmp_p
     spec, watcher = replace(small_spec, method="apm", ipc=2, steps=1, settings=SMALL), Watched()
     proxy = sources.get_proxy(spec, datasets.load_for(spec), tmp_path, watcher)
     assert watcher.told == [(1, 2), (2, 2)]
-    prepared = sources.prepare(spec, tmp_path).sources
+    prepared = sources.sources_of(spec, tmp_path, datasets.load_for(spec))
     assert torch.equal(prepared["proxy"].y, proxy.y)
     assert (prepared["proxy"].recipe.loss, prepared["random"].recipe.loss) == (
         "l1",

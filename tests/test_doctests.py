@@ -11,7 +11,7 @@ import proxynas
 STAGES = [module.name for module in pkgutil.iter_modules(proxynas.__path__) if module.ispkg]
 TEACHING = (
     *("core", "specs", "datasets", "nets", "spaces", "training", "proxyset", "distill"),
-    *("search", "truth", "compare"),
+    *("engine", "search", "truth", "compare"),
 )
 """Stages whose face must have an example."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from proxynas import proxyset, spaces
+from proxynas import datasets, proxyset, spaces
 from proxynas.core import progress, rundir, settings
 from proxynas.core.errors import ProxyFileError, RunFolderError, SpaceError, SpecError, TruthError
 from proxynas.datasets import Dataset
@@ -390,7 +390,7 @@ def test_a_set_with_learned_rates_is_searched_with_them(
     )
     result = flow.search(spec, tmp_path / "run", workers=1)
     assert result.report.is_file()
-    source = sources.prepare(spec, tmp_path / "run").sources["proxy"]
+    source = sources.sources_of(spec, tmp_path / "run", datasets.load_for(spec))["proxy"]
     assert source.curriculum is not None
     assert source.curriculum.rates is not None
     assert (source.recipe.momentum, source.recipe.weight_decay) == (0.5, 0.0)

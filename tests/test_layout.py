@@ -14,6 +14,7 @@ PACKAGE = Path(proxynas.__file__).parent
 STAGES = (
     {"core"},
     {"specs"},
+    {"engine"},
     {"datasets", "nets"},
     {"spaces"},
     {"training"},

@@ -24,6 +24,7 @@ from proxynas.specs import (
     CompareSpec,
     DataSpec,
     DistillSpec,
+    EngineSpec,
     EvaluationSpec,
     SearchSpec,
     TruthSpec,
@@ -41,11 +42,11 @@ LIMIT = 8_192
 """Bytes of the README: it is read in one go."""
 
 SPECS: dict[str, tuple[type, ...]] = {
-    "search": (SearchSpec,),
+    "search": (SearchSpec, EngineSpec),
     "distill": (DistillSpec,),
     "evaluate": (DataSpec, EvaluationSpec),
-    "compare": (CompareSpec,),
-    "truth": (TruthSpec,),
+    "compare": (CompareSpec, EngineSpec),
+    "truth": (TruthSpec, EngineSpec),
 }
 """The specs whose fields are flags of a command."""
 

@@ -5,12 +5,17 @@ ratios, their range, and which of the two the default takes for that size.
 """
 
 import argparse
+import importlib.util
+import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from rich import box
 from rich.console import Console
@@ -19,12 +24,15 @@ from torch.nn import functional as F
 
 from .. import datasets, spaces, training
 from ..core import hardware, seeds
+from ..core.errors import WorkerError
 from ..datasets import Dataset
 from ..distill import gradients, implicit, linearised, students
 from ..distill.loop import plan
 from ..distill.method import Task
 from ..distill.methods import gm, rcig
-from ..search.pool import map_unordered
+from ..engine import LOCAL, Engine
+from ..engine.cluster import RayCluster
+from ..search.store import ACCURACIES, Score, Store
 from ..specs import DistillSpec
 
 
@@ -192,16 +200,86 @@ def fusing(device: str, repeats: int) -> list[Row]:
     return rows
 
 
+RUN = "D2-W64-relu-instancenorm-avgpooling"
+"""The network that engines train."""
+
+
 def working(repeats: int) -> list[Row]:
     """Searching: two worker processes of one thread each, against one; starting them is
     included."""
-    tasks = ["D2-W64-relu-instancenorm-avgpooling"] * 60
+    tasks = [RUN] * 60
 
     def go(workers: int) -> None:
-        list(map_unordered(_train_one, tasks, _prepare, workers))
+        with LOCAL.opened(_prepare, workers) as mapped:
+            list(mapped(_train_one, tasks, _lost))
 
     what, times = "60 training runs, two workers", max(2, repeats // 3)
     return [compare(what, lambda: go(1), lambda: go(2), True, times, warm_up=False)]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """An engine with some workers: seconds until each has done its first task, training runs a
+    second after that, and core milliseconds that an empty task takes of the first process."""
+
+    engine: str
+    workers: int
+    start_s: float
+    a_second: float
+    task_ms: float
+
+
+def scaling(workers: Sequence[int] = (1, 2), tasks: int = 24, empty: int = 500) -> list[Scaling]:
+    """Searching on every engine that is installed, with one worker and with two."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as processes of this machine have
+    engines: dict[str, Engine] = {"local": LOCAL}
+    if importlib.util.find_spec("ray") is not None:
+        engines["ray"] = RayCluster()
+    measured = []
+    for name, engine in engines.items():
+        engine.workers(None)  # connects
+        for n in workers:
+            started = time.perf_counter()
+            with engine.opened(_prepare, n) as mapped:
+                list(mapped(_train_one, [RUN] * n, _lost))
+                start = time.perf_counter() - started
+                list(mapped(_train_one, [RUN] * tasks, _lost))
+                seconds, used = time.perf_counter() - started - start, time.process_time()
+                list(mapped(_nothing, [RUN] * empty, _lost))
+                each = 1e3 * (time.process_time() - used) / empty
+            measured.append(Scaling(name, n, start, tasks / seconds, each))
+    return measured
+
+
+def storing(rows: int = 500) -> tuple[float, float]:
+    """What a candidate costs the run store on one source, three seeds of 100 updates in one
+    transaction: wall and core milliseconds."""
+    numbers = dict.fromkeys((*ACCURACIES, "sotl"), 0.5)
+    losses = np.zeros(100, dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "run.sqlite")
+        started, used = time.perf_counter(), time.process_time()
+        for n in range(rows):
+            store.add(
+                Score("proxy", str(n), seed, **numbers, losses=losses, seconds=1.0, failed=None)
+                for seed in range(3)
+            )
+        wall, core = time.perf_counter() - started, time.process_time() - used
+        store.close()
+    return 1e3 * wall / rows, 1e3 * core / rows
+
+
+def print_scaling(console: Console) -> None:
+    """The table of :func:`scaling`, and the line of :func:`storing`."""
+    table = Table(title="engines", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("engine", "workers", "start s", "candidates/s", "a task, core ms"):
+        table.add_column(name, justify="left" if name == "engine" else "right")
+    for row in scaling():
+        numbers = (f"{row.start_s:.1f}", f"{row.a_second:.2f}", f"{row.task_ms:.2f}")
+        table.add_row(row.engine, str(row.workers), *numbers)
+    console.print(table)
+    wall, core = storing()
+    console.print(f"the run store, a candidate on a source: {wall:.2f} ms, {core:.2f} core ms")
 
 
 def main() -> None:
@@ -209,8 +287,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--engines", action="store_true", help="measure engines and nothing else")
     chosen = parser.parse_args()
     device, console = hardware.check(chosen.device), Console(highlight=False, width=120)
+    if chosen.engines:
+        print_scaling(console)
+        return
     rows = matching(device, chosen.repeats)
     rows += published(device, chosen.repeats)
     rows += tabulating(device, chosen.repeats)
@@ -235,6 +317,8 @@ def main() -> None:
             f"{row.default_ratio:.2f}×",
         )
     console.print(table)
+    if device == "cpu":
+        print_scaling(console)
 
 
 def _rcig_step(task: Task[rcig.RCIG], device: str) -> Callable[[], object]:
@@ -262,6 +346,14 @@ def _prepare() -> tuple[spaces.SearchSpace, Dataset]:
     return spaces.load("convnet-grid"), datasets.load_for(DistillSpec())
 
 
+def _nothing(context: object, task: str) -> float:
+    return 0.0
+
+
+def _lost(task: str, reason: str) -> float:
+    raise WorkerError(reason)
+
+
 def _train_one(context: tuple[spaces.SearchSpace, Dataset], arch: str) -> float:
     space, dataset = context
     net = space.build(arch, dataset.shape, dataset.num_classes)
@@ -281,4 +373,6 @@ def _synchronize(device: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from . import bench  # by its name, so that the workers of a cluster find its functions
+
+    bench.main()

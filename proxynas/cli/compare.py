@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from ..specs import CompareSpec
+from ..specs import CompareSpec, EngineSpec
 from ..specs.option import RUN
-from .options import Given, Workers, takes
+from .options import Given, Workers, take_engine, takes
 
 
-@takes(CompareSpec)
+@takes(CompareSpec, EngineSpec)
 def compare(
     given: Given,
     config: Annotated[
@@ -62,9 +62,10 @@ def compare(
     from .console import ConsoleWatcher
     from .console import out as console
 
+    engine = take_engine(given)
     spec = settings.load(CompareSpec, config, given)
     folder = out or Path("runs") / f"compare-{config.stem}"
-    table = make(spec, folder, workers=workers, watcher=ConsoleWatcher())
+    table = make(spec, folder, workers=workers, engine=engine, watcher=ConsoleWatcher())
     console.print()
     console.print(table.rich())
     for note in table.notes():

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
 from ..core import settings
 from ..core.errors import SpecError
-from ..specs import Option
+from ..specs import EngineSpec, Option
 from ..specs.option import PANELS, RUN
 
 Config = Annotated[
@@ -32,10 +32,13 @@ Workers = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Processes, one thread each. Default: one per core.",
+        help="Tasks at a time, one process and one thread each. Default: one per core, or per GPU.",
         rich_help_panel=RUN,
     ),
 ]
+if TYPE_CHECKING:
+    from ..engine import Engine
+
 Given = dict[str, Any]
 """The flags that were given, by field name; those left out are not in it."""
 
@@ -109,6 +112,25 @@ def takes(spec: type, *others: type) -> Callable[[Callable[..., None]], Callable
         return run
 
     return decorate
+
+
+def take_engine(given: Given) -> "Engine":
+    """The engine that was asked for; its flags, which are no part of a run, are taken out.
+
+    Raises:
+        SpecError: flags of Ray without it.
+    """
+    from ..engine import LOCAL
+    from ..engine.cluster import RayCluster
+
+    flags = {flag.field: flag.flag for flag in flags_of(EngineSpec)}
+    spec = settings.make(EngineSpec, {name: given.pop(name) for name in flags if name in given})
+    if spec.engine == "ray":
+        return RayCluster(spec.ray_address, spec.gpus_per_task)
+    for name in ("ray_address", "gpus_per_task"):
+        if getattr(spec, name) is not None:
+            raise SpecError(f"{flags[name]} is for Ray; add --engine ray, or leave it out")
+    return LOCAL
 
 
 def flags_of(spec: type) -> Iterator[Flag]:

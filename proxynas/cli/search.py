@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..specs import SearchSpec
+from ..specs import EngineSpec, SearchSpec
 from ..specs.option import RUN
-from .options import Config, Given, Workers, pairs, takes
+from .options import Config, Given, Workers, pairs, take_engine, takes
 
 if TYPE_CHECKING:
     from ..pipeline.reporting import Result
 
 
-@takes(SearchSpec)
+@takes(SearchSpec, EngineSpec)
 def search(
     given: Given,
     budget: Annotated[
@@ -56,16 +56,18 @@ def search(
     from .console import ConsoleWatcher
     from .console import out as console
 
-    watcher = ConsoleWatcher()
+    watcher, engine = ConsoleWatcher(), take_engine(given)
     if budget is None:
         spec = settings.load(SearchSpec, config, given)
         folder = out or flow.default_folder(spec)
     else:
-        planned = planning.plan(budget, config, given, out, workers=workers, watcher=watcher)
+        planned = planning.plan(
+            budget, config, given, out, workers=workers, engine=engine, watcher=watcher
+        )
         spec, folder = planned.spec, planned.folder
         for reason in planned.reasons:
             console.print(f"  {reason}", markup=False)
-    result = flow.search(spec, folder, workers=workers, watcher=watcher)
+    result = flow.search(spec, folder, workers=workers, engine=engine, watcher=watcher)
     show(result, folder, everything=False)
 
 

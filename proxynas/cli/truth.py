@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import SpecError
-from ..specs import ImportSpec, TruthSpec
+from ..specs import EngineSpec, ImportSpec, TruthSpec
 from ..specs.option import IMPORT, RUN
-from .options import Config, Given, Workers, takes
+from .options import Config, Given, Workers, take_engine, takes
 
 if TYPE_CHECKING:
     from ..truth import TruthTable
 
 
-@takes(TruthSpec)
+@takes(TruthSpec, EngineSpec)
 def truth(
     given: Given,
     context: typer.Context,
@@ -50,6 +50,7 @@ def truth(
     from .console import Bar, ConsoleWatcher
     from .console import out as console
 
+    engine = take_engine(given)
     spec = settings.load(TruthSpec, config, given)
     spec = replace(spec, device=hardware.check(spec.device))
     watcher = ConsoleWatcher()
@@ -60,6 +61,7 @@ def truth(
             spec,
             out,
             workers=workers,
+            engine=engine,
             on_done=lambda done, total, score: bar.update(done, total, score.arch),
         )
     accuracy, seconds = table.accuracy(), table.rows["seconds"].sum()

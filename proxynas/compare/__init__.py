@@ -45,49 +45,56 @@ from ..core.errors import RunFolderError
 from ..core.progress import Watcher
 from ..core.rundir import open_folder
 from ..datasets import Dataset
-from ..search.pool import map_apart, processes
+from ..engine import LOCAL, Engine
 from ..specs import CompareSpec
 from .jobs import Job, all_jobs
 from .table import Table, tabulate
-from .worker import Result, measure, prepare
+from .worker import Result, lost, measure, prepare
 
 
 def compare(
-    spec: CompareSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None
+    spec: CompareSpec,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    engine: Engine = LOCAL,
+    watcher: Watcher | None = None,
 ) -> Table:
-    """Make, or finish, the table that ``spec`` describes in ``folder``, with ``workers`` processes
-    at a time.
+    """Make, or finish, the table that ``spec`` describes in ``folder``, with ``workers`` tasks at a
+    time on ``engine``.
 
     A row that diverges, or whose settings turn out not to work, is a result; the others continue.
-    On a GPU there is one process at a time.
+    Workers of a cluster write into ``folder``, so all of them must see it.
 
     Raises:
         SpecError, SpaceError: a row that cannot work, before anything is written.
         RunFolderError: the directory belongs to another comparison or other data, or cannot be
             written.
-        WorkerError: a process died; what was done stays in the directory.
+        WorkerError: workers cannot start; what was done stays in the directory.
     """
     watcher = watcher or Watcher()
     spec = replace(spec, device=hardware.check(spec.device))
+    engine, folder = engine.on(spec.device), folder.resolve()
     dataset = datasets.load_for(spec, watcher.loading)
     watcher.ended()
     jobs = all_jobs(spec, dataset, folder)
     open_folder(spec, folder)
     results = {job.result: result for job in jobs if (result := _read(job, dataset)) is not None}
     missing = [job for job in jobs if job.result not in results]
-    workers = min(len(missing), processes(spec.device, workers))
+    workers = min(len(missing), engine.workers(workers))
     watcher.say(_about(spec, len(jobs), len(results), workers))
     data = {"name": dataset.name, "fingerprint": dataset.fingerprint, "shape": list(dataset.shape)}
-    del dataset  # every process has its own
     if missing:
         watcher.comparing(len(results), len(jobs), "")
-        for distils in (True, False):  # first those that make the sets of the others
-            part = [job for job in missing if job.distils is distils]
-            for job, result in map_apart(measure, part, partial(prepare, spec), workers):
-                files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
-                job.clean()
-                results[job.result] = result
-                watcher.comparing(len(results), len(jobs), job.title)
+        work = partial(prepare, spec, dataset)
+        with engine.opened(work, workers, apart=True) as mapped:
+            for distils in (True, False):  # first those that make the sets of the others
+                part = [job for job in missing if job.distils is distils]
+                for job, result in mapped(measure, part, partial(lost, dataset.fingerprint)):
+                    files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
+                    job.clean()
+                    results[job.result] = result
+                    watcher.comparing(len(results), len(jobs), job.title)
         watcher.ended()
     table = tabulate(spec, jobs, [results[job.result] for job in jobs], data)
     files.write_text(folder / "table.json", table.json())

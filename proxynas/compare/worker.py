@@ -1,12 +1,12 @@
 """One job: distil a set, train networks on it, measure both. It runs in a process of its own."""
 
+import platform
 from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any
 
-from .. import datasets
 from ..core import hardware
-from ..core.errors import DataError, DivergedError, SpaceError, SpecError
+from ..core.errors import DataError, DivergedError, RunFolderError, SpaceError, SpecError
 from ..datasets import Dataset
 from ..distill import find
 from ..distill.loop import plan
@@ -60,9 +60,17 @@ class Result:
         return max(0.0, self.peak_mib - self.base_mib)
 
 
-def prepare(spec: CompareSpec) -> Dataset:
-    """The data, loaded in the process that uses them."""
-    return datasets.load_for(spec)
+def prepare(spec: CompareSpec, dataset: Dataset) -> Dataset:
+    """The data on the device, all of them read once: they are in the memory of this process before
+    it begins to measure."""
+    for split in (dataset.train, dataset.val, dataset.test):
+        split.x.sum(), split.y.sum()
+    return dataset.to(spec.device)
+
+
+def lost(fingerprint: str, job: Job, reason: str) -> tuple[Job, Result]:
+    """The result of a job whose worker died again and again."""
+    return job, Result(job.row, job.spec.seed, fingerprint, failed="failed", reason=reason)
 
 
 def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
@@ -72,8 +80,13 @@ def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
 
     Raises:
         RunFolderError, ProxyFileError: the folder cannot be written, or what is in it is damaged or
-            of other data.
+            of other data; or a worker on another machine does not see it.
     """
+    if not job.folder.is_dir():
+        raise RunFolderError(
+            f"there is no {job.folder} on {platform.node()}, where a worker would write into it; "
+            "give an --out that all nodes of the cluster share"
+        )
     here = hardware.describe(job.spec.device)
     empty = Result(job.row, job.spec.seed, dataset.fingerprint, made_on=here)
     try:

@@ -14,7 +14,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from .. import proxyset, rank
@@ -22,6 +21,7 @@ from ..core import settings
 from ..core.errors import RunFolderError
 from ..core.progress import Watcher
 from ..core.rundir import open_folder
+from ..engine import LOCAL, Engine
 from ..search.run import Wanted, pending, run, runs
 from ..search.sources import PROXY, WHOLE, ZERO_COST
 from ..search.strategies import ADAPTIVE
@@ -32,20 +32,26 @@ from .labelling import Charged, Labeller, Recorded, Trained
 from .reporting import Result, write_report
 from .rounds import Tally, add_costs, choose_in_rounds, first_candidates, make_strategy
 from .run import Run, prepare_run
-from .sources import also_names, check_proxy, get_proxy, prepare, training_sources
+from .sources import also_names, check_proxy, get_proxy, prepared, training_sources
 from .truth_tables import check_covered
 
 
 def search(
-    spec: SearchSpec, folder: Path, *, workers: int | None = None, watcher: Watcher | None = None
+    spec: SearchSpec,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    engine: Engine = LOCAL,
+    watcher: Watcher | None = None,
 ) -> Result:
-    """Run, or finish, the search that ``spec`` describes in ``folder``.
+    """Run, or finish, the search that ``spec`` describes in ``folder``, with ``workers`` tasks at a
+    time on ``engine``; neither changes the result.
 
     Raises:
         ProxynasError: any of its kinds, see :mod:`proxynas.core.errors`; what was done before stays
             in the directory.
     """
-    this = prepare_run(spec, folder, workers, watcher or Watcher())
+    this = prepare_run(spec, folder, workers, watcher or Watcher(), engine)
     check_proxy(this.spec, this.dataset)
     strategy = make_strategy(this.spec, this.space, this.cost)
     archs = first_candidates(this.spec, this.space, strategy)
@@ -62,7 +68,7 @@ def search(
         decision = decide_by(this, labeller_for(this))
         if decision is not None and trains_winner(this, decision):
             with this.stage("winner"):
-                winner.train(this.spec, str(decision.winner), this.store, folder, this.watcher)
+                winner.train(this, str(decision.winner))
         return write_report(this, proxy, decision)
     finally:
         this.store.close()
@@ -94,8 +100,14 @@ def score_all(this: Run, archs: list[str]) -> None:
     if done < total:
         tally = Tally(this.watcher, done, total)
         with this.stage("search"):
-            prepared = partial(prepare, spec, this.folder)
-            run(store, wanted, prepared, workers=this.workers, on_done=tally)
+            run(
+                store,
+                wanted,
+                prepared(spec, this.folder, this.dataset),
+                workers=this.workers,
+                engine=this.engine,
+                on_done=tally,
+            )
     this.watcher.ended()
 
 
@@ -110,7 +122,7 @@ def labeller_for(this: Run) -> Labeller:
         and known.issuperset(this.store.candidates().index)
     ):
         return Charged(this.store, table)
-    return Trained(this.spec, this.store, this.workers, this.watcher)
+    return Trained(this)
 
 
 def decide_by(this: Run, labeller: Labeller) -> Decision | None:

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .. import datasets, spaces
-from ..core.progress import Watcher
+from .. import spaces
+from ..datasets import Dataset
 from ..search.run import Wanted, run
 from ..search.score import Source, Work
 from ..search.sources import WHOLE
 from ..search.store import Score, Store, ZeroCost
 from ..specs import SearchSpec
 from ..truth import TruthTable
+from .run import Run
 
 REPLICA = 0
 """The one seed number that is trained of every labelled or verified candidate."""
@@ -77,9 +78,9 @@ class Trained(Recorded):
     """Candidates are trained where the store does not have them yet; each row is stored when it is
     known."""
 
-    def __init__(self, spec: SearchSpec, store: Store, workers: int, watcher: Watcher) -> None:
-        super().__init__(store)
-        self._spec, self._workers, self._watcher = spec, workers, watcher
+    def __init__(self, this: Run) -> None:
+        super().__init__(this.store)
+        self._run = this
         self._done, self._total = 0, 0
 
     @property
@@ -97,10 +98,17 @@ class Trained(Recorded):
 
         def on_done(score: Score | ZeroCost) -> None:
             self._done += 1
-            self._watcher.labelling(self._done, max(self._total, self._done), score.arch)
+            this.watcher.labelling(self._done, max(self._total, self._done), score.arch)
 
-        wanted, prepared = Wanted(archs, [WHOLE], [REPLICA]), partial(prepare, self._spec)
-        run(self._store, wanted, prepared, workers=self._workers, on_done=on_done)
+        this = self._run
+        run(
+            self._store,
+            Wanted(archs, [WHOLE], [REPLICA]),
+            partial(prepare, this.spec, this.dataset),
+            workers=this.workers,
+            engine=this.engine,
+            on_done=on_done,
+        )
         return super().accuracies(archs)
 
 
@@ -148,12 +156,11 @@ def _charged(arch: str, row: Mapping[Hashable, Any], measure: str) -> Score:
     )
 
 
-def prepare(spec: SearchSpec) -> Work:
+def prepare(spec: SearchSpec, dataset: Dataset) -> Work:
     """What a worker needs to train on the whole training split and to score on the whole validation
     split."""
     torch.set_flush_denormal(True)
-    dataset = datasets.load_for(spec)
     x, y = dataset.train.x, dataset.train.y
     source = Source(WHOLE, x, y, spec.whole_recipe(len(x)))
     space = spaces.load(spec.space, spec.whole_options())
-    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device)
+    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device).placed()

@@ -23,8 +23,8 @@ from ..core.progress import Watcher
 from ..datasets import Dataset
 from ..distill import students
 from ..distill.loop import plan as plan_distillation
+from ..engine import LOCAL, Engine
 from ..nets.flops import forward_flops
-from ..search.pool import processes
 from ..spaces import SearchSpace
 from ..specs import Recipe, SearchSpec
 from . import sources
@@ -65,6 +65,7 @@ class Plan:
     reasons: tuple[str, ...]
 
 
+# reason: what a search was asked for, and how it will run; all but the first four have defaults
 def plan(
     budget: str,
     config: Path | None,
@@ -72,6 +73,7 @@ def plan(
     out: Path | None,
     *,
     workers: int | None = None,
+    engine: Engine = LOCAL,
     watcher: Watcher | None = None,
 ) -> Plan:
     """Choose what ``flags`` and ``config`` leave out so that the search fits ``budget``.
@@ -92,7 +94,7 @@ def plan(
     dataset = datasets.load_for(first, watcher.loading)
     watcher.ended()
     watcher.say(f"planning for {budget}:")
-    machine = _measured(first, dataset, workers)
+    machine = _measured(first, dataset, engine.on(first.device).workers(workers))
     charged = _charged(first, dataset, machine.space)
     share = SEARCH_SHARE + (LABEL_SHARE if charged else 0)
     spec, reasons = _search_part(first, given, dataset, machine, share * seconds)
@@ -138,7 +140,7 @@ class Machine:
     """What candidates of a space cost here.
 
     flops: operations of a forward pass of the mean candidate; speed: operations a second on one
-    core, or the GPU; workers: processes.
+    core, or the GPU; workers: tasks at a time.
     """
 
     space: SearchSpace
@@ -147,7 +149,7 @@ class Machine:
     workers: int
 
 
-def _measured(spec: SearchSpec, dataset: Dataset, workers: int | None) -> Machine:
+def _measured(spec: SearchSpec, dataset: Dataset, workers: int) -> Machine:
     if spec.strategy == "all":
         raise SpecError(
             "--budget plans the number of candidates, and the strategy all takes every one; leave "
@@ -158,7 +160,6 @@ def _measured(spec: SearchSpec, dataset: Dataset, workers: int | None) -> Machin
     sample = make_strategy(replace(spec, strategy="random", candidates=24), space, cost).ask(24)
     flops = [cost(arch)[1] for arch in sample]
     speed = _speed(spec, space, sample[_middle(flops)], dataset)
-    workers = processes(spec.device, workers)
     return Machine(space, sum(flops) / len(flops), speed, workers)
 
 

@@ -13,7 +13,6 @@ was interrupted.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from ..spaces.limits import Limits
 from ..specs import Cost, SearchSpec
 from ..specs.constraint import parse
 from .run import Run
-from .sources import prepare
+from .sources import prepared
 
 Costs = Callable[[str], Cost]
 
@@ -99,8 +98,8 @@ def choose_in_rounds(this: Run, strategy: Strategy, first: list[str]) -> list[st
     )
     archs: list[str] = []
     asked = first
-    work = partial(prepare, spec, this.folder)
-    scoring = scorer(store, replicas, work, workers=this.workers, on_done=tally)
+    work = prepared(spec, this.folder, this.dataset)
+    scoring = scorer(store, replicas, work, workers=this.workers, engine=this.engine, on_done=tally)
     with this.stage("search"), scoring as score_missing:
         while asked:
             add_costs(store, asked, this.cost)

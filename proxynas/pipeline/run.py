@@ -12,8 +12,8 @@ from .. import datasets, distill, spaces
 from ..core import hardware
 from ..core.progress import Watcher
 from ..datasets import Dataset
+from ..engine import LOCAL, Engine
 from ..rank import Key
-from ..search.pool import processes
 from ..search.store import Store
 from ..spaces import SearchSpace
 from ..specs import Cost, SearchSpec
@@ -31,8 +31,8 @@ class Run:
     """What every part of a search needs.
 
     ``zero_cost_space`` has the networks that zero-cost indicators look at, by default those of
-    ``space``. ``headline`` is the selection indicator, ``reason`` why it is. ``workers`` are
-    processes.
+    ``space``. ``headline`` is the selection indicator, ``reason`` why it is. ``workers`` is
+    how many tasks ``engine`` does at a time.
     """
 
     spec: SearchSpec
@@ -45,6 +45,7 @@ class Run:
     headline: Key
     reason: str
     workers: int
+    engine: Engine
     watcher: Watcher
 
     @functools.cached_property
@@ -75,14 +76,20 @@ class Run:
             self.store.add_stage_seconds(name, seconds, hardware.peak_mib(self.spec.device))
 
 
-def prepare_run(spec: SearchSpec, folder: Path, workers: int | None, watcher: Watcher) -> Run:
+def prepare_run(
+    spec: SearchSpec,
+    folder: Path,
+    workers: int | None,
+    watcher: Watcher,
+    engine: Engine = LOCAL,
+) -> Run:
     """Load what a search works on, and check what can be checked before anything is written.
 
     Raises:
         ProxynasError: any of its kinds, see :mod:`proxynas.core.errors`.
     """
     device = hardware.check(spec.device)
-    spec = replace(spec, device=device, steps=search_steps(spec))
+    spec, engine = replace(spec, device=device, steps=search_steps(spec)), engine.on(device)
     space = spaces.load(spec.space, spec.space_options)
     larger = spaces.load(spec.space, spec.zero_cost_options) if spec.zero_cost_options else space
     headline, reason = choose_indicator(spec, space)
@@ -98,7 +105,8 @@ def prepare_run(spec: SearchSpec, folder: Path, workers: int | None, watcher: Wa
         tables=find_tables(spec, dataset, space),
         headline=headline,
         reason=reason,
-        workers=processes(device, workers),
+        workers=engine.workers(workers),
+        engine=engine,
         watcher=watcher,
     )
 

@@ -2,11 +2,12 @@
 in the run directory."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from .. import datasets, proxyset, spaces
+from .. import proxyset, spaces
 from ..core.errors import SpecError
 from ..core.progress import Watcher
 from ..datasets import Dataset, Split
@@ -100,12 +101,28 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
         proxyset.check(proxyset.read(proxyset.locate(given)), dataset)
 
 
-def prepare(spec: SearchSpec, folder: Path) -> Work:
-    """What a worker needs: the space, the data with a part of its validation split, and the
-    sources."""
-    torch.set_flush_denormal(True)
-    dataset = datasets.load_for(spec)
+def prepared(spec: SearchSpec, folder: Path, dataset: Dataset) -> partial[Work]:
+    """What makes a worker's :class:`~proxynas.search.score.Work`, with all data that it takes: a
+    part of the validation split, and the sources."""
     dataset = replace(dataset, val=_part(dataset.val, spec.val_size))
+    return partial(prepare, spec, dataset, sources_of(spec, folder, dataset))
+
+
+def prepare(spec: SearchSpec, dataset: Dataset, sources: dict[str, Source]) -> Work:
+    """What a worker needs: the spaces, the data and the sources, on its device."""
+    torch.set_flush_denormal(True)
+    return Work(
+        spaces.load(spec.space, spec.space_options),
+        dataset,
+        sources,
+        spec.seed,
+        spec.device,
+        spaces.load(spec.space, spec.zero_cost_options) if spec.zero_cost_options else None,
+    ).placed()
+
+
+def sources_of(spec: SearchSpec, folder: Path, dataset: Dataset) -> dict[str, Source]:
+    """All that candidates are trained on, by name; sets are read from the run directory."""
     calibration = dataset.train.x[: spec.calibrate] if spec.calibrate else None
     sets = {PROXY: folder / f"{PROXY}.safetensors", RANDOM: folder / f"{RANDOM}.safetensors"}
     sets |= {name: folder / "also" / f"{name}.safetensors" for name in also_names(spec)}
@@ -120,7 +137,7 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
             x, y = dataset.train.x, dataset.train.y
         else:
             proxy = proxyset.read(sets[name])
-            x, y = proxy.x.to(spec.device), proxy.y.to(spec.device)
+            x, y = proxy.x, proxy.y
             soft = "cross-entropy" if proxy.y.ndim == 1 else proxy.recipe.loss
             recipe = replace(recipe, loss=soft, batch_size=min(whole.batch_size, len(proxy)))
             recipe, curriculum = proxyset.recipe_for(proxy, recipe), proxy.curriculum
@@ -133,14 +150,7 @@ def prepare(spec: SearchSpec, folder: Path) -> Work:
             val_points=spec.val_points,
             curriculum=curriculum,
         )
-    return Work(
-        spaces.load(spec.space, spec.space_options),
-        dataset,
-        sources,
-        spec.seed,
-        spec.device,
-        spaces.load(spec.space, spec.zero_cost_options) if spec.zero_cost_options else None,
-    )
+    return sources
 
 
 def _part(split: Split, size: int) -> Split:

@@ -15,9 +15,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .. import datasets, spaces
+from .. import spaces
 from ..core import files
-from ..core.progress import Watcher
 from ..datasets import Dataset
 from ..search.run import Wanted, run
 from ..search.score import Source, Work
@@ -25,6 +24,7 @@ from ..search.sources import WINNER
 from ..search.store import Store
 from ..spaces import SearchSpace
 from ..specs import SearchSpec
+from .run import Run
 
 WEIGHTS, CODE = "winner.safetensors", "winner.py"
 
@@ -41,17 +41,17 @@ class TrainedWinner:
     files: tuple[str, ...]
 
 
-def train(
-    spec: SearchSpec, arch: str, store: Store, folder: Path, watcher: Watcher
-) -> TrainedWinner | None:
-    """Train the winner, or find it trained; ``None`` where its training failed."""
+def train(this: Run, arch: str) -> TrainedWinner | None:
+    """Train the winner in this process, or find it trained; ``None`` where its training failed."""
+    spec, store, folder = this.spec, this.store, this.folder
     known = _row(store, arch)
     if known is None or not (folder / WEIGHTS).exists():
-        watcher.say(f"training the winner afresh on the whole data: {arch}")
+        this.watcher.say(f"training the winner afresh on the whole data: {arch}")
         if known is not None:
             store.forget(WINNER, arch)
-        run(store, Wanted([arch], [WINNER], [0]), partial(prepare, spec, folder), workers=1)
-        write_code(spec, arch, folder)
+        work = partial(prepare, spec, folder, this.dataset)
+        run(store, Wanted([arch], [WINNER], [0]), work, workers=1)
+        write_code(spec, arch, folder, this.dataset)
     return last_training(store, arch, folder)
 
 
@@ -66,20 +66,18 @@ def last_training(store: Store, arch: str, folder: Path) -> TrainedWinner | None
     )
 
 
-def prepare(spec: SearchSpec, folder: Path) -> Work:
+def prepare(spec: SearchSpec, folder: Path, dataset: Dataset) -> Work:
     """What trains the winner: the whole training split, tested on the test split, its weights
     kept."""
     torch.set_flush_denormal(True)
-    dataset = datasets.load_for(spec)
     x, y = dataset.train.x, dataset.train.y
     source = Source(WINNER, x, y, spec.whole_recipe(len(x)), test=True, weights=folder / WEIGHTS)
     space = spaces.load(spec.space, spec.whole_options())
     return Work(space, dataset, {WINNER: source}, spec.seed, spec.device)
 
 
-def write_code(spec: SearchSpec, arch: str, folder: Path) -> None:
+def write_code(spec: SearchSpec, arch: str, folder: Path, dataset: Dataset) -> None:
     """Write the lines that build the winner and load its weights."""
-    dataset = datasets.load_for(spec)
     space = spaces.load(spec.space, spec.whole_options())
     files.write_text(folder / CODE, code(space, spec, arch, dataset))
 

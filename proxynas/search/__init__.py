@@ -4,7 +4,6 @@ kept.
 run         what is wanted, scored where the store does not have it yet
 score       one candidate on one source
 store       the run store: one row per (source, candidate, seed)
-pool        worker processes
 zerocost    indicators that take no training
 strategies  which candidates come next
 sources     the sources that every report knows
@@ -27,6 +26,6 @@ sources     the sources that every report knows
 ...     added, again, list(store.scores()["seed"])
 (2, 0, [0, 1])
 
-With more than one worker the function that makes the :class:`~proxynas.search.score.Work` must be
-picklable.
+With more than one worker, or on another :mod:`~proxynas.engine`, the function that makes the
+:class:`~proxynas.search.score.Work` must be picklable.
 """

@@ -4,11 +4,15 @@ it is known."""
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import nan
 
-from .pool import opened
+import numpy as np
+
+from ..engine import LOCAL, Engine
+from . import zerocost
 from .score import Work, score, score_zero_cost
 from .sources import ZERO_COST
-from .store import Score, Store, ZeroCost
+from .store import ACCURACIES, Score, Store, ZeroCost
 
 
 @dataclass(frozen=True)
@@ -38,20 +42,21 @@ def scorer(
     prepare: Prepare,
     *,
     workers: int,
+    engine: Engine = LOCAL,
     on_done: Callable[[Score | ZeroCost], None] = lambda score: None,
 ) -> Iterator[Scorer]:
     """Workers that score one set of architectures after the other.
 
-    A candidate's replicas on one source are one task and one transaction. ``on_done`` is called for
-    every new run, and once for a candidate's zero-cost indicators.
+    A candidate's replicas on one source are one task and one transaction; one whose worker died
+    again and again has failed. ``on_done`` is called for every new run, and once for a candidate's
+    zero-cost indicators.
     """
-    with opened(prepare, workers) as mapped:
+    with engine.opened(prepare, workers) as mapped:
 
         def score_missing(archs: Sequence[str], sources: Sequence[str]) -> int:
             added = 0
-            for trained, indicators in mapped(
-                _score, pending(store, Wanted(archs, sources, replicas))
-            ):
+            tasks = pending(store, Wanted(archs, sources, replicas))
+            for trained, indicators in mapped(_score, tasks, _lost):
                 store.add(trained)
                 store.add_zero_cost(indicators)
                 added += len(trained)
@@ -69,6 +74,7 @@ def run(
     prepare: Prepare,
     *,
     workers: int,
+    engine: Engine = LOCAL,
     on_done: Callable[[Score | ZeroCost], None] = lambda score: None,
 ) -> int:
     """Score what the store does not have yet, see :func:`scorer`; returns how many training runs it
@@ -77,7 +83,10 @@ def run(
     if not tasks:
         return 0
     workers = min(workers, tasks)
-    with scorer(store, wanted.replicas, prepare, workers=workers, on_done=on_done) as score_missing:
+    scoring = scorer(
+        store, wanted.replicas, prepare, workers=workers, engine=engine, on_done=on_done
+    )
+    with scoring as score_missing:
         return score_missing(wanted.archs, wanted.sources)
 
 
@@ -109,3 +118,16 @@ def _score(work: Work, task: Task) -> tuple[list[Score], list[ZeroCost]]:
         space = work.zero_cost_space or work.space
         return [], score_zero_cost(space, arch, work.dataset, work.seed)
     return score(work, source, arch, replicas), []
+
+
+def _lost(task: Task, reason: str) -> tuple[list[Score], list[ZeroCost]]:
+    """The rows of a task that could not be done: failed, and nothing known, nor what it cost."""
+    source, arch, replicas = task
+    if source == ZERO_COST:
+        return [], [ZeroCost(arch, name, nan, 0.0) for name in zerocost.INDICATORS]
+    nothing = dict.fromkeys((*ACCURACIES, "sotl"))
+    losses = np.full(1, nan, dtype=np.float32)
+    return [
+        Score(source, arch, replica, **nothing, losses=losses, seconds=0.0, failed=reason)
+        for replica in replicas
+    ], []

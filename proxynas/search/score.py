@@ -2,7 +2,7 @@
 off the run."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
@@ -39,8 +39,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker needs to score any candidate: made in each process by a picklable function,
-    never sent.
+    """What a worker needs to score any candidate.
 
     zero_cost_space: whose networks zero-cost indicators look at; ``None``: those of ``space``.
     """
@@ -51,6 +50,17 @@ class Work:
     seed: int
     device: str = "cpu"
     zero_cost_space: SearchSpace | None = None
+
+    def placed(self) -> "Work":
+        """The same with all data on ``device``; tensors that are one stay one."""
+        data, sources = self.dataset.to(self.device), {}
+        for name, source in self.sources.items():
+            whole = source.x is self.dataset.train.x
+            x, y = (data.train.x, data.train.y) if whole else (source.x, source.y)
+            seen = None if source.calibration is None else source.calibration.to(self.device)
+            x, y = x.to(self.device), y.to(self.device)
+            sources[name] = replace(source, x=x, y=y, calibration=seen)
+        return replace(self, dataset=data, sources=sources)
 
 
 def score(work: Work, source: str, arch: str, replicas: list[int]) -> list[Score]:

@@ -34,10 +34,8 @@ CREATE TABLE IF NOT EXISTS stages (
 """
 
 
-NUMBERS = (
-    *("val_accuracy", "val_loss", "val_auc", "test_accuracy", "test_loss"),
-    *("sotl", "seconds"),
-)
+ACCURACIES = ("val_accuracy", "val_loss", "val_auc", "test_accuracy", "test_loss")
+NUMBERS = (*ACCURACIES, "sotl", "seconds")
 """Columns of a score that are numbers."""
 
 

@@ -13,6 +13,7 @@ from .compare import CompareSpec, EvaluationSpec, Extension, Protocol, Row
 from .constraint import Constraint, Cost
 from .data import DataSpec
 from .distill import Clock, DistillSpec
+from .engine import EngineSpec
 from .option import NotNegative, Option, Positive, PositiveNumber
 from .recipe import (
     OPERATIONS,
@@ -51,6 +52,7 @@ __all__ = [
     "DataSpec",
     "DecisionSpec",
     "DistillSpec",
+    "EngineSpec",
     "EvaluationSpec",
     "Extension",
     "ImportSpec",

@@ -13,7 +13,7 @@ from .. import __version__, datasets, spaces
 from ..core import hardware, seeds, settings
 from ..core.errors import RunFolderError
 from ..datasets import Dataset
-from ..search.pool import processes
+from ..engine import LOCAL, Engine
 from ..search.run import Wanted, pending, run
 from ..search.score import Source, Work
 from ..search.sources import WHOLE
@@ -22,15 +22,14 @@ from ..specs import TruthSpec
 from .table import COLUMNS, FORMAT, TruthTable
 
 
-def prepare(spec: TruthSpec) -> Work:
+def prepare(spec: TruthSpec, dataset: Dataset) -> Work:
     """What a worker needs to measure truth: the space, and the whole training split as the only
     source."""
     torch.set_flush_denormal(True)
-    dataset = datasets.load_for(spec)
     x, y = dataset.train.x, dataset.train.y
     source = Source(WHOLE, x, y, spec.recipe(len(x)), test=True)
     space = spaces.load(spec.space, spec.space_options)
-    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device)
+    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device).placed()
 
 
 def candidates(spec: TruthSpec, space: spaces.SearchSpace) -> list[str]:
@@ -45,6 +44,7 @@ def measure(
     out: Path,
     *,
     workers: int | None = None,
+    engine: Engine = LOCAL,
     on_done: Callable[[int, int, Score | ZeroCost], None] = lambda done, total, score: None,
 ) -> TruthTable:
     """Train every candidate on the whole real data, write the table to ``out`` and give it back.
@@ -59,6 +59,7 @@ def measure(
         SpaceError: the space does not fit the data.
     """
     space, dataset = spaces.load(spec.space, spec.space_options), datasets.load_for(spec)
+    engine = engine.on(spec.device)
     archs = candidates(spec, space)
     wanted = Wanted(archs, [WHOLE], range(spec.seeds))
     space.build(archs[0], dataset.shape, dataset.num_classes)
@@ -80,9 +81,9 @@ def measure(
             done += 1
             on_done(done, total, score)
 
-        workers = processes(spec.device, workers)
+        work = partial(prepare, spec, dataset)
         try:
-            run(store, wanted, partial(prepare, spec), workers=workers, on_done=count)
+            run(store, wanted, work, workers=engine.workers(workers), engine=engine, on_done=count)
         finally:
             measured = table(spec, space.name, store, dataset)
             measured.write(out)
