@@ -26,6 +26,8 @@ STAGES = (
     {"rank"},
     {"report"},
     {"pipeline", "compare"},
+    {"api"},
+    {"optuna", "tune"},
     {"testing"},
     {"cli"},
 )

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from proxynas import datasets, proxyset, spaces
+from proxynas import datasets, proxyset
 from proxynas.core.errors import ProxyFileError, RunFolderError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill.loop import distill
@@ -113,11 +113,10 @@ def test_it_is_a_torch_dataset(proxy: ProxySet) -> None:
     assert proxy.images().max() <= 1
 
 
-def test_score_is_one_call(proxy: ProxySet, digits: Dataset) -> None:
-    net = spaces.load("convnet-grid").build("D1-W32-relu-none-avgpooling", digits.shape, 10)
-    indicators = proxy.score(net, digits.val)
-    assert set(indicators) == {"sotl", "val_accuracy", "val_loss"}
-    assert indicators["val_accuracy"] > 0.1
+def test_a_path_is_text_or_a_path(proxy: ProxySet, tmp_path: Path) -> None:
+    proxy.save(f"{tmp_path}/a.safetensors")
+    assert len(proxyset.read(f"{tmp_path}/a.safetensors")) == len(proxy)
+    assert proxyset.read("digits-gm-ipc1").provenance["method"] == "gm"
 
 
 def test_truncated(proxy: ProxySet, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proxynas import spaces, training
@@ -157,9 +157,11 @@ def test_watching_sees_the_networks_on_their_way_and_changes_nothing(
 ) -> None:
     x, y, recipe = digits.train.x[:20], digits.train.y[:20], Recipe(updates=6, batch_size=10)
     seen: dict[tuple[int, int], float] = {}
+    histories: dict[int, Tensor] = {}
     nets = replicas(ARCHS[1], 2)
 
-    def watch(place: int, net: nn.Module) -> None:
+    def watch(place: int, net: nn.Module, losses: Tensor) -> None:
+        histories[place] = losses
         training.calibrate(net, x)
         seen[place, len(seen)] = training.evaluate(net, x, y)[1]
 
@@ -167,6 +169,8 @@ def test_watching_sees_the_networks_on_their_way_and_changes_nothing(
     alone = training.fit(replicas(ARCHS[1], 2), x, y, recipe, fused=fused)
     assert sorted(place for place, _ in seen) == [0, 0, 1, 1]
     assert torch.equal(watched.losses, alone.losses)
+    for place, history in histories.items():
+        assert torch.equal(history, alone.losses[place, :4])
     half = training.fit(replicas(ARCHS[1], 2), x, y, Recipe(updates=2, batch_size=10), fused=fused)
     training.calibrate(half.nets[0], x)
     assert training.evaluate(half.nets[0], x, y)[1] == pytest.approx(

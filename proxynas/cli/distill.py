@@ -114,7 +114,7 @@ def merge(
 
     if out.exists():
         raise SpecError(f"{out} exists already; give another --out, or remove it")
-    merged = proxyset.merge([proxyset.read(proxyset.locate(name)) for name in sets], sets)
+    merged = proxyset.merge([proxyset.read(name) for name in sets], sets)
     merged.save(out)
     about = merged.provenance
     console.print(

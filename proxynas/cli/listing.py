@@ -68,7 +68,7 @@ def _proxy_sets() -> Table:
         "Shipped proxy sets", "name", "data", "method", "images per class", "distilled in"
     )
     for name in proxyset.names():
-        about = proxyset.read(proxyset.locate(name)).provenance
+        about = proxyset.read(name).provenance
         facts = (str(about[key]) for key in ("data", "method", "ipc"))
         table.add_row(name, *facts, f"{about['seconds']:.0f} s")
     return table

@@ -58,7 +58,7 @@ def evaluate(
             data.
         SpecError: an unknown augmentation, or a set without steps that it could be trained past.
     """
-    proxy_set = proxyset.read(proxyset.locate(proxy))
+    proxy_set = proxyset.read(proxy)
     proxyset.check(proxy_set, dataset)
     nets = networks(spec.archs, dataset, spec.protocol, spec.space)
     trainer = prepared(proxy_set, spec, dataset.train.x.device)

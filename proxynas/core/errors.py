@@ -22,6 +22,10 @@ class SpaceError(ProxynasError):
     """A search space or an architecture string is unknown or malformed."""
 
 
+class NetworkError(ProxynasError):
+    """A network does not take the data's inputs, or does not give a logit for each class."""
+
+
 class ProxyFileError(ProxynasError):
     """A proxy-set file is truncated, foreign or tampered with."""
 

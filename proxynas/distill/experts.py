@@ -197,7 +197,7 @@ class _BestSoFar:
         self.update = 0
         self.weights: dict[str, Tensor] = {}
 
-    def look(self, place: int, net: nn.Module) -> None:
+    def look(self, place: int, net: nn.Module, losses: Tensor) -> None:
         """Validate ``net`` at the next point, and keep its weights if none were better."""
         update = self.points[self.looks]
         self.looks += 1

@@ -323,7 +323,7 @@ def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) ->
 def _images(spec: SearchSpec) -> int | None:
     """How many images (or rows) the proxy set that was given has; ``None`` where one is still to be
     made."""
-    return None if spec.proxy is None else len(proxyset.read(proxyset.locate(spec.proxy)))
+    return None if spec.proxy is None else len(proxyset.read(spec.proxy))
 
 
 def _run_seconds(spec: SearchSpec, dataset: Dataset, size: int, machine: Machine) -> float:

@@ -27,7 +27,7 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         watcher.say("proxy set: found in the run directory")
     if spec.proxy is not None:
         if not path.exists():
-            proxyset.read(proxyset.locate(spec.proxy)).save(path)
+            proxyset.read(spec.proxy).save(path)
         proxy = proxyset.read(path)
         proxyset.check(proxy, dataset)
     else:
@@ -48,7 +48,7 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
     reuse_or_distill(coreset, drawn, dataset, spec.candidate_recipe())
     for given, name in zip(spec.also, also_names(spec), strict=True):
         if not (folder / "also" / f"{name}.safetensors").exists():
-            proxyset.read(proxyset.locate(given)).save(folder / "also" / f"{name}.safetensors")
+            proxyset.read(given).save(folder / "also" / f"{name}.safetensors")
     return proxy
 
 
@@ -86,7 +86,7 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
         SpecError: unknown method or setting, or an ipc that a class cannot hold.
     """
     if spec.proxy is not None:
-        proxyset.check(proxyset.read(proxyset.locate(spec.proxy)), dataset)
+        proxyset.check(proxyset.read(spec.proxy), dataset)
     else:
         plan(spec.distillation(), dataset)
     recipe = spec.candidate_recipe()
@@ -98,7 +98,7 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
         )
     also_names(spec)
     for given in spec.also:
-        proxyset.check(proxyset.read(proxyset.locate(given)), dataset)
+        proxyset.check(proxyset.read(given), dataset)
 
 
 def prepared(spec: SearchSpec, folder: Path, dataset: Dataset) -> partial[Work]:
@@ -138,9 +138,7 @@ def sources_of(spec: SearchSpec, folder: Path, dataset: Dataset) -> dict[str, So
         else:
             proxy = proxyset.read(sets[name])
             x, y = proxy.x, proxy.y
-            soft = "cross-entropy" if proxy.y.ndim == 1 else proxy.recipe.loss
-            recipe = replace(recipe, loss=soft, batch_size=min(whole.batch_size, len(proxy)))
-            recipe, curriculum = proxyset.recipe_for(proxy, recipe), proxy.curriculum
+            recipe, curriculum = proxyset.candidate_recipe(proxy, whole), proxy.curriculum
         sources[name] = Source(
             name,
             x,

@@ -13,6 +13,24 @@
 (4, ('cat', 'dog'), True)
 """
 
-from .file import ProxySet, check, locate, merge, names, read, recipe_for
+from .file import (
+    ProxySet,
+    candidate_recipe,
+    check,
+    locate,
+    merge,
+    names,
+    read,
+    recipe_for,
+)
 
-__all__ = ["ProxySet", "check", "locate", "merge", "names", "read", "recipe_for"]
+__all__ = [
+    "ProxySet",
+    "candidate_recipe",
+    "check",
+    "locate",
+    "merge",
+    "names",
+    "read",
+    "recipe_for",
+]

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from .. import training
 from ..core import files, resources, settings
 from ..core.errors import ProxyFileError, SpecError
-from ..datasets import Dataset, Preprocessing, Split
+from ..datasets import Dataset, Preprocessing
 from ..datasets.zca import Whitening
 from ..nets.generator import Distilled
 from ..specs import Regularisation, parse_whitening
@@ -90,32 +90,6 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         x = self.preprocessing.invert(self.x)
         return x.clamp(0, 1) if self.is_images else x
 
-    def score(
-        self,
-        net: nn.Module,
-        val: Split | None = None,
-        *,
-        calibration: Tensor | None = None,
-        seed: int = 0,
-    ) -> dict[str, float]:
-        """Train ``net`` in place on this set, by its recipe and curriculum; the indicators.
-
-        ``sotl`` is the sum of training losses (lower is better); with ``val`` there are also
-        ``val_accuracy`` and ``val_loss``, after batch norms have seen the real images
-        ``calibration`` (N, …), if given (:func:`proxynas.training.calibrate`). Those of a failed
-        run are NaN.
-        """
-        curriculum = self.curriculum
-        trained = training.fit([net], self.x, self.y, self.recipe, seed=seed, curriculum=curriculum)
-        indicators = {"sotl": trained.sotl().item()}
-        if val is not None:
-            if calibration is not None:
-                training.calibrate(net, calibration)
-            accuracy, loss = training.evaluate(net, val.x, val.y)
-            indicators |= {"val_accuracy": accuracy, "val_loss": loss}
-        failed = trained.failed[0] is not None
-        return dict.fromkeys(indicators, float("nan")) if failed else indicators
-
     def generate(self, ipc: int, *, seed: int = 0) -> "ProxySet":
         """A set of ``ipc`` new images per class, from the distilled generator and fresh noise.
 
@@ -134,7 +108,7 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         provenance = {**self.provenance, "ipc": ipc, "generated": {"ipc": ipc, "seed": seed}}
         return replace(self, x=x, y=y, provenance=provenance, curriculum=None)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file whole."""
         tensors = _tensors(self)
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -154,16 +128,16 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         metadata = {"about": about, "checksum": _checksum(about, tensors)}
         text = json.dumps(metadata, sort_keys=True)
         # One key, because the order of several is not fixed.
-        files.write_bytes(path, save(tensors, {"proxynas": text}))
+        files.write_bytes(Path(path), save(tensors, {"proxynas": text}))
 
 
-def read(path: Path) -> ProxySet:
-    """Read a proxy set.
+def read(path: str | Path) -> ProxySet:
+    """Read a proxy set: a file, or a shipped set by its name.
 
     Raises:
         ProxyFileError: missing, truncated, not a proxy set, or changed since it was written.
     """
-    about, tensors = _read_checked(path)
+    about, tensors = _read_checked(locate(path))
     try:
         return ProxySet(
             tensors["x"],
@@ -212,6 +186,14 @@ def _read_checked(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         problem = f"has format {about.get('format')!r}, but this version reads {FORMAT!r}"
         raise ProxyFileError(f"{path} {problem}; distil it again")
     return about, tensors
+
+
+def candidate_recipe(proxy: ProxySet, recipe: training.Recipe) -> training.Recipe:
+    """``recipe``, as a candidate is trained by it on the set: batches no larger than the set, the
+    loss that soft labels are for, and see :func:`recipe_for`."""
+    soft = "cross-entropy" if proxy.y.ndim == 1 else proxy.recipe.loss
+    size = min(recipe.batch_size, len(proxy))
+    return recipe_for(proxy, replace(recipe, loss=soft, batch_size=size))
 
 
 def recipe_for(proxy: ProxySet, recipe: training.Recipe) -> training.Recipe:
@@ -310,7 +292,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in resources.folder("distilled_sets").glob("*.safetensors"))
 
 
-def locate(name: str) -> Path:
+def locate(name: str | Path) -> Path:
     """The file of a shipped set by its name, or the path itself."""
     shipped = resources.folder("distilled_sets") / f"{name}.safetensors"
     return shipped if shipped.is_file() else Path(name)

@@ -2,6 +2,7 @@
 off the run."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -12,10 +13,21 @@ from torch import Tensor, nn
 from .. import training
 from ..core import files, seeds
 from ..datasets import Dataset
-from ..spaces import SearchSpace
+from ..spaces import Networks
 from ..training.curriculum import Curriculum
 from . import zerocost
 from .store import Score, ZeroCost
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """Replica ``place`` after one of its validations; ``losses`` float64 (updates,) are its
+    training losses so far, ``accuracies`` those of its validations so far."""
+
+    place: int
+    losses: Tensor
+    accuracies: Sequence[float]
+    val_loss: float
 
 
 @dataclass(frozen=True)
@@ -44,12 +56,12 @@ class Work:
     zero_cost_space: whose networks zero-cost indicators look at; ``None``: those of ``space``.
     """
 
-    space: SearchSpace
+    space: Networks
     dataset: Dataset
     sources: dict[str, Source]
     seed: int
     device: str = "cpu"
-    zero_cost_space: SearchSpace | None = None
+    zero_cost_space: Networks | None = None
 
     def placed(self) -> "Work":
         """The same with all data on ``device``; tensors that are one stay one."""
@@ -63,8 +75,16 @@ class Work:
         return replace(self, dataset=data, sources=sources)
 
 
-def score(work: Work, source: str, arch: str, replicas: list[int]) -> list[Score]:
+def score(
+    work: Work,
+    source: str,
+    arch: str,
+    replicas: list[int],
+    watch: Callable[[Glimpse], None] = lambda glimpse: None,
+) -> list[Score]:
     """Train the ``replicas`` (seed numbers) of ``arch`` on a source; one row each.
+
+    ``watch`` sees every replica at each validation but the last; what it raises ends the training.
 
     Initialisation, data order and dropout depend on (seed, source, arch, replicas) alone, so the
     rows come out the same in any order and in any process.
@@ -73,7 +93,7 @@ def score(work: Work, source: str, arch: str, replicas: list[int]) -> list[Score
     clock = time.process_time if work.device == "cpu" else time.perf_counter
     started = clock()
     data = work.sources[source]
-    trained, curves = _trained(work, data, arch, replicas)
+    trained, curves = _trained(work, data, arch, replicas, watch)
     evaluated = [
         _evaluate(net, work.dataset, data, curve)
         for net, curve in zip(trained.nets, curves, strict=True)
@@ -99,7 +119,11 @@ def score(work: Work, source: str, arch: str, replicas: list[int]) -> list[Score
 
 
 def _trained(
-    work: Work, source: Source, arch: str, replicas: list[int]
+    work: Work,
+    source: Source,
+    arch: str,
+    replicas: list[int],
+    watch: Callable[[Glimpse], None],
 ) -> tuple[training.Trained, list[list[float]]]:
     """The trained replicas, and of each the validation accuracies on the way."""
     nets, curves = [], [list[float]() for _ in replicas]
@@ -108,8 +132,10 @@ def _trained(
             net = work.space.build(arch, work.dataset.shape, work.dataset.num_classes)
             nets.append(net.to(work.device))
 
-    def watch(place: int, net: nn.Module) -> None:
-        curves[place].append(_validate(net, work.dataset, source)[0])
+    def look(place: int, net: nn.Module, losses: Tensor) -> None:
+        accuracy, loss = _validate(net, work.dataset, source)
+        curves[place].append(accuracy)
+        watch(Glimpse(place, losses, tuple(curves[place]), loss))
 
     points, updates = source.val_points, source.recipe.updates
     order_seed = seeds.derive(work.seed, source.name, arch)
@@ -122,7 +148,7 @@ def _trained(
             seed=order_seed,
             replicas=replicas,
             curriculum=source.curriculum,
-            watch=watch,
+            watch=look,
             watch_at=[updates * (i + 1) // points for i in range(points - 1)],
         )
     return trained, curves
@@ -153,7 +179,7 @@ def _validate(net: nn.Module, dataset: Dataset, source: Source) -> tuple[float, 
     return training.evaluate(net, dataset.val.x, dataset.val.y)
 
 
-def score_zero_cost(space: SearchSpace, arch: str, dataset: Dataset, seed: int) -> list[ZeroCost]:
+def score_zero_cost(space: Networks, arch: str, dataset: Dataset, seed: int) -> list[ZeroCost]:
     """All zero-cost indicators of ``arch``."""
     row = zerocost.zero_cost(space, arch, dataset, list(zerocost.INDICATORS), seed)
     return [ZeroCost(arch, name, row[name], row[f"{name}_seconds"]) for name in zerocost.INDICATORS]

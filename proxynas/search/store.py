@@ -61,6 +61,12 @@ class Score:
     failed: str | None
 
 
+def sotl_late(losses: np.ndarray) -> float:
+    """The sum of the second half of a run's training losses (updates,), as float32 has them."""
+    stored = np.asarray(losses, dtype="<f4")
+    return float(stored[len(stored) // 2 :].sum(dtype="float64"))
+
+
 @dataclass(frozen=True)
 class ZeroCost:
     """A zero-cost indicator of a candidate, higher is better; NaN where it cannot be had.
@@ -174,8 +180,7 @@ class Store:
             frame = pd.read_sql_query("SELECT * FROM scores ORDER BY source, arch, seed", self._db)
         frame["losses"] = frame["losses"].map(lambda blob: np.frombuffer(blob, dtype="<f4"))
         frame = frame.astype(dict.fromkeys(NUMBERS, "float64"))
-        halves = (losses[len(losses) // 2 :] for losses in frame["losses"])
-        late = pd.Series([float(half.sum(dtype="float64")) for half in halves], frame.index)
+        late = pd.Series([sotl_late(losses) for losses in frame["losses"]], frame.index)
         return frame.assign(sotl_late=late.astype("float64").where(frame["failed"].isna()))
 
     def zero_cost(self) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..core import seeds
 from ..core.errors import SpecError
 from ..datasets import Dataset
-from ..spaces import SearchSpace
+from ..spaces import Networks
 
 _NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
@@ -187,7 +187,7 @@ INDICATORS: dict[str, Callable[[nn.Module, Tensor, Tensor], float]] = {
 
 
 def zero_cost(
-    space: SearchSpace,
+    space: Networks,
     arch: str,
     dataset: Dataset,
     names: Sequence[str],

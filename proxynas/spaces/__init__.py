@@ -16,11 +16,12 @@ like a set of them, none of which exists before it is asked for.
 
 from .file import EVALUATION, SpaceFile, load, names, resolve
 from .notation import Value
-from .space import Headline, SearchSpace
+from .space import Headline, Networks, SearchSpace
 
 __all__ = [
     "EVALUATION",
     "Headline",
+    "Networks",
     "SearchSpace",
     "SpaceFile",
     "Value",

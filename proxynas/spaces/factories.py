@@ -18,7 +18,7 @@ need ``aux_logits = false`` and ``init_weights = true`` in [fixed].
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -117,13 +117,33 @@ class Foreign:
         return {name: facts[fact] for name, fact in self.arguments.items()}
 
 
-def find(reference: str, path: Path) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class Found:
+    """A function that was found by its reference; in another process it is found again."""
+
+    reference: str
+    path: Path
+    function: Callable[..., Any] = field(compare=False)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """What the function gives."""
+        return self.function(*args, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return find, (self.reference, self.path)
+
+
+def find(reference: str, path: Path) -> Found:
     """The function ``package.module:name``, or ``file.py:name`` for a file beside the TOML at
     ``path``.
 
     Raises:
         SpaceError: it cannot be imported.
     """
+    return Found(reference, path.resolve(), _imported(reference, path))
+
+
+def _imported(reference: str, path: Path) -> Callable[..., Any]:
     module_name, _, attribute = reference.partition(":")
     try:
         if module_name.endswith(".py"):

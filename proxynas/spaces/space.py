@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,13 @@ from ..nets.flops import forward_flops
 from . import notation
 from .factories import Factory, Foreign
 from .notation import Value
+
+
+class Networks(Protocol):
+    """What makes networks by name: a space, or anything else with its :meth:`build`."""
+
+    def build(self, arch: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """The network, freshly initialised from PyTorch's global generator."""
 
 
 @checked(frozen=True, config=settings.CONFIG)

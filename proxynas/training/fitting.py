@@ -23,6 +23,10 @@ from ..nets.flops import forward_flops
 from ..specs import Loss, Recipe
 from .curriculum import Curriculum
 
+Watch = Callable[[int, nn.Module, Tensor], None]
+"""Called with a replica's place, its network, and its training losses so far, float64
+(updates,)."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -53,7 +57,7 @@ def fit(
     replicas: Sequence[int] | None = None,
     fused: bool | None = None,
     curriculum: Curriculum | None = None,
-    watch: Callable[[int, nn.Module], None] = lambda place, net: None,
+    watch: Watch = lambda place, net, losses: None,
     watch_at: Collection[int] = (),
 ) -> Trained:
     """Train replicas of one architecture, each on its own order of the same data.
@@ -70,8 +74,9 @@ def fit(
             says.
         curriculum: the images of each update, and its learning rate; then ``recipe.batch_size`` is
             not used, and where it has learning rates neither are the recipe's rate and schedule.
-        watch: called with a replica's place in ``nets`` and the network when it has done one of
-            ``watch_at`` updates; it may switch modes and touch batch-norm averages, nothing else.
+        watch: called with a replica's place in ``nets``, the network and its losses so far when it
+            has done one of ``watch_at`` updates; it may switch modes and touch batch-norm averages,
+            nothing else. What it raises ends the training.
         watch_at: numbers of updates.
 
     A loss that is not finite ends that replica; the others continue.
@@ -209,7 +214,7 @@ class _Run:
     recipe: Recipe
     feed: Feed
     rates: tuple[float, ...]
-    watch: Callable[[int, nn.Module], None]
+    watch: Watch
     watch_at: Collection[int]
 
 
@@ -226,8 +231,8 @@ def _fit_each(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[Te
             logits = net(run.feed.images(batch, place))
             return loss_of(logits, run.feed.y[batch], run.recipe.loss)[None]
 
-        def look(place: int = place, net: nn.Module = net) -> None:
-            run.watch(place, net)
+        def look(losses: Tensor, place: int = place, net: nn.Module = net) -> None:
+            run.watch(place, net, losses[0])
             net.train()
 
         _descend(list(net.parameters()), step, run, order, row[None], look)
@@ -251,10 +256,10 @@ def _fit_fused(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[T
             for r, net in enumerate(nets):
                 net.load_state_dict({name: value[r] for name, value in stacked.items()})
 
-    def look() -> None:
+    def look(losses: Tensor) -> None:
         unstack()
         for place, net in enumerate(nets):
-            run.watch(place, net)
+            run.watch(place, net, losses[place])
             net.train()
 
     losses = torch.full((len(nets), len(run.rates)), math.nan, dtype=torch.float64)
@@ -270,9 +275,10 @@ def _descend(
     run: _Run,
     order: Iterator[Tensor],
     losses: Tensor,
-    look: Callable[[], None],
+    look: Callable[[Tensor], None],
 ) -> None:
-    """Run the updates, writing the loss before each into ``losses`` (R, updates)."""
+    """Run the updates, writing the loss before each into ``losses`` (R, updates); ``look`` gets
+    those so far."""
     optimizer = make_optimizer(parameters, run.recipe)
     kept = []
     for update, (rate, batch) in enumerate(zip(run.rates, order, strict=False)):
@@ -284,7 +290,7 @@ def _descend(
         optimizer.step()
         kept.append(loss.detach())
         if update + 1 in run.watch_at:
-            look()
+            look(torch.stack(kept, 1).to("cpu", torch.float64))
         if (update + 1) % CHECK_EVERY == 0 and not torch.isfinite(kept[-1]).any():
             break
     losses[:, : len(kept)] = torch.stack(kept, 1).to("cpu", torch.float64)

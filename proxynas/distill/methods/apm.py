@@ -279,7 +279,7 @@ def _train_student(task: Task[APM], expert: nn.Module, x: Tensor, first: int) ->
     every = apm.epochs // apm.checkpoints
     checkpoints: list[nn.Module] = []
 
-    def keep(place: int, watched: nn.Module) -> None:
+    def keep(place: int, watched: nn.Module, losses: Tensor) -> None:
         checkpoints.append(copy.deepcopy(watched).eval().requires_grad_(False))
 
     trained = training.fit(
