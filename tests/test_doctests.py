@@ -1,8 +1,9 @@
-"""The example in the face of each stage runs, and prints what it says."""
+"""The examples in the face of each stage, and of the public names, run and print what they say."""
 
 import doctest
 import importlib
 import pkgutil
+from types import ModuleType
 
 import pytest
 
@@ -16,9 +17,30 @@ TEACHING = (
 """Stages whose face must have an example."""
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_example_of_a_stage(stage: str) -> None:
-    module = importlib.import_module(f"proxynas.{stage}")
+def attempted(module: ModuleType) -> int:
+    """How many examples a module has; all of them must hold."""
     failed, attempted = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert failed == 0
-    assert attempted > 0 or stage not in TEACHING
+    return attempted
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_example_of_a_stage(stage: str) -> None:
+    assert attempted(importlib.import_module(f"proxynas.{stage}")) > 0 or stage not in TEACHING
+
+
+@pytest.mark.parametrize("name", ["proxynas", "proxynas.api.evaluator", "proxynas.api.steps"])
+def test_the_examples_of_the_public_names(name: str) -> None:
+    assert attempted(importlib.import_module(name)) > 0
+
+
+TYPES = {"Evaluation", "ProxynasError", "Recipe", "SearchSpec", "__version__"}
+"""Public names that others' examples show."""
+
+
+@pytest.mark.parametrize("name", sorted({*proxynas.__all__} - TYPES))
+def test_every_public_function_has_an_example(name: str) -> None:
+    function = getattr(proxynas, name)
+    assert (
+        ">>> " in function.__doc__ or name in importlib.import_module(function.__module__).__doc__
+    )

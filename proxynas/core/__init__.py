@@ -7,6 +7,7 @@ files        files written whole or not at all
 rundir       a run directory, which belongs to one spec
 progress     progress callbacks
 hardware     the device and its peak memory
+extras       packages that only some of proxynas needs
 resources    where the data that ship lie
 torchvision  the one import of torchvision
 

@@ -10,7 +10,6 @@ by one. TPE and NSGA-II see architectures outside the limits as violated constra
 again by CMA-ES, which has no constraints; none of them is trained.
 """
 
-import importlib
 import logging
 import math
 import warnings
@@ -24,6 +23,7 @@ import numpy as np
 
 from ...core import seeds
 from ...core.errors import SpecError
+from ...core.extras import need
 from ...spaces import SearchSpace, Value
 from .untried import Untried
 
@@ -45,7 +45,7 @@ def space_distributions(space: SearchSpace) -> "dict[str, CategoricalDistributio
     Raises:
         SpecError: Optuna is not installed.
     """
-    distributions = _import("optuna.distributions")
+    distributions = need("optuna.distributions", "a space as distributions", "optuna")
     return {
         name: distributions.CategoricalDistribution(list(values))
         for name, values in space.axes.items()
@@ -248,11 +248,4 @@ def _quiet() -> Iterator[None]:
 
 
 def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        package = name.partition(".")[0]
-        raise SpecError(
-            f"this strategy takes the package {package}, which is not installed: "
-            "pip install 'proxynas[optuna]'"
-        ) from None
+    return need(name, "this strategy", "optuna")
