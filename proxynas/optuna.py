@@ -15,7 +15,6 @@ process; several at a time take several processes with one storage, such as Optu
 ``JournalStorage``.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .api.evaluator import INDICATORS, TRAINED, Evaluation, Evaluator
+from .api.evaluator import TRAINED, Evaluation, Evaluator, check_indicator
 from .core.errors import SpecError
 from .core.extras import need
 from .rank.indicators import LOWER_IS_BETTER
@@ -108,7 +107,7 @@ class Objective:
         there = [direction.name.lower() for direction in trial.study.directions]
         if len(there) != len(self.indicators):
             raise SpecError(
-                f"the objective has {len(self.indicators)} value(s), {_listed(self.indicators)}, "
+                f"the objective has {len(self.indicators)} value(s), {', '.join(self.indicators)}, "
                 f"but the study has {len(there)} direction(s); "
                 f"create it with directions={self.directions}"
             )
@@ -147,8 +146,7 @@ def objective(
     need("optuna", "an objective", "optuna")
     indicators = (indicator,) if isinstance(indicator, str) else tuple(indicator)
     for name in indicators or ("",):
-        if name not in INDICATORS:
-            raise SpecError(f"there is no indicator {name!r}; known: {', '.join(INDICATORS)}")
+        check_indicator(name)
     return Objective(networks, evaluator, indicators, seed)
 
 
@@ -166,10 +164,6 @@ def _note(trial: "Trial", evaluation: Evaluation) -> None:
 
 def _rises(name: str) -> bool:
     return name in TRAINED and name not in LOWER_IS_BETTER
-
-
-def _listed(names: Sequence[str]) -> str:
-    return json.dumps(list(names))
 
 
 def _pruned() -> type[Exception]:

@@ -159,7 +159,7 @@ class Evaluator:
             SpecError: an unknown indicator.
             DeviceError: there is no such device.
         """
-        _check_indicator(indicator)
+        check_indicator(indicator)
         device = hardware.check(device or self.device)
         with undisturbed():
             started, core = time.perf_counter(), _core_clock(device)
@@ -263,7 +263,12 @@ def _costs(net: nn.Module, shape: tuple[int, ...], classes: int) -> dict[str, fl
     return {"parameters": float(sum(p.numel() for p in trainable)), "flops": float(flops)}
 
 
-def _check_indicator(name: str) -> None:
+def check_indicator(name: str) -> None:
+    """Refuse a name that is none of :data:`INDICATORS`.
+
+    Raises:
+        SpecError: lists those that there are.
+    """
     if name not in INDICATORS:
         raise SpecError(f"there is no indicator {name!r}; known: {', '.join(INDICATORS)}")
 

@@ -1,0 +1,108 @@
+"""Does pruning find as good a network for less? Digits, convnet-grid, two processes on one journal.
+
+    python experiments/optuna_pruning.py [SEEDS]
+
+For each seed three studies of 60 trials: TPE without pruning, with the median pruner, and with
+Hyperband. A trial trains a network on the shipped ten-image GM set; its value is the training loss
+sum of 100 updates, asked for at ten points. Two processes share each study through Optuna's
+JournalStorage. The best network of a study is then looked up in the shipped truth table, which no
+study sees.
+"""
+
+import json
+import multiprocessing
+import sys
+import tempfile
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import optuna
+
+import proxynas as pn
+from proxynas.optuna import Objective, objective
+
+TRIALS, PROCESSES, POINTS, INDICATOR = 60, 2, 10, "val_accuracy"
+
+PRUNERS: dict[str, Any] = {
+    "none": optuna.pruners.NopPruner(),
+    "median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=10),
+    "Hyperband": optuna.pruners.HyperbandPruner(
+        min_resource=10, max_resource=100, reduction_factor=3
+    ),
+}
+
+
+def take_part(journal: str, goal: Objective, pruner: str, seed: int, trials: int) -> None:
+    """What one process adds to the study."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(
+        study_name="study",
+        storage=storage(journal),
+        sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+        pruner=PRUNERS[pruner],
+    )
+    study.optimize(goal, n_trials=trials)
+
+
+def storage(journal: str) -> Any:
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(journal))
+
+
+def run(goal: Objective, pruner: str, seed: int) -> Any:
+    """One study, whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        journal = str(Path(folder) / "journal.log")
+        (direction,) = goal.directions
+        optuna.create_study(study_name="study", storage=storage(journal), direction=direction)
+        share = TRIALS // PROCESSES
+        with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+            pool.starmap(
+                take_part,
+                [
+                    (journal, goal, pruner, PROCESSES * seed + process, share)
+                    for process in range(PROCESSES)
+                ],
+            )
+        return optuna.load_study(study_name="study", storage=storage(journal))
+
+
+def described(study: Any, truth: Any) -> dict[str, Any]:
+    """What a study found, and what it took."""
+    states = [trial.state.name for trial in study.trials]
+    best = study.best_trial.user_attrs["arch"]
+    return {
+        "pruned": states.count("PRUNED"),
+        "trials": len(states),
+        "core_seconds": sum(trial.user_attrs["core_seconds"] for trial in study.trials),
+        "best": best,
+        "value": study.best_value,
+        "truth": float(truth[best]),
+        "best_truth_of_trials": max(
+            float(truth[trial.user_attrs["arch"]]) for trial in study.trials
+        ),
+    }
+
+
+def main() -> None:
+    """Print a line a study, and the means."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    data, space = pn.load_data("digits"), pn.load_space("convnet-grid")
+    truth = pn.load_truth(space, data).accuracy()
+    evaluator = pn.Evaluator(pn.read_proxy("digits-gm-ipc1"), data, val_points=POINTS)
+    goal = objective(space, evaluator, INDICATOR)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in PRUNERS}
+    for seed in range(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
+        for pruner, done in rows.items():
+            done.append(described(run(goal, pruner, seed), truth))
+            print(pruner, seed, json.dumps(done[-1]), flush=True)
+    for pruner, done in rows.items():
+        means = {
+            key: round(mean(row[key] for row in done), 4)
+            for key in ("pruned", "core_seconds", "value", "truth", "best_truth_of_trials")
+        }
+        print(pruner, json.dumps(means))
+
+
+if __name__ == "__main__":
+    main()
