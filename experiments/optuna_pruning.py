@@ -2,7 +2,7 @@
 
     python experiments/optuna_pruning.py [SEEDS]
 
-For each seed three studies of 60 trials: TPE without pruning, with the median pruner, and with
+For each seed three studies of 40 trials: TPE without pruning, with the median pruner, and with
 Hyperband. A trial trains a network on the shipped ten-image GM set; its value is the training loss
 sum of 100 updates, asked for at ten points. Two processes share each study through Optuna's
 JournalStorage. The best network of a study is then looked up in the shipped truth table, which no
@@ -22,7 +22,7 @@ import optuna
 import proxynas as pn
 from proxynas.optuna import Objective, objective
 
-TRIALS, PROCESSES, POINTS, INDICATOR = 60, 2, 10, "val_accuracy"
+TRIALS, PROCESSES, POINTS, INDICATOR = 40, 2, 10, "sotl"
 
 PRUNERS: dict[str, Any] = {
     "none": optuna.pruners.NopPruner(),
