@@ -46,6 +46,7 @@ def take_part(journal: str, goal: Objective, pruner: str, seed: int, trials: int
 
 
 def storage(journal: str) -> Any:
+    """The journal that the processes share."""
     return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(journal))
 
 
