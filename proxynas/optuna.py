@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -48,7 +48,7 @@ class Objective:
     seed: int
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Literal["maximize", "minimize"]]:
         """What ``optuna.create_study(directions=…)`` takes: lower is better for losses and
         costs."""
         return ["maximize" if _rises(name) else "minimize" for name in self.indicators]

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import tomllib
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,8 @@ from proxynas.specs import (
     SearchSpec,
     TruthSpec,
 )
+
+from . import local_ray
 
 ROOT = folder("experiments").parent
 if not (ROOT / "README.md").exists():
@@ -102,7 +105,7 @@ def test_the_readme_is_short() -> None:
 
 def test_there_are_commands_on_every_page_that_has_them() -> None:
     pages = {path.name for path in GUIDES if commands(path)}
-    without = {"papers.md", "own-loop.md"}
+    without = {"papers.md"}
     assert pages == {path.name for path in GUIDES} - without
 
 
@@ -210,18 +213,23 @@ def test_python_compiles_and_what_it_imports_exists(block: Block) -> None:
 RUN = [b for b in PYTHON if not b.file and b.page != "CONTRIBUTING.md"]
 
 
-@pytest.mark.parametrize("block", RUN, ids=lambda b: f"{b.page}:{b.line}")
+@pytest.mark.parametrize("page", dict.fromkeys(block.page for block in RUN))
+@pytest.mark.filterwarnings(*local_ray.WARNINGS)
 def test_python_runs(
-    block: Block,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if "space_distributions" in block.text:
+    """One block after the other, as one would type them, with the real libraries; each prints."""
+    page_blocks = [block for block in RUN if block.page == page]
+    text = "".join(block.text for block in page_blocks)
+    if "optuna" in text:
         pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)
-    exec(compile(block.text, f"{block.page}:{block.line}", "exec"), {"__name__": "example"})
-    assert capsys.readouterr().out
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray Tune writes there
+    names = {"__name__": "example"}
+    with local_ray.started() if "ray" in text else nullcontext():
+        for block in page_blocks:
+            exec(compile(block.text, f"{block.page}:{block.line}", "exec"), names)
+            assert capsys.readouterr().out, block
 
 
 def test_the_space_of_the_example_makes_networks(tmp_path: Path, digits: datasets.Dataset) -> None:

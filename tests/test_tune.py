@@ -1,6 +1,5 @@
 """The trainable on a real Ray of this machine: a scheduler stops trials, a tuner is restored."""
 
-import logging
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -15,37 +14,17 @@ from proxynas.datasets import Dataset
 from proxynas.specs import Recipe
 from proxynas.tune import param_space, trainable
 
+from . import local_ray
+
 REASON = "pip install 'proxynas[ray]'"
-ray = pytest.importorskip("ray", reason=REASON)
 tune = pytest.importorskip("ray.tune", reason=REASON)
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings(text) for text in local_ray.WARNINGS]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AIR_NEW_OUTPUT", "0")
-        patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-        patch.setenv("TUNE_MAX_PENDING_TRIALS_PG", "2")
-        patch.setenv("RAY_worker_niceness", "0")  # by default they wait for all else on the machine
-        paths = ":".join(path for path in sys.path if path)  # workers see what this process sees
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=100 * 2**20,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            runtime_env={"env_vars": {"PYTHONPATH": paths}},
-        )
+    with local_ray.started():
         yield
-        ray.shutdown()
 
 
 @pytest.fixture

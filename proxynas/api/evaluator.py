@@ -176,17 +176,16 @@ class Evaluator:
         return Evaluation(indicators, seconds, core_seconds, rows[0].failed if every else None)
 
     def _work(self, networks: "_Networks", seed: int, device: str) -> Work:
-        data = self.data.to(device)
         source = Source(
             PROXY,
-            self.proxy.x.to(device),
-            self.proxy.y.to(device),
+            self.proxy.x,
+            self.proxy.y,
             self.trained_by,
-            calibration=data.train.x if self.calibrate else None,
+            calibration=self.data.train.x if self.calibrate else None,
             val_points=self.val_points,
             curriculum=self.proxy.curriculum,
         )
-        return Work(networks, data, {PROXY: source}, seed, device)
+        return Work(networks, self.data, {PROXY: source}, seed, device).placed()
 
 
 def _kept(data: Dataset, val_size: int, calibrate: int) -> Dataset:
