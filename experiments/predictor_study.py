@@ -16,6 +16,7 @@ indicators.
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,7 @@ Out = Annotated[Path, typer.Option(help="folder of the results")]
 Few = Annotated[Path | None, typer.Option(help="accuracies after 12 epochs, a CSV in percent")]
 Seconds = Annotated[float, typer.Option(help="core seconds of all indicators of one candidate")]
 Draws = Annotated[int, typer.Option(help="draws of labels")]
+Axes = Annotated[bool, typer.Option(help="the predictor sees the operations, too")]
 Averaged = Annotated[bool, typer.Option(help="a label is the mean of all runs, and costs them all")]
 
 
@@ -63,24 +65,29 @@ def agreement(
     seconds: Seconds = 1.7,
     draws: Draws = 40,
     averaged: Averaged = False,
+    axes: Axes = False,
 ) -> None:
     """ρ of the prediction over all and among the best, and the regret after verification, for each
     draw of labels.
     """
     pool = predictor_pools.nasbench201(indicators, data, seconds)
     pool = predictor_pools.averaged(pool) if averaged else pool
+    ops = pool.axes
+    pool = pool if axes else replace(pool, axes=None)
     rivals = {"mean rank": pool.prior}
     rivals |= {str(name): column for name, column in pool.features.items()}
     if few is not None:
         table = pd.read_csv(few, index_col="arch").reindex(pool.features.index)
         rivals |= {f"12 epochs: {column}": table[column] for column in FEW_COLUMNS[data]}
-    path = out / f"agreement-{data}{'-averaged' if averaged else ''}.jsonl"
+    path = out / f"agreement-{_slug(data, averaged, axes)}.jsonl"
     for seed in missing(path, draws):
-        rows = [_draw(pool, rivals, labels, seed) for labels in LABELS]
+        rows = [_draw(pool, ops, rivals, labels, seed) for labels in LABELS]
         append(path, {"seed": seed, "rows": rows})
 
 
-def _draw(pool: Pool, rivals: dict[str, pd.Series], labels: int, seed: int) -> dict[str, Any]:
+def _draw(
+    pool: Pool, ops: pd.DataFrame | None, rivals: dict[str, pd.Series], labels: int, seed: int
+) -> dict[str, Any]:
     """One search with ``labels`` and ten verified, and what everything else says of the same
     candidates.
     """
@@ -92,7 +99,7 @@ def _draw(pool: Pool, rivals: dict[str, pd.Series], labels: int, seed: int) -> d
     known = pd.Series(account.labels, dtype="float64")
     rest = truth.index.difference(design.index)
     trusted = trust.trust(prediction, known, choose.weights(design, len(truth)), len(rest))
-    found = {"predicted": prediction.values, **_variants(pool, known, seed), **rivals}
+    found = {"predicted": prediction.values, **_variants(pool, ops, known, seed), **rivals}
     rho = {name: _rhos(values, truth, rest) for name, values in found.items()}
     for arch in verify.best(prediction, account.labels, VERIFIED):
         account.train(arch)
@@ -130,7 +137,9 @@ def labelled(
     return design, fitted(2)
 
 
-def _variants(pool: Pool, known: pd.Series, seed: int) -> dict[str, pd.Series]:
+def _variants(
+    pool: Pool, ops: pd.DataFrame | None, known: pd.Series, seed: int
+) -> dict[str, pd.Series]:
     """The same labels with other predictors: what the parts of the default add."""
 
     def fitted(axes: pd.DataFrame | None, **settings: Any) -> pd.Series:
@@ -140,15 +149,11 @@ def _variants(pool: Pool, known: pd.Series, seed: int) -> dict[str, pd.Series]:
         ).values
 
     return {
-        "without the axes": fitted(None),
-        "ridge without the axes": fitted(None, models={"ridge": models.ridge}),
-        "Gaussian process without the axes": fitted(
-            None, models={"Gaussian process": models.gaussian_process}
-        ),
-        "gradient boosting without the axes": fitted(
-            None, models={"gradient boosting": models.boosting}
-        ),
-        "chosen by cross-validation": fitted(pool.axes, chosen=predictor.BEST),
+        "ridge": fitted(None, models={"ridge": models.ridge}),
+        "Gaussian process": fitted(None, models={"Gaussian process": models.gaussian_process}),
+        "gradient boosting": fitted(None, models={"gradient boosting": models.boosting}),
+        "with the axes": fitted(ops),
+        "chosen by cross-validation": fitted(None, chosen=predictor.BEST),
     }
 
 
@@ -197,6 +202,7 @@ def regret(
     seconds: Seconds = 1.7,
     draws: Draws = 40,
     averaged: Averaged = False,
+    axes: Axes = False,
     only: Annotated[str, typer.Option(help="strategies whose name has this in it")] = "",
 ) -> None:
     """Regret against cost of every strategy, for each draw."""
@@ -207,9 +213,11 @@ def regret(
         if only not in name:
             continue
         slug = name.replace(",", "").replace(" ", "-")
-        path = out / f"regret-{data}{'-averaged' if averaged else ''}" / f"{slug}.jsonl"
+        path = out / f"regret-{_slug(data, averaged, axes)}" / f"{slug}.jsonl"
+        ours = name.startswith("proxynas") and not axes
+        seen = replace(pool, axes=None) if ours else pool  # evolution needs them
         for seed in missing(path, draws):
-            costs, regrets = curves.simulate(pool, strategy, GRID[-1] * unit, seed)
+            costs, regrets = curves.simulate(seen, strategy, GRID[-1] * unit, seed)
             noted = curves.at(costs, regrets, GRID * unit)
             append(
                 path,
@@ -299,6 +307,10 @@ def _spread(values: np.ndarray) -> list[float | None]:
 def _rounded(value: float, digits: int = 3) -> float | None:
     """For JSON, which has no infinity and no NaN."""
     return round(value, digits) if math.isfinite(value) else None
+
+
+def _slug(data: str, averaged: bool, axes: bool) -> str:
+    return data + "-averaged" * averaged + "-axes" * axes
 
 
 def missing(path: Path, draws: int) -> Iterator[int]:
