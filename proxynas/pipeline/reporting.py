@@ -92,7 +92,8 @@ def selected(this: Run, decision: Decision | None) -> tuple[Key, str]:
     predicted = (PROXY, PREDICTED)
     if decision is None or this.spec.indicator != "auto" or predicted not in decision.columns():
         return this.headline, this.reason
-    return predicted, f"fitted on {decision.labels.notna().sum()} labels"
+    few = f" of {rank.words.times(decision.label_epochs, 'epoch')}" if decision.label_epochs else ""
+    return predicted, f"fitted on {decision.labels.notna().sum()} labels{few}"
 
 
 def ranked(this: Run, decision: Decision | None) -> rank.Ranking:

@@ -61,6 +61,23 @@ def best(prediction: Prediction, trained: Collection[str], k: int) -> list[str]:
     return [str(arch) for arch in left.sort_values(ascending=False, kind="stable").index[:k]]
 
 
+def finalists(short: pd.Series, prediction: Prediction, k: int) -> list[str]:
+    """The ``k`` candidates to train whole, of those that had a training of few epochs: the best by
+    its accuracy. Where too few are left of them, the best by prediction follow.
+
+    Args:
+        short: accuracy after few epochs by candidate; those that failed (NaN) are left out.
+        prediction: fitted on ``short``.
+        k: how many.
+
+    Raises:
+        SpecError: ``k`` is negative.
+    """
+    others = best(prediction, short.index, k)
+    ordered = short.dropna().sort_index().sort_values(ascending=False, kind="stable")
+    return [*map(str, ordered.index), *others][:k]
+
+
 def winner(labels: pd.Series) -> str:
     """The candidate with the highest label; of several, the first by name.
 

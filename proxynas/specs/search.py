@@ -290,6 +290,31 @@ class DecisionSpec:
             DECISION,
         ),
     ] = 20
+    label_epochs: Annotated[
+        NotNegative,
+        Option(
+            "Train labels for so many epochs only, then the best by prediction (--shortlist) as "
+            "well; the best of all these are then verified. 0: train labels as long as --epochs.",
+            DECISION,
+        ),
+    ] = 0
+    shortlist: Annotated[
+        NotNegative | None,
+        Option(
+            "With --label-epochs: best by prediction to train for as few epochs before "
+            "verification. Default: as many as labels.",
+            DECISION,
+        ),
+    ] = None
+    label_table: Annotated[
+        str | None,
+        Option(
+            "With --label-epochs, where a truth table is charged for accuracies: the table (CSV) "
+            "of those after so few epochs (see 'proxynas truth import').",
+            DECISION,
+            metavar="FILE",
+        ),
+    ] = None
     verify: Annotated[
         NotNegative,
         Option(
@@ -325,6 +350,17 @@ class DecisionSpec:
         """How networks are trained on ``n`` real images: SGD with momentum 0.9, weight decay 5e-4
         and a cosine."""
         return whole_data_recipe(n, self.epochs, self.whole_batch_size, self.whole_lr)
+
+    def short_recipe(self, n: int) -> Recipe:
+        """The same for ``label_epochs``: the cosine ends at zero then."""
+        return whole_data_recipe(n, self.label_epochs, self.whole_batch_size, self.whole_lr)
+
+    @property
+    def shortlisted(self) -> int:
+        """How many candidates get a short training beside the labels."""
+        if not self.label_epochs:
+            return 0
+        return self.label if self.shortlist is None else self.shortlist
 
 
 @checked(frozen=True, config=settings.CONFIG)
