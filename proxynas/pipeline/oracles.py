@@ -82,6 +82,7 @@ def of_run(this: Run) -> Oracles:
         return Oracles(whole)
     table = label_table(this)
     assert table is not None
+    this.watcher.say(f"a label costs {costs_in_words(this, table)}")
     return Oracles(whole, Charged(this.store, table, FEW_EPOCHS, _share(this, table)))
 
 
@@ -133,7 +134,7 @@ def label_table(this: Run) -> TruthTable | None:
             f"{words.times(epochs, 'epoch')}, but label_epochs is {spec.label_epochs}; give "
             "one number to both"
         )
-    missing = this.store.candidates().index.difference(table.rows["arch"])
+    missing = this.store.candidates().index.difference(pd.Index(table.rows["arch"]))
     if len(missing):
         raise TruthError(
             f"the label table {spec.label_table} must have every candidate, but lacks "
@@ -149,6 +150,21 @@ def short_seconds(this: Run, table: TruthTable) -> pd.Series:
     return known.fillna(pd.Series(_share(this, table)))
 
 
+def costs_in_words(this: Run, table: TruthTable) -> str:
+    """What a training of few epochs is charged, for reports."""
+    if table.rows["seconds"].notna().all():
+        return "the seconds of the label table"
+    epochs = None if this.truth is None else this.truth.epochs
+    if epochs is None:
+        return (
+            "what is not known: the label table has no seconds, the truth table no number of epochs"
+        )
+    return (
+        f"{this.spec.label_epochs}/{epochs} of a whole training's seconds, since the label table "
+        "has none"
+    )
+
+
 def _share(this: Run, table: TruthTable) -> dict[str, float]:
     """What a run of few epochs costs where its table does not say: its share of a whole one's."""
     whole = this.truth
@@ -156,10 +172,6 @@ def _share(this: Run, table: TruthTable) -> dict[str, float]:
     if whole is None or epochs is None or table.rows["seconds"].notna().all():
         return {}
     share = this.spec.label_epochs / epochs
-    this.watcher.say(
-        f"the label table does not say what its trainings cost: each is charged "
-        f"{this.spec.label_epochs}/{epochs} of a whole one's seconds"
-    )
     seconds = first_runs(whole).set_index("arch")["seconds"].astype("float64")
     return {
         str(arch): share * float(value) for arch, value in seconds.items() if not math.isnan(value)
