@@ -240,6 +240,7 @@ def test_killed_while_labelling_and_verifying_and_resumed(
 ) -> None:
     """Killed after the first label, in the middle of them, and while the winner's turn is near."""
     spec = replace(small_spec, truth="none", label=4, verify=2, epochs=4, train_winner="always")
+    spec = replace(spec, label_epochs=0)
     flow.search(spec, tmp_path / "whole", workers=1)
     config, folder = tmp_path / "spec.toml", tmp_path / "killed"
     config.write_text(settings.to_toml(spec))

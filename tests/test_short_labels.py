@@ -209,6 +209,23 @@ def test_what_a_table_does_not_say_is_charged_by_its_share(
     assert "3/12 of a whole" in oracles.costs_in_words(this, table)
 
 
+def test_a_quarter_of_the_epochs_where_labels_are_trained_or_in_a_table(
+    small_spec: SearchSpec, tmp_path: Path
+) -> None:
+    this = prepare_run(replace(small_spec, label=5, epochs=12), tmp_path, 1, Watcher())
+    truth = table_of(dict.fromkeys(this.space, 0.9), epochs=12)
+    table_of(dict.fromkeys(this.space, 0.5), epochs=2).write(tmp_path / "two.csv")
+
+    def chosen(truth: TruthTable | None, **given: object) -> int | None:
+        spec = settings.make(SearchSpec, settings.merge(settings.to_dict(this.spec), given))
+        return oracles.settled(replace(this, spec=spec, truth=truth)).spec.label_epochs
+
+    assert chosen(None) == chosen(truth, oracle="none") == 3
+    assert chosen(None, epochs=3) == chosen(None, label=0) == chosen(truth) == 0
+    assert chosen(truth, label_table=str(tmp_path / "two.csv")) == 2
+    assert chosen(None, label_epochs=0) == 0
+
+
 def test_a_budget_too_short_for_whole_labels_gets_short_ones(digits: object) -> None:
     spec = SearchSpec(epochs=12)
     assert planning._short_labels(spec, {}, 3) is None

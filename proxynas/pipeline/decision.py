@@ -104,7 +104,7 @@ def decide(
         short: where labels of few epochs come from; ``None``: labels are whole trainings.
     """
     prior, source = values[headline], feature_sources(values)[0]
-    few = 0 if short is None else spec.label_epochs
+    few = 0 if short is None else spec.label_epochs or 0
     asked = labeller if short is None else short
     asked.expect(min(spec.label + (spec.shortlisted if few else spec.verify), len(values)))
     labels, design = label(spec, asked, values, prior)

@@ -45,7 +45,7 @@ def search(
         ProxynasError: any of its kinds, see :mod:`proxynas.core.errors`; what was done before stays
             in the directory.
     """
-    this = prepare_run(spec, folder, workers, watcher or Watcher())
+    this = oracles.settled(prepare_run(spec, folder, workers, watcher or Watcher()))
     check_proxy(this.spec, this.dataset)
     oracles.check(this)
     strategy = make_strategy(this.spec, this.space, this.cost)
@@ -169,6 +169,7 @@ def rewrite(
         indicator=indicator or spec.indicator,
         combine=(*spec.combine, *combine),
         tables={**spec.tables, **(tables or {})},
+        label_epochs=spec.label_epochs or 0,
     )
     also_names(spec)  # a table must not take the place of a source
     this = prepare_run(spec, folder, 1, Watcher())

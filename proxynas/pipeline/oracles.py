@@ -1,7 +1,7 @@
 """Who gives a search its labels: training in the run, or tables that are charged for them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +29,34 @@ class Oracles:
     short: Labeller | None = None
 
 
+def settled(this: Run) -> Run:
+    """The run with its ``label_epochs`` chosen, where the spec leaves them open: a quarter of a
+    whole training's, which pays (experiments/README.md), or 0, whole trainings, where a truth table
+    may be charged that has no label table.
+
+    Raises:
+        TruthError: the label table cannot be read.
+    """
+    spec = this.spec
+    if spec.label_epochs is not None:
+        return this
+    few = spec.epochs // QUARTER if spec.label else 0
+    if this.truth is not None and spec.oracle == "auto" and few:
+        table = None if spec.label_table is None else truth.read(Path(spec.label_table))
+        table = table or _shipped(this, few)
+        few = 0 if table is None else table.epochs or few
+    return replace(this, spec=replace(spec, label_epochs=few))
+
+
+QUARTER = 4
+"""A whole training has as many times the epochs of a label, by default."""
+
+
+def _shipped(this: Run, epochs: int) -> TruthTable | None:
+    data = this.spec.truth_data or this.dataset.name
+    return truth.find(this.space.name, f"{data}.{epochs}-epochs")
+
+
 def check(this: Run) -> None:
     """Refuse what cannot give labels, before anything is trained; :func:`of_run` has the last word,
     which knows the candidates.
@@ -50,7 +78,7 @@ def check_settings(spec: SearchSpec) -> None:
     Raises:
         SpecError: names the setting that would change nothing, or cannot be.
     """
-    if spec.label_epochs > spec.epochs:
+    if spec.label_epochs is not None and spec.label_epochs > spec.epochs:
         raise SpecError(
             f"label_epochs must be at most the {spec.epochs} epochs of a whole training, but got "
             f"{spec.label_epochs}"
@@ -93,9 +121,10 @@ def _check_label_table(this: Run, *, charged: bool) -> None:
             "label_table is for searches whose whole trainings are charged to a truth table, but "
             "none is that knows all candidates; leave it out"
         )
-    if spec.label_epochs and spec.label_table is None and charged:
+    few = spec.label_epochs or 0
+    if few and charged and spec.label_table is None and _shipped(this, few) is None:
         raise SpecError(
-            f"labels of {words.times(spec.label_epochs, 'epoch')} are not in the truth table that "
+            f"labels of {words.times(few, 'epoch')} are not in the truth table that "
             "is charged for whole trainings; give --label-table a table of them, or train with "
             "--oracle none"
         )
@@ -116,28 +145,32 @@ def charges(this: Run) -> bool:
 
 
 def label_table(this: Run) -> TruthTable | None:
-    """The table of accuracies after few epochs, checked; ``None`` where the spec names none.
+    """The table of accuracies after few epochs, checked: the spec's, or one that ships; ``None``
+    where labels are whole trainings, or there is none.
 
     Raises:
         TruthError: it cannot be read, is of other data or of other epochs, or lacks a candidate.
     """
     spec = this.spec
-    if spec.label_table is None:
+    few, name = spec.label_epochs or 0, spec.label_table or "that ships"
+    table = _shipped(this, few) if few else None
+    if few and spec.label_table is not None:
+        table = truth.read(Path(spec.label_table))
+    if table is None:
         return None
     data = spec.truth_data or this.dataset.name
-    table = truth.read(Path(spec.label_table))
-    table = of_space(table, this.dataset, this.space, data, spec.label_table)
+    table = of_space(table, this.dataset, this.space, data, name)
     epochs = table.epochs
-    if epochs is not None and epochs != spec.label_epochs:
+    if epochs is not None and epochs != few:
         raise TruthError(
-            f"the label table {spec.label_table} has accuracies after "
-            f"{words.times(epochs, 'epoch')}, but label_epochs is {spec.label_epochs}; give "
+            f"the label table {name} has accuracies after "
+            f"{words.times(epochs, 'epoch')}, but label_epochs is {few}; give "
             "one number to both"
         )
     missing = this.store.candidates().index.difference(pd.Index(table.rows["arch"]))
     if len(missing):
         raise TruthError(
-            f"the label table {spec.label_table} must have every candidate, but lacks "
+            f"the label table {name} must have every candidate, but lacks "
             f"{missing[0]}; give one of the whole space"
         )
     return table
@@ -160,8 +193,8 @@ def costs_in_words(this: Run, table: TruthTable) -> str:
             "what is not known: the label table has no seconds, the truth table no number of epochs"
         )
     return (
-        f"{this.spec.label_epochs}/{epochs} of a whole training's seconds, since the label table "
-        "has none"
+        f"{this.spec.label_epochs or 0}/{epochs} of a whole training's seconds, since the label "
+        "table has none"
     )
 
 
@@ -171,7 +204,7 @@ def _share(this: Run, table: TruthTable) -> dict[str, float]:
     epochs = None if whole is None else whole.epochs
     if whole is None or epochs is None or table.rows["seconds"].notna().all():
         return {}
-    share = this.spec.label_epochs / epochs
+    share = (this.spec.label_epochs or 0) / epochs
     seconds = first_runs(whole).set_index("arch")["seconds"].astype("float64")
     return {
         str(arch): share * float(value) for arch, value in seconds.items() if not math.isnan(value)

@@ -213,7 +213,8 @@ EPOCHS = (12, 6, 3, 1)
 """Passes over the whole data that trainings may have, from what one would like down."""
 
 SHORT_EPOCHS = (3, 1)
-"""Those of labels, where as many as of a whole training do not fit."""
+"""Those of labels, from what one would like down; as many as of a whole training where they are
+given as 0, or where nothing shorter fits."""
 
 ENOUGH, FEWEST_TRAININGS = 12, 4
 """Trainings on the whole data for which fewer epochs are not accepted, and that are worth it at
@@ -231,11 +232,11 @@ def _label_part(
         tried = _with(spec, given, epochs=epochs)
         each = _whole_seconds(tried, dataset, machine)
         trainings = int(seconds * machine.workers / each) - 1
-        if trainings >= ENOUGH or "epochs" in given:
-            break
         short = _short_labels(tried, given, trainings)
         if short is not None:
             return _label_reason(short, each, machine)
+        if trainings >= ENOUGH or "epochs" in given:
+            break
     if trainings < FEWEST_TRAININGS and not {"label", "verify"} & set(given):
         need = (FEWEST_TRAININGS + 1) * each / machine.workers / LABEL_SHARE
         reason = (
@@ -245,7 +246,8 @@ def _label_part(
         return replace(spec, label=0, verify=0), [reason]
     verify = max(1, min(SearchSpec().verify, trainings // 4))
     label = max(0, min(SearchSpec().label, trainings - verify))
-    return _label_reason(_with(tried, given, label=label, verify=verify), each, machine)
+    chosen = _with(tried, given, label=label, verify=verify, label_epochs=0)
+    return _label_reason(chosen, each, machine)
 
 
 def _short_labels(spec: SearchSpec, given: Mapping[str, Any], trainings: int) -> SearchSpec | None:
@@ -255,9 +257,10 @@ def _short_labels(spec: SearchSpec, given: Mapping[str, Any], trainings: int) ->
     verify = min(SearchSpec().verify, max(trainings // 2, 1))
     for epochs in SHORT_EPOCHS:
         tried = _with(spec, given, label_epochs=epochs, verify=verify)
-        if not 0 < tried.label_epochs < tried.epochs:
+        few = tried.label_epochs or 0
+        if not 0 < few < tried.epochs:
             continue
-        taken = (tried.label + tried.shortlisted) * tried.label_epochs / tried.epochs
+        taken = (tried.label + tried.shortlisted) * few / tried.epochs
         if taken + tried.verify <= trainings >= FEWEST_TRAININGS:
             return tried
     return None

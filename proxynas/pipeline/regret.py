@@ -80,7 +80,7 @@ def pool_of(this: Run, values: pd.DataFrame, ledger: Ledger) -> Pool | None:
     ):
         return None
     partial, partial_seconds = _few_epochs(this, values, ledger)
-    if this.spec.label_epochs and this.spec.label_table is None:
+    if this.spec.label_epochs and oracles.label_table(this) is None:
         return None  # nobody knows what the other candidates' short labels would be
     return Pool(
         runs=_lists(rows, table.measure),

@@ -291,17 +291,18 @@ class DecisionSpec:
         ),
     ] = 20
     label_epochs: Annotated[
-        NotNegative,
+        NotNegative | None,
         Option(
-            "Train labels for so many epochs only, then the best by prediction (--shortlist) as "
-            "well; the best of all these are then verified. 0: train labels as long as --epochs.",
+            "Epochs of labels, and of the best by prediction (--shortlist), of which the best are "
+            "verified; 0: as many as --epochs. Default: a quarter of --epochs; 0 where a truth "
+            "table is charged and there is no label table.",
             DECISION,
         ),
-    ] = 0
+    ] = None
     shortlist: Annotated[
         NotNegative | None,
         Option(
-            "With --label-epochs: best by prediction to train for as few epochs before "
+            "With labels of fewer epochs: best by prediction to train as long, before "
             "verification. Default: as many as labels.",
             DECISION,
         ),
@@ -309,8 +310,8 @@ class DecisionSpec:
     label_table: Annotated[
         str | None,
         Option(
-            "With --label-epochs, where a truth table is charged for accuracies: the table (CSV) "
-            "of those after so few epochs (see 'proxynas truth import').",
+            "Where a truth table is charged for accuracies: the table (CSV) of those after "
+            "--label-epochs (see 'proxynas truth import'). Default: one that ships.",
             DECISION,
             metavar="FILE",
         ),
@@ -353,7 +354,8 @@ class DecisionSpec:
 
     def short_recipe(self, n: int) -> Recipe:
         """The same for ``label_epochs``: the cosine ends at zero then."""
-        return whole_data_recipe(n, self.label_epochs, self.whole_batch_size, self.whole_lr)
+        epochs = self.label_epochs or self.epochs
+        return whole_data_recipe(n, epochs, self.whole_batch_size, self.whole_lr)
 
     @property
     def shortlisted(self) -> int:
