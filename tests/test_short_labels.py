@@ -155,7 +155,7 @@ def test_finalists_are_completed_by_the_prediction() -> None:
     [
         ({"label_epochs": 13}, "label_epochs must be at most the 12 epochs"),
         ({"shortlist": 3}, "shortlist is for labels of few epochs"),
-        ({"label_table": "few.csv"}, "label_table is for labels of few epochs"),
+        ({"label_table": "few.csv", "label_epochs": 0}, "label_table is for labels of few epochs"),
         ({"label_epochs": 3}, "give --label-table a table of them"),
         ({"label_epochs": 3, "label_table": "a.csv", "oracle": "none"}, "leave it out"),
     ],

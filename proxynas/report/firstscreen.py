@@ -131,7 +131,7 @@ def _verified(winner: Winner) -> Tile:
             few = words.times(winner.label_epochs, "epoch")
             what = f"after {few} an untrained candidate would be better than all that had these"
         note += f"; {what} with probability {chance:.0f} %"
-        note += f", by {high} points at most (95 %)" if winner.unverified_gain > 0 else ""
+        note += f", by {high} points at most (95 %)" if winner.unverified_gain >= 0.0005 else ""
     return Tile("How good", words.percent(winner.accuracy), note)
 
 
