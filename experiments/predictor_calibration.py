@@ -13,6 +13,7 @@ goes on where it stopped.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,7 @@ def run(
     if without is not None:
         left_out = set(without.read_text().splitlines())
         pool = predictor_pools.part(pool, [name for name in pool.names if name not in left_out])
+    pool = replace(pool, axes=None)  # as in a search
     path = out / f"calibration-{space}.jsonl"
     for seed in missing(path, draws):
         rng = np.random.default_rng(seeds.derive(seed, "candidates of a draw"))

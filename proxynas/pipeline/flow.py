@@ -23,12 +23,12 @@ from ..core.progress import Watcher
 from ..core.rundir import open_folder
 from ..engine import LOCAL, Engine
 from ..search.run import Wanted, pending, run, runs
-from ..search.sources import PROXY, WHOLE, ZERO_COST
+from ..search.sources import FEW_EPOCHS, PROXY, WHOLE, ZERO_COST
 from ..search.strategies import ADAPTIVE
 from ..specs import SearchSpec
-from . import winner
+from . import oracles, winner
 from .decision import Decision, decide
-from .labelling import Charged, Labeller, Recorded, Trained
+from .oracles import Oracles
 from .reporting import Result, write_report
 from .rounds import Tally, add_costs, choose_in_rounds, first_candidates, make_strategy
 from .run import Run, prepare_run
@@ -51,8 +51,9 @@ def search(
         ProxynasError: any of its kinds, see :mod:`proxynas.core.errors`; what was done before stays
             in the directory.
     """
-    this = prepare_run(spec, folder, workers, watcher or Watcher(), engine)
+    this = oracles.settled(prepare_run(spec, folder, workers, watcher or Watcher(), engine))
     check_proxy(this.spec, this.dataset)
+    oracles.check(this)
     strategy = make_strategy(this.spec, this.space, this.cost)
     archs = first_candidates(this.spec, this.space, strategy)
     check_covered(this.tables, archs)
@@ -65,7 +66,7 @@ def search(
         if this.spec.strategy in ADAPTIVE:
             archs = choose_in_rounds(this, strategy, archs)
         score_all(this, archs)
-        decision = decide_by(this, labeller_for(this))
+        decision = decide_by(this, oracles.of_run(this))
         if decision is not None and trains_winner(this, decision):
             with this.stage("winner"):
                 winner.train(this, str(decision.winner))
@@ -111,21 +112,7 @@ def score_all(this: Run, archs: list[str]) -> None:
     this.watcher.ended()
 
 
-def labeller_for(this: Run) -> Labeller:
-    """Where accuracies on the whole data come from: the truth table that knows all candidates, else
-    training."""
-    table = this.truth
-    known = set() if table is None else set(table.rows["arch"])
-    if (
-        table is not None
-        and this.spec.oracle == "auto"
-        and known.issuperset(this.store.candidates().index)
-    ):
-        return Charged(this.store, table)
-    return Trained(this)
-
-
-def decide_by(this: Run, labeller: Labeller) -> Decision | None:
+def decide_by(this: Run, given: Oracles) -> Decision | None:
     """Label, verify and pick; ``None`` where the spec asks for neither."""
     spec, store = this.spec, this.store
     if not spec.label and not spec.verify:
@@ -134,16 +121,29 @@ def decide_by(this: Run, labeller: Labeller) -> Decision | None:
     values = rank.indicators.columns(
         store.scores(), store.zero_cost(), store.candidates(), None, combine
     )
-    if not labeller.charged:
-        this.watcher.say(
-            f"training on the whole data, {rank.words.times(spec.epochs, 'epoch')} each: "
-            f"{min(spec.label, len(values))} "
-            f"labels, then the {spec.verify} best (--label 0 --verify 0 leaves this out)"
-        )
+    if not given.whole.charged:
+        this.watcher.say(_announced(spec, len(values)))
     with this.stage("labels"):
-        decision = decide(spec, labeller, values, this.headline)
+        decision = decide(spec, given.whole, values, this.headline, given.short)
     this.watcher.ended()
     return decision
+
+
+def _announced(spec: SearchSpec, candidates: int) -> str:
+    """What is about to be trained on the whole data."""
+    labels, epochs = min(spec.label, candidates), rank.words.times(spec.epochs, "epoch")
+    off = "(--label 0 --verify 0 leaves this out)"
+    if not spec.label_epochs:
+        return (
+            f"training on the whole data, {epochs} each: {labels} labels, then the {spec.verify} "
+            f"best {off}"
+        )
+    few = rank.words.times(spec.label_epochs, "epoch")
+    more = min(spec.shortlisted, candidates - labels)
+    return (
+        f"training on the whole data: {few} each for {labels} labels and the {more} best by "
+        f"prediction, then {epochs} for the best {spec.verify} of these {off}"
+    )
 
 
 def trains_winner(this: Run, decision: Decision) -> bool:
@@ -181,6 +181,7 @@ def rewrite(
         indicator=indicator or spec.indicator,
         combine=(*spec.combine, *combine),
         tables={**spec.tables, **(tables or {})},
+        label_epochs=spec.label_epochs or 0,
     )
     also_names(spec)  # a table must not take the place of a source
     this = prepare_run(spec, folder, 1, Watcher())
@@ -191,8 +192,8 @@ def rewrite(
         check_covered(this.tables, list(this.store.candidates().index))
         proxy = proxyset.read(folder / f"{PROXY}.safetensors")
         proxyset.check(proxy, this.dataset)
-        labelled = (scores["source"] == WHOLE).any()
-        decision = decide_by(this, Recorded(this.store)) if labelled else None
+        labelled = scores["source"].isin((WHOLE, FEW_EPOCHS)).any()
+        decision = decide_by(this, oracles.recorded(this)) if labelled else None
         return write_report(this, proxy, decision)
     finally:
         this.store.close()

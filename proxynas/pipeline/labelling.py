@@ -1,5 +1,9 @@
 """Accuracies on the whole data: trained in this run, or given by a truth table that is charged for
-them."""
+them.
+
+A whole training takes ``--epochs``, a short one ``--label-epochs``; each kind has rows of its own
+source in the run store, so that they never mix.
+"""
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -14,7 +18,7 @@ from .. import spaces
 from ..datasets import Dataset
 from ..search.run import Wanted, run
 from ..search.score import Source, Work
-from ..search.sources import WHOLE
+from ..search.sources import FEW_EPOCHS, WHOLE
 from ..search.store import Score, Store, ZeroCost
 from ..specs import SearchSpec
 from ..truth import TruthTable
@@ -44,10 +48,13 @@ class Labeller(Protocol):
 
 
 class Recorded:
-    """What the run store has, and nothing more: for reports of runs that are not to go on."""
+    """What the run store has, and nothing more: for reports of runs that are not to go on.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    ``source`` is the kind of training: the whole one, or that of few epochs.
+    """
+
+    def __init__(self, store: Store, source: str = WHOLE) -> None:
+        self._store, self._source = store, source
 
     @property
     def charged(self) -> bool:
@@ -71,15 +78,15 @@ class Recorded:
 
     def _rows(self) -> pd.DataFrame:
         scores = self._store.scores()
-        return scores[scores["source"] == WHOLE].set_index("arch")
+        return scores[scores["source"] == self._source].set_index("arch")
 
 
 class Trained(Recorded):
     """Candidates are trained where the store does not have them yet; each row is stored when it is
     known."""
 
-    def __init__(self, this: Run) -> None:
-        super().__init__(this.store)
+    def __init__(self, this: Run, source: str = WHOLE) -> None:
+        super().__init__(this.store, source)
         self._run = this
         self._done, self._total = 0, 0
 
@@ -94,17 +101,17 @@ class Trained(Recorded):
 
     def accuracies(self, archs: Sequence[str]) -> pd.Series:
         """Train those of ``archs`` that are missing."""
+        this = self._run
         self._done = max(self._done, len(self._rows()))
 
         def on_done(score: Score | ZeroCost) -> None:
             self._done += 1
             this.watcher.labelling(self._done, max(self._total, self._done), score.arch)
 
-        this = self._run
         run(
             self._store,
-            Wanted(archs, [WHOLE], [REPLICA]),
-            partial(prepare, this.spec, this.dataset),
+            Wanted(archs, [self._source], [REPLICA]),
+            partial(prepare, this.spec, this.dataset, self._source),
             workers=this.workers,
             engine=this.engine,
             on_done=on_done,
@@ -113,14 +120,22 @@ class Trained(Recorded):
 
 
 class Charged(Recorded):
-    """A truth table as an oracle: one run of each candidate is copied into the store, with what it
-    cost."""
+    """A table as an oracle: one run of each candidate is copied into the store, with what it
+    cost.
 
-    def __init__(self, store: Store, table: TruthTable) -> None:
-        super().__init__(store)
-        self._measure = table.measure
-        first = table.rows.sort_values(["arch", "seed"]).drop_duplicates("arch")
-        self._runs = {str(row["arch"]): row for row in first.to_dict("records")}
+    ``seconds`` are what those cost that have none in the table, by candidate.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        table: TruthTable,
+        source: str = WHOLE,
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(store, source)
+        self._measure, self._seconds = table.measure, seconds or {}
+        self._runs = {str(row["arch"]): row for row in first_runs(table).to_dict("records")}
 
     @property
     def charged(self) -> bool:
@@ -132,35 +147,50 @@ class Charged(Recorded):
         there = set(self._rows().index)
         for arch in archs:
             if arch not in there and arch in self._runs:
-                self._store.add([_charged(arch, self._runs[arch], self._measure)])
+                self._store.add([self._charged(arch, self._runs[arch])])
         return super().accuracies(archs)
 
+    def _charged(self, arch: str, row: Mapping[Hashable, Any]) -> Score:
+        """A run of the table; where it has no validation accuracy, its accuracy stands in for
+        it."""
+        value = row["val_accuracy"] if pd.notna(row["val_accuracy"]) else row[self._measure]
+        known = float(row["seconds"]) if pd.notna(row["seconds"]) else math.nan
+        seconds = self._seconds.get(arch, math.nan) if math.isnan(known) else known
+        failed = row["failed"] if isinstance(row["failed"], str) else None
+        return charged_score(self._source, arch, float(value), seconds, failed)
 
-def _charged(arch: str, row: Mapping[Hashable, Any], measure: str) -> Score:
-    """A run of a table; where it has no validation accuracy, its accuracy stands in for it."""
-    failed = row["failed"] if isinstance(row["failed"], str) else None
-    value = row["val_accuracy"] if pd.notna(row["val_accuracy"]) else row[measure]
+
+def first_runs(table: TruthTable) -> pd.DataFrame:
+    """The run with the lowest seed of each candidate: what a table gives when it is asked."""
+    return table.rows.sort_values(["arch", "seed"]).drop_duplicates("arch")
+
+
+def charged_score(
+    source: str, arch: str, accuracy: float, seconds: float, failed: str | None
+) -> Score:
+    """A row of the run store that was not trained here: it has no losses."""
     return Score(
-        source=WHOLE,
+        source=source,
         arch=arch,
         seed=REPLICA,
-        val_accuracy=None if failed else float(value),
+        val_accuracy=None if failed else accuracy,
         val_loss=None,
         val_auc=None,
         test_accuracy=None,
         test_loss=None,
         sotl=None,
         losses=np.empty(0, dtype=np.float32),
-        seconds=float(row["seconds"]) if pd.notna(row["seconds"]) else math.nan,
+        seconds=seconds,
         failed=failed,
     )
 
 
-def prepare(spec: SearchSpec, dataset: Dataset) -> Work:
-    """What a worker needs to train on the whole training split and to score on the whole validation
-    split."""
+def prepare(spec: SearchSpec, dataset: Dataset, name: str = WHOLE) -> Work:
+    """What a worker needs to train on the whole training split, for few epochs or all, and to score
+    on the whole validation split."""
     torch.set_flush_denormal(True)
     x, y = dataset.train.x, dataset.train.y
-    source = Source(WHOLE, x, y, spec.whole_recipe(len(x)))
+    recipe = spec.short_recipe(len(x)) if name == FEW_EPOCHS else spec.whole_recipe(len(x))
     space = spaces.load(spec.space, spec.whole_options())
-    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device).placed()
+    sources = {name: Source(name, x, y, recipe)}
+    return Work(space, dataset, sources, spec.seed, spec.device).placed()

@@ -211,7 +211,11 @@ def _search_part(
 
 
 EPOCHS = (12, 6, 3, 1)
-"""Passes over the whole data that labels may have, from what one would like down."""
+"""Passes over the whole data that trainings may have, from what one would like down."""
+
+SHORT_EPOCHS = (3, 1)
+"""Those of labels, from what one would like down; as many as of a whole training where they are
+given as 0, or where nothing shorter fits."""
 
 ENOUGH, FEWEST_TRAININGS = 12, 4
 """Trainings on the whole data for which fewer epochs are not accepted, and that are worth it at
@@ -229,6 +233,9 @@ def _label_part(
         tried = _with(spec, given, epochs=epochs)
         each = _whole_seconds(tried, dataset, machine)
         trainings = int(seconds * machine.workers / each) - 1
+        short = _short_labels(tried, given, trainings)
+        if short is not None:
+            return _label_reason(short, each, machine)
         if trainings >= ENOUGH or "epochs" in given:
             break
     if trainings < FEWEST_TRAININGS and not {"label", "verify"} & set(given):
@@ -240,11 +247,40 @@ def _label_part(
         return replace(spec, label=0, verify=0), [reason]
     verify = max(1, min(SearchSpec().verify, trainings // 4))
     label = max(0, min(SearchSpec().label, trainings - verify))
-    chosen = _with(tried, given, label=label, verify=verify)
-    total = (chosen.label + chosen.verify + 1) * each / machine.workers
-    return chosen, [
-        f"{chosen.label} labels and {chosen.verify} verified, {chosen.epochs} epochs on the whole "
-        f"data each: about {total:.0f} s, the winner's training included"
+    chosen = _with(tried, given, label=label, verify=verify, label_epochs=0)
+    return _label_reason(chosen, each, machine)
+
+
+def _short_labels(spec: SearchSpec, given: Mapping[str, Any], trainings: int) -> SearchSpec | None:
+    """As many labels as by default, of few epochs, and as many shortlisted, where the time of
+    ``trainings`` whole ones has room for them and for :data:`FEWEST_TRAININGS` of those; ``None``
+    where it has not."""
+    verify = min(SearchSpec().verify, max(trainings // 2, 1))
+    for epochs in SHORT_EPOCHS:
+        tried = _with(spec, given, label_epochs=epochs, verify=verify)
+        few = tried.label_epochs or 0
+        if not 0 < few < tried.epochs:
+            continue
+        taken = (tried.label + tried.shortlisted) * few / tried.epochs
+        if taken + tried.verify <= trainings >= FEWEST_TRAININGS:
+            return tried
+    return None
+
+
+def _label_reason(spec: SearchSpec, each: float, machine: Machine) -> tuple[SearchSpec, list[str]]:
+    """The settings and what they take, where a whole training takes ``each`` seconds."""
+    few = spec.label_epochs or spec.epochs
+    short = (spec.label + spec.shortlisted) * few / spec.epochs
+    total = (short + spec.verify + 1) * each / machine.workers
+    takes = f"about {total:.0f} s, the winner's training included"
+    if spec.label_epochs:
+        return spec, [
+            f"{spec.label} labels and {spec.shortlisted} shortlisted, {few} of {spec.epochs} "
+            f"epochs on the whole data each, then {spec.verify} verified with all of them: {takes}"
+        ]
+    return spec, [
+        f"{spec.label} labels and {spec.verify} verified, {spec.epochs} epochs on the whole "
+        f"data each: {takes}"
     ]
 
 

@@ -16,11 +16,13 @@ from ..core import hardware
 from ..predict import curves
 from ..predict.curves import Pool, Strategy
 from ..predict.models import ridge
-from ..rank import Key, Ledger
+from ..rank import Key, Ledger, words
 from ..rank.indicators import VOTE
 from ..report import RegretCurve
 from ..search.sources import EARLY_STOPPING, PROXY, ZERO_COST
+from . import oracles
 from .decision import features
+from .labelling import first_runs
 from .run import Run
 
 REPLICATES = 20
@@ -28,6 +30,11 @@ REPLICATES = 20
 
 POINTS = 60
 """Costs at which regret is looked at, evenly on a logarithmic axis."""
+
+WARM_START = 20
+"""Candidates that the rival with few epochs on the best by zero-cost indicators looks at."""
+
+RIDGE = {"ridge": ridge}
 
 FEWEST = 20
 """Candidates below which nothing is simulated."""
@@ -72,8 +79,9 @@ def pool_of(this: Run, values: pd.DataFrame, ledger: Ledger) -> Pool | None:
         axis=None
     ):
         return None
-    early = ledger.sources.get(EARLY_STOPPING)
-    partial = values.get((EARLY_STOPPING, "val_accuracy"))
+    partial, partial_seconds = _few_epochs(this, values, ledger)
+    if this.spec.label_epochs and oracles.label_table(this) is None:
+        return None  # nobody knows what the other candidates' short labels would be
     return Pool(
         runs=_lists(rows, table.measure),
         shown=_lists(rows, "val_accuracy"),
@@ -82,22 +90,43 @@ def pool_of(this: Run, values: pd.DataFrame, ledger: Ledger) -> Pool | None:
         prior=values[this.headline],
         indicator_seconds=_spent(ledger, PROXY) + _spent(ledger, ZERO_COST) + ledger.distill_core_s,
         axes=pd.DataFrame([this.space.describe(arch) for arch in values.index], index=values.index),
-        partial=partial if early is not None else None,
-        partial_seconds=None
-        if early is None
-        else pd.Series(early.core_s_per_candidate, index=values.index),
+        partial=partial,
+        partial_seconds=partial_seconds,
     )
+
+
+def _few_epochs(
+    this: Run, values: pd.DataFrame, ledger: Ledger
+) -> tuple[pd.Series | None, pd.Series | None]:
+    """Accuracies after few epochs and what each costs: those of the label table, else of early
+    stopping; ``None`` where there are neither."""
+    table = oracles.label_table(this)
+    if table is not None:
+        runs = first_runs(table).set_index("arch")
+        shown = runs["val_accuracy"].fillna(runs[table.measure]).astype("float64")
+        shown = shown.where(runs["failed"].isna(), 0.0).reindex(values.index)
+        return shown, oracles.short_seconds(this, table).reindex(values.index)
+    early = ledger.sources.get(EARLY_STOPPING)
+    partial = values.get((EARLY_STOPPING, "val_accuracy"))
+    if early is None or partial is None:
+        return None, None
+    return partial, pd.Series(early.core_s_per_candidate, index=values.index)
 
 
 def rivals(
     this: Run, pool: Pool, values: pd.DataFrame, ledger: Ledger
 ) -> Mapping[str, tuple[Strategy, Pool]]:
     """Each strategy with the pool it sees, this search first, where the run has its indicators."""
-    labels = max(this.spec.label, 1)
+    labels, few = max(this.spec.label, 1), this.spec.label_epochs
+    mine = search_of(labels)
+    if few:
+        mine = curves.predicted_early(this.spec.label, this.spec.shortlisted, models=RIDGE)
     strategies: dict[str, tuple[Strategy, Pool]] = {
-        "proxynas": (search_of(labels), replace(pool, axes=None)),
+        "proxynas": (mine, replace(pool, axes=None)),
         "random search": (curves.random_search, pool),
     }
+    short = words.times(few, "epoch") if few else "early stopping"
+    looks = min(WARM_START, len(pool.runs))
     vote: Key = (ZERO_COST, VOTE)
     if vote in values:
         cheap = replace(
@@ -112,8 +141,13 @@ def rivals(
             cheap,
         )
         strategies["zero-cost pick"] = (curves.zero_cost, cheap)
+        if pool.partial is not None:
+            strategies[f"{short} on the {looks} best by zero-cost indicators"] = (
+                curves.warm_start(looks),
+                cheap,
+            )
     if pool.partial is not None:
-        strategies["early stopping on everything"] = (curves.few_epochs, pool)
+        strategies[f"{short} on everything"] = (curves.few_epochs, pool)
     strategies["regularised evolution"] = (curves.evolution(10, 3), pool)
     return strategies
 
@@ -123,7 +157,7 @@ def search_of(labels: int) -> Strategy:
 
     Ridge regression stands in for the mean of models here, which takes longer to fit.
     """
-    return curves.predicted(labels, batch=5, most=10, models={"ridge": ridge})
+    return curves.predicted(labels, batch=5, most=10, models=RIDGE)
 
 
 def _simulated(

@@ -19,7 +19,7 @@ from ..search.sources import PROXY
 from ..search.strategies import ADAPTIVE
 from ..specs import SearchSpec
 from ..truth import TruthTable
-from . import winner
+from . import oracles, winner
 from .decision import Decision
 from .regret import regret_curves
 from .run import Run
@@ -65,7 +65,7 @@ def write_report(this: Run, proxy: ProxySet, decision: Decision | None) -> Resul
         headline=headline,
         headline_reason=reason,
         pareto=pareto.of_run(ranking, headline, costs, spec.objectives),
-        provenance=_provenance(spec, proxy, this.truth),
+        provenance=_provenance(this, proxy),
         winner=None
         if decision is None
         else shown_winner(spec, this.dataset, decision, last, this.truth),
@@ -92,7 +92,8 @@ def selected(this: Run, decision: Decision | None) -> tuple[Key, str]:
     predicted = (PROXY, PREDICTED)
     if decision is None or this.spec.indicator != "auto" or predicted not in decision.columns():
         return this.headline, this.reason
-    return predicted, f"fitted on {decision.labels.notna().sum()} labels"
+    few = f" of {rank.words.times(decision.label_epochs, 'epoch')}" if decision.label_epochs else ""
+    return predicted, f"fitted on {decision.labels.notna().sum()} labels{few}"
 
 
 def ranked(this: Run, decision: Decision | None) -> rank.Ranking:
@@ -160,14 +161,20 @@ def _described(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _provenance(spec: SearchSpec, proxy: ProxySet, table: TruthTable | None) -> dict[str, Any]:
+def _provenance(this: Run, proxy: ProxySet) -> dict[str, Any]:
+    spec, table, short = this.spec, this.truth, oracles.label_table(this)
+    tables = {"truth": None if table is None else _header(table)}
+    if short is not None:
+        tables["label_table"] = {**_header(short), "seconds": oracles.costs_in_words(this, short)}
     return {
         "proxynas": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": hardware.describe(spec.device),
         "proxy": {key: value for key, value in proxy.provenance.items() if key != "losses"},
-        "truth": None
-        if table is None
-        else {k: v for k, v in table.header.items() if k != "command"},
+        **tables,
     }
+
+
+def _header(table: TruthTable) -> dict[str, Any]:
+    return {key: value for key, value in table.header.items() if key != "command"}

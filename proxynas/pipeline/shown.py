@@ -24,26 +24,32 @@ def shown_winner(
     arch, trained = decision.winner, decision.trained
     if arch is None:
         return None
-    count = int(trained.notna().sum())
-    room = decision.headroom
-    better, gain = (None, 0.0) if room is None else (room.probability, max(room.high, 0.0))
     if last is not None:
         epochs = words.times(spec.epochs, "epoch")
+        accuracy, measure, files = last.test_accuracy, "test_accuracy", last.files
         training = f"trained afresh, {epochs} on all {len(dataset.train):,} training images"
-        return Winner(
-            arch, last.test_accuracy, "test_accuracy", training, count, last.files, better, gain
-        )
-    if decision.charged and table is not None:
+    elif decision.charged and table is not None:
         seeds = int((table.rows["arch"] == arch).sum())
+        accuracy, measure, files = float(table.accuracy()[arch]), table.measure, ()
         training = f"from the truth table, mean of {seeds} seed(s)"
-        return Winner(
-            arch, float(table.accuracy()[arch]), table.measure, training, count, (), better, gain
+    else:
+        accuracy, measure, files = float(trained[arch]), "val_accuracy", ()
+        training = (
+            f"{words.times(spec.epochs, 'epoch')} on all {len(dataset.train):,} training images; "
+            "it was picked by this figure"
         )
-    training = (
-        f"{words.times(spec.epochs, 'epoch')} on all {len(dataset.train):,} training images; "
-        "it was picked by this figure"
+    room = decision.headroom
+    return Winner(
+        arch,
+        accuracy,
+        measure,
+        training,
+        int(trained.notna().sum()),
+        files,
+        None if room is None else room.probability,
+        0.0 if room is None else max(room.high, 0.0),
+        decision.label_epochs,
     )
-    return Winner(arch, float(trained[arch]), "val_accuracy", training, count, (), better, gain)
 
 
 def shown_trust(decision: Decision) -> Trust | None:
@@ -52,7 +58,10 @@ def shown_trust(decision: Decision) -> Trust | None:
     if trust is None or not trust.labels:
         return None
     note = "out-of-fold predictions against labels, weighted by how the labels were chosen"
-    return Trust(trust.rho, trust.low, trust.high, trust.labels, note)
+    if decision.label_epochs:
+        few = words.times(decision.label_epochs, "epoch")
+        note += f"; labels are accuracies after {few}, and so is what the ranking agrees with"
+    return Trust(trust.rho, trust.low, trust.high, trust.labels, note, decision.label_epochs)
 
 
 def decision_cost(
@@ -68,4 +77,7 @@ def decision_cost(
         winner_s=0.0 if last is None else last.seconds,
         charged=decision.charged,
         wall_s=wall,
+        label_epochs=decision.label_epochs,
+        shortlisted=len(decision.shortlisted),
+        shortlist_s=decision.shortlist_s,
     )

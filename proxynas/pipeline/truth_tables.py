@@ -30,7 +30,7 @@ def find_truth(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> TruthT
             )
     else:
         table = truth.read(Path(spec.truth))
-    return None if table is None else _of_space(table, dataset, space, data, spec.truth)
+    return None if table is None else of_space(table, dataset, space, data, spec.truth)
 
 
 def find_tables(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> dict[str, TruthTable]:
@@ -41,7 +41,7 @@ def find_tables(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> dict[
     """
     data = spec.truth_data or dataset.name
     return {
-        name: _of_space(truth.read(Path(p)), dataset, space, data, p)
+        name: of_space(truth.read(Path(p)), dataset, space, data, p)
         for name, p in spec.tables.items()
     }
 
@@ -63,9 +63,14 @@ def check_covered(tables: Mapping[str, TruthTable], archs: Sequence[str]) -> Non
             )
 
 
-def _of_space(
+def of_space(
     table: TruthTable, dataset: Dataset, space: SearchSpace, data: str, name: str
 ) -> TruthTable:
+    """The table itself.
+
+    Raises:
+        TruthError: it is of other data, or of another space.
+    """
     table.check(dataset, space.name, data)
     classes = importing.CLASSES.get(data)
     if classes is not None and classes != dataset.num_classes:

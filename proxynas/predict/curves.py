@@ -264,23 +264,28 @@ def predicted(
     return run
 
 
-def predicted_early(labels: int, looks: int, batch: int = 10) -> Strategy:
+def predicted_early(
+    labels: int, looks: int, batch: int = 10, models: Mapping[str, Model] = MODELS
+) -> Strategy:
     """This search with labels of few epochs: ``labels`` chosen ones and the ``looks`` best of the
-    prediction, in batches; then train in the order of these accuracies.
+    prediction, in batches; then train in the order of :func:`.verify.finalists`.
 
     Args:
         labels: how many are chosen and trained for few epochs.
         looks: how many more, the best by prediction, are trained for few epochs.
         batch: of those, between two fits of the predictor.
+        models: what is fitted, see :func:`.predictor.fit`.
     """
 
     def run(account: Account, seed: int) -> None:
         account.pay(account.pool.indicator_seconds, _descending(account.pool.prior)[0])
-        _label(account, labels, seed, _glance, account.seen)
+        if labels:
+            _label(account, labels, seed, _glance, account.seen, models)
         for done in range(0, looks, batch):
-            prediction = _fit(account.pool, account.seen, seed)
+            prediction = _fit(account.pool, account.seen, seed, models)
             _glance(account, verify.best(prediction, account.seen, min(batch, looks - done)))
-        _train(account, _descending(pd.Series(account.seen)))
+        seen, prediction = pd.Series(account.seen), _fit(account.pool, account.seen, seed, models)
+        _train(account, verify.finalists(seen, prediction, len(account.pool.runs)))
 
     return run
 

@@ -5,9 +5,12 @@ How much better the best candidate that was *not* trained may be is simulated. I
 the predictor says, missed at random by about as much as out-of-fold predictions with scores like
 its own missed their labels: the mean square of these misses, weighted by a Gaussian kernel of width
 :data:`WIDTH` in normal scores, and :data:`PRIOR_MISSES` more that are as large as all labels'
-misses on average. Misses have long tails, so the simulated ones are Student's t with :data:`TAIL`
-degrees of freedom: with normal ones the bound held 75 to 86 times in 100 on ConvNets on digits,
-where the constants were chosen. experiments/predictor-calibration.json says how often it holds.
+misses on average. To that mean square comes the predictor's own variance for the candidate, since
+the best ones lie beyond most labels. Misses have long tails, so the simulated ones are Student's t
+with :data:`TAIL` degrees of freedom; and n labels know their size only as well as n − 1 squares do,
+so that in each simulation all are stretched by √((n − 1) / χ²(n − 1)). Without the last two the
+bound held 72 to 85 times in 100 on ConvNets on digits, where that was chosen.
+experiments/predictor-calibration.json says how often it holds.
 """
 
 from collections.abc import Collection
@@ -61,6 +64,23 @@ def best(prediction: Prediction, trained: Collection[str], k: int) -> list[str]:
     return [str(arch) for arch in left.sort_values(ascending=False, kind="stable").index[:k]]
 
 
+def finalists(short: pd.Series, prediction: Prediction, k: int) -> list[str]:
+    """The ``k`` candidates to train whole, of those that had a training of few epochs: the best by
+    its accuracy. Where too few are left of them, the best by prediction follow.
+
+    Args:
+        short: accuracy after few epochs by candidate; those that failed (NaN) are left out.
+        prediction: fitted on ``short``.
+        k: how many.
+
+    Raises:
+        SpecError: ``k`` is negative.
+    """
+    others = best(prediction, short.index, k)
+    ordered = short.dropna().sort_index().sort_values(ascending=False, kind="stable")
+    return [*map(str, ordered.index), *others][:k]
+
+
 def winner(labels: pd.Series) -> str:
     """The candidate with the highest label; of several, the first by name.
 
@@ -96,14 +116,19 @@ def headroom(prediction: Prediction, labels: pd.Series, seed: int) -> Headroom |
 def simulate(prediction: Prediction, known: pd.Series, left: pd.Series, seed: int) -> Floats:
     """The best accuracy among candidates with the scores ``left`` (m,), :data:`DRAWS` times."""
     assert prediction.scale is not None
+    assert prediction.std is not None
     seen = prediction.out_of_fold.to_numpy()
     misses = prediction.scale.score(known.to_numpy()) - seen  # (n,)
     near = np.exp(-0.5 * ((left.to_numpy()[:, None] - seen) / WIDTH) ** 2)  # (m, n)
     weight = near.sum(1) + PRIOR_MISSES
-    spread = np.sqrt((near @ misses**2 + PRIOR_MISSES * prediction.error**2) / weight)  # (m,)
+    own = prediction.std.reindex(left.index).to_numpy()
+    spread = np.sqrt((near @ misses**2 + PRIOR_MISSES * prediction.error**2) / weight + own**2)
     rng = np.random.default_rng(seeds.derive(seed, "headroom"))
     spread *= np.sqrt((TAIL - 2) / TAIL)  # Student's t has a variance of TAIL / (TAIL - 2)
+    freedom = max(len(seen) - 1, 1)
+    stretch = np.sqrt(freedom / rng.chisquare(freedom, DRAWS))
     best = np.empty(DRAWS)
     for i in range(DRAWS):
-        best[i] = (left.to_numpy() + spread * rng.standard_t(TAIL, len(left))).max()
+        missed = stretch[i] * spread * rng.standard_t(TAIL, len(left))
+        best[i] = (left.to_numpy() + missed).max()
     return prediction.scale.accuracy(best)

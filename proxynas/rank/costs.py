@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..search.sources import EARLY_STOPPING, PROXY, WHOLE, WINNER, ZERO_COST
+from ..search.sources import DECISION_SOURCES, EARLY_STOPPING, PROXY, ZERO_COST
 from ..truth import TruthTable
 from .indicators import table_order
 
@@ -30,8 +30,9 @@ class DecisionCost:
     """Trainings on the whole data within the search: core seconds, or a truth table's own where it
     was charged.
 
-    ``label_s``, ``verify_s`` are NaN where a table does not say what a run of it cost. ``winner_s``
-    is always of this machine, and so is ``wall_s``, which is for all of it.
+    ``label_s``, ``shortlist_s`` and ``verify_s`` are NaN where a table does not say what a run of
+    it cost. ``winner_s`` is always of this machine, and so is ``wall_s``, which is for all of it.
+    ``label_epochs`` is of labels and shortlist; 0: as many as of whole trainings.
     """
 
     labels: int
@@ -41,6 +42,9 @@ class DecisionCost:
     winner_s: float
     charged: bool
     wall_s: float
+    label_epochs: int = 0
+    shortlisted: int = 0
+    shortlist_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,12 @@ class Ledger:
         if cost is None:
             return []
         charged = " (charged)" if cost.charged else ""
+        short = ""
+        if cost.label_epochs:
+            short = f", {cost.label_epochs} epoch{'s' if cost.label_epochs > 1 else ''}"
         rows = [
-            (f"labels{charged}", cost.label_s, cost.labels),
+            (f"labels{short}{charged}", cost.label_s, cost.labels),
+            (f"shortlist{short}{charged}", cost.shortlist_s, cost.shortlisted),
             (f"verification{charged}", cost.verify_s, cost.verified),
             ("winner, trained afresh", cost.winner_s, int(cost.winner_s > 0)),
         ]
@@ -123,7 +131,7 @@ def ledger(
         space_options: what the search replaced in its space.
         decision: what labels and verification cost.
     """
-    costs = _sources(scores[~scores["source"].isin((WHOLE, WINNER))])
+    costs = _sources(scores[~scores["source"].isin(DECISION_SOURCES)])
     if zero_cost is not None and len(zero_cost):
         spent, each = float(zero_cost["seconds"].sum()), zero_cost["arch"].nunique()
         costs[ZERO_COST] = SourceCost(each, each, spent, spent / each, spent / each)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..core.errors import SpecError
 from ..search import zerocost
-from ..search.sources import PROXY, TRAINED, WHOLE, WINNER, ZERO_COST
+from ..search.sources import DECISION_SOURCES, PROXY, TRAINED, WHOLE, ZERO_COST
 from ..specs.constraint import COSTS
 from ..truth import TruthTable
 
@@ -105,7 +105,7 @@ def columns(
     archs = pd.Index(sorted(costs.index), name="arch")
     by_key: dict[Key, pd.Series] = {}
     there = dict.fromkeys(str(name) for name in scores["source"])
-    sources = sorted((name for name in there if name not in (WHOLE, WINNER)), key=table_order)
+    sources = sorted((name for name in there if name not in DECISION_SOURCES), key=table_order)
     for source in sources:
         by_key |= _trained(source, scores[scores["source"] == source], archs)
     if zero_cost is not None and len(zero_cost):

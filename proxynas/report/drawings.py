@@ -108,7 +108,8 @@ def _ranking_rows(inputs: ReportInputs, names: Sequence[str]) -> list[tuple[str,
 
 def _trust_rows(trust: Trust) -> Iterator[tuple[str, ForestRow]]:
     estimate = Estimate(trust.rho, trust.low, trust.high)
-    yield "labels", ForestRow(f"out of fold, {trust.labels} labels", "ink", (estimate,))
+    few = f" of {words.times(trust.label_epochs, 'epoch')}" if trust.label_epochs else ""
+    yield "labels", ForestRow(f"out of fold, {trust.labels} labels{few}", "ink", (estimate,))
 
 
 def _padded(row: ForestRow, panels: int) -> ForestRow:

@@ -86,9 +86,11 @@ def summary(inputs: ReportInputs, judged: Verdict) -> tuple[str, ...]:
     if not math.isfinite(trust.rho):
         return first, f"Of {trust.labels} labels nothing can be said of the ranking."
     interval = words.span(trust.low, trust.high)
+    few = words.times(trust.label_epochs, "epoch")
+    reach = f"would reach after {few}" if trust.label_epochs else "reach"
     return first, (
         f"By {trust.labels} labels the ranking of the others has ρ ≈ {words.number(trust.rho)} "
-        f"with what they reach (95 % interval {interval})."
+        f"with what they {reach} (95 % interval {interval})."
     )
 
 
@@ -124,8 +126,12 @@ def _verified(winner: Winner) -> Tile:
     note = f"{words.indicator(winner.measure)}, {winner.training}"
     if winner.unverified_better is not None:
         chance, high = 100 * winner.unverified_better, words.number(100 * winner.unverified_gain, 1)
-        note += f"; an untrained candidate is better with probability {chance:.0f} %"
-        note += f", by {high} points at most (95 %)" if winner.unverified_gain > 0 else ""
+        what = "an untrained candidate is better"
+        if winner.label_epochs:
+            few = words.times(winner.label_epochs, "epoch")
+            what = f"after {few} an untrained candidate would be better than all that had these"
+        note += f"; {what} with probability {chance:.0f} %"
+        note += f", by {high} points at most (95 %)" if winner.unverified_gain >= 0.0005 else ""
     return Tile("How good", words.percent(winner.accuracy), note)
 
 
@@ -139,6 +145,9 @@ def _how_sure(inputs: ReportInputs) -> Tile:
         trust = inputs.trust
         interval = words.span(trust.low, trust.high)
         note = f"95 % interval {interval}, estimated from {trust.labels} labels"
+        if trust.label_epochs:
+            few = words.times(trust.label_epochs, "epoch")
+            note += f" of {few}: agreement with the accuracy after {few}, not after all"
         return Tile("How sure", f"ρ ≈ {words.number(trust.rho)}", note)
     why = (
         "too few candidates with known truth"

@@ -26,6 +26,9 @@ class Winner:
     unverified_gain: float = (
         0.0  # by how much the best of them is better at most, with probability 0.95
     )
+    label_epochs: int = (
+        0  # both of these are of accuracies after so few epochs; 0: of whole trainings
+    )
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Trust:
     high: float
     labels: int
     note: str = ""  # how it was estimated, in a sentence
+    label_epochs: int = 0  # it is agreement with accuracies after so few; 0: of whole trainings
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ PARAMETERS = "parameters"
 FLOPS = "flops"
 WHOLE = "whole-data"
 """The source of a run on the whole training split: a truth, or a label."""
+FEW_EPOCHS = "few-epochs"
+"""The source of a run on the whole training split for few epochs: a short label."""
 WINNER = "winner"
 """The source of the winner's last training in a run store."""
 
@@ -67,7 +69,11 @@ KINDS = {
         ),
         SourceKind(FLOPS, "FLOPs", ("#7a58a6", "#b99be0"), rival="counting FLOPs"),
         SourceKind(WHOLE, "whole data", ("#2b2b2e", "#e4e4e7")),
+        SourceKind(FEW_EPOCHS, "few epochs"),
         SourceKind(WINNER, "winner"),
     )
 }
 """All of them by name, in the order of a legend."""
+
+DECISION_SOURCES = (WHOLE, FEW_EPOCHS, WINNER)
+"""Sources of a decision: they rank no candidates and are charged by themselves."""

@@ -290,6 +290,32 @@ class DecisionSpec:
             DECISION,
         ),
     ] = 20
+    label_epochs: Annotated[
+        NotNegative | None,
+        Option(
+            "Epochs of labels, and of the best by prediction (--shortlist), of which the best are "
+            "verified; 0: as many as --epochs. Default: a quarter of --epochs; 0 where a truth "
+            "table is charged and there is no label table.",
+            DECISION,
+        ),
+    ] = None
+    shortlist: Annotated[
+        NotNegative | None,
+        Option(
+            "With labels of fewer epochs: best by prediction to train as long, before "
+            "verification. Default: as many as labels.",
+            DECISION,
+        ),
+    ] = None
+    label_table: Annotated[
+        str | None,
+        Option(
+            "Where a truth table is charged for accuracies: the table (CSV) of those after "
+            "--label-epochs (see 'proxynas truth import'). Default: one that ships.",
+            DECISION,
+            metavar="FILE",
+        ),
+    ] = None
     verify: Annotated[
         NotNegative,
         Option(
@@ -325,6 +351,18 @@ class DecisionSpec:
         """How networks are trained on ``n`` real images: SGD with momentum 0.9, weight decay 5e-4
         and a cosine."""
         return whole_data_recipe(n, self.epochs, self.whole_batch_size, self.whole_lr)
+
+    def short_recipe(self, n: int) -> Recipe:
+        """The same for ``label_epochs``: the cosine ends at zero then."""
+        epochs = self.label_epochs or self.epochs
+        return whole_data_recipe(n, epochs, self.whole_batch_size, self.whole_lr)
+
+    @property
+    def shortlisted(self) -> int:
+        """How many candidates get a short training beside the labels."""
+        if not self.label_epochs:
+            return 0
+        return self.label if self.shortlist is None else self.shortlist
 
 
 @checked(frozen=True, config=settings.CONFIG)

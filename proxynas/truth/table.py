@@ -38,6 +38,12 @@ class TruthTable:
         has that."""
         return str(self.header.get("accuracy", "test_accuracy"))
 
+    @property
+    def epochs(self) -> int | None:
+        """How long its networks were trained; ``None`` where it does not say."""
+        epochs = self.header.get("epochs", self.header.get("command", {}).get("epochs"))
+        return None if epochs is None else int(epochs)
+
     def accuracy(self) -> pd.Series:
         """Mean accuracy over seeds, by architecture; a run that failed counts as 0.
 
