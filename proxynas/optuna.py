@@ -62,19 +62,19 @@ class Objective:
             NetworkError: the network does not fit the data.
         """
         self._check(trial)
-        started, core = time.perf_counter(), time.process_time()
         name, make = self._network(trial)
+        watch = _Stopwatch()
         try:
             evaluation = self.evaluator.evaluate(
-                make,
+                watch.starting(make),
                 name=name,
                 indicator=self.indicators[0],
                 report=None if len(self.indicators) > 1 else partial(self._report, trial),
                 seed=self.seed,
             )
         except _pruned():
-            trial.set_user_attr("seconds", time.perf_counter() - started)
-            trial.set_user_attr("core_seconds", time.process_time() - core)
+            for key, value in watch.read().items():
+                trial.set_user_attr(key, value)
             raise
         _note(trial, evaluation)
         values = tuple(evaluation[name] for name in self.indicators)
@@ -116,6 +116,31 @@ class Objective:
                 raise SpecError(
                     f"the study would {given} {name}; create it with directions={self.directions}"
                 )
+
+
+@dataclass
+class _Stopwatch:
+    """The seconds since a network was made, without those that an evaluation waited for others."""
+
+    wall: float = 0.0
+    core: float = 0.0
+
+    def starting(self, make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        """``make``, which starts it when it is first called."""
+
+        def made() -> nn.Module:
+            if not self.wall:
+                self.wall, self.core = time.perf_counter(), time.thread_time()
+            return make()
+
+        return made
+
+    def read(self) -> dict[str, float]:
+        """Wall-clock and core seconds."""
+        return {
+            "seconds": time.perf_counter() - self.wall,
+            "core_seconds": time.thread_time() - self.core,
+        }
 
 
 def objective(
