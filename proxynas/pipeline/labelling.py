@@ -162,5 +162,7 @@ def prepare(spec: SearchSpec, dataset: Dataset) -> Work:
     torch.set_flush_denormal(True)
     x, y = dataset.train.x, dataset.train.y
     source = Source(WHOLE, x, y, spec.whole_recipe(len(x)))
-    space = spaces.load(spec.space, spec.whole_options())
-    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device).placed()
+    space, limit = spaces.load(spec.space, spec.whole_options()), spec.time_limit
+    return Work(
+        space, dataset, {WHOLE: source}, spec.seed, spec.device, time_limit=limit
+    ).placed()

@@ -124,14 +124,13 @@ def prepare(spec: SearchSpec, dataset: Dataset, sources: dict[str, Source]) -> W
     """What a worker needs: the spaces, the data and the sources, on its device."""
     torch.set_flush_denormal(True)
     return Work(
-        spaces.load(spec.space, spec.space_options, spec.time_limit),
+        spaces.load(spec.space, spec.space_options),
         dataset,
         sources,
         spec.seed,
         spec.device,
-        spaces.load(spec.space, spec.zero_cost_options, spec.time_limit)
-        if spec.zero_cost_options
-        else None,
+        spaces.load(spec.space, spec.zero_cost_options) if spec.zero_cost_options else None,
+        spec.time_limit,
     ).placed()
 
 
