@@ -163,6 +163,4 @@ def prepare(spec: SearchSpec, dataset: Dataset) -> Work:
     x, y = dataset.train.x, dataset.train.y
     source = Source(WHOLE, x, y, spec.whole_recipe(len(x)))
     space, limit = spaces.load(spec.space, spec.whole_options()), spec.time_limit
-    return Work(
-        space, dataset, {WHOLE: source}, spec.seed, spec.device, time_limit=limit
-    ).placed()
+    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device, time_limit=limit).placed()

@@ -131,9 +131,7 @@ def _score(work: Work, task: Task) -> tuple[list[Score], list[ZeroCost]]:
         return _lost(task, str(error), share)
 
 
-def _lost(
-    task: Task, reason: str, seconds: float = 0.0
-) -> tuple[list[Score], list[ZeroCost]]:
+def _lost(task: Task, reason: str, seconds: float = 0.0) -> tuple[list[Score], list[ZeroCost]]:
     """The rows of a task that could not be done: failed, and nothing known but ``seconds`` of
     each, where these are."""
     source, arch, replicas = task

@@ -29,9 +29,7 @@ def prepare(spec: TruthSpec, dataset: Dataset) -> Work:
     x, y = dataset.train.x, dataset.train.y
     source = Source(WHOLE, x, y, spec.recipe(len(x)), test=True)
     space, limit = spaces.load(spec.space, spec.space_options), spec.time_limit
-    return Work(
-        space, dataset, {WHOLE: source}, spec.seed, spec.device, time_limit=limit
-    ).placed()
+    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device, time_limit=limit).placed()
 
 
 def candidates(spec: TruthSpec, space: spaces.SearchSpace) -> list[str]:
