@@ -20,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from . import files
 from .errors import SpecError
-from .text import cut, quoted
+from .text import cut, is_unicode, quoted
 
 T = TypeVar("T")
 
@@ -151,14 +151,14 @@ def _check_kind(where: str, value: Any, hint: Any) -> None:
             computation survives; text that is not Unicode.
     """
     kinds = set(get_args(hint)) - {NoneType} if get_origin(hint) in (Union, UnionType) else {hint}
-    if isinstance(value, bool) and kinds <= {int, float, str}:
+    if isinstance(value, bool) and len(kinds) == 1 and kinds <= {int, float, str}:
         raise SpecError(f"{where}: expected {_words(kinds)}, but got {str(value).lower()}")
     if not isinstance(value, bool) and kinds == {bool}:
         raise SpecError(f"{where}: expected true or false, but got {quoted(value)}")
     for item in _leaves(value):
         if isinstance(item, int | float) and HIGHEST < abs(item) < math.inf:
             raise SpecError(f"{where}: expected a number up to {HIGHEST:g}, but got {quoted(item)}")
-        if isinstance(item, str) and ("\0" in item or not _is_unicode(item)):
+        if isinstance(item, str) and ("\0" in item or not is_unicode(item)):
             raise SpecError(f"{where}: expected text in UTF-8, but got {quoted(item)}")
 
 
@@ -177,14 +177,6 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(item)
     else:
         yield value
-
-
-def _is_unicode(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _without_none(value: Any) -> Any:

@@ -59,3 +59,12 @@ def cell(text: str) -> str:
 def markdown(text: str) -> str:
     """A text as Markdown that shows it as it is, in one line."""
     return visible(text).translate(_MARKDOWN)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8, which a name of a file need not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
