@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from proxynas import cli, datasets, proxyset
-from proxynas.core import settings
+from proxynas.core import settings, tensorfile
 from proxynas.core.errors import ProxyFileError
 from proxynas.specs import SearchSpec
 
@@ -276,7 +276,7 @@ def test_a_proxy_file_that_lacks_something(lost: str, tmp_path: Path, a_proxy: P
         contents = json.loads(file.metadata()["proxynas"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     del contents["about"][lost]
-    contents["checksum"] = proxyset.file._checksum(contents["about"], tensors)
+    contents["checksum"] = tensorfile.checksum(contents["about"], tensors)
     path = tmp_path / "partial.safetensors"
     save_file(tensors, path, {"proxynas": json.dumps(contents)})
     with pytest.raises(

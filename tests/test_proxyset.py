@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from proxynas import datasets, proxyset
+from proxynas.core import tensorfile
 from proxynas.core.errors import ProxyFileError, RunFolderError
 from proxynas.datasets import Dataset, Preprocessing
 from proxynas.distill.loop import distill
@@ -44,7 +45,7 @@ def test_a_file_from_before_augmentation_generators_and_curricula(
         about = json.loads(file.metadata()["proxynas"])["about"]
     del about["recipe"]["augment"]
     tensors = {"x": proxy.x, "y": proxy.y}
-    metadata = {"about": about, "checksum": proxyset.file._checksum(about, tensors)}
+    metadata = {"about": about, "checksum": tensorfile.checksum(about, tensors)}
     save_file(tensors, path, {"proxynas": json.dumps(metadata)})
     read = proxyset.read(path)
     assert read.recipe == proxy.recipe
@@ -131,7 +132,7 @@ def test_truncated(proxy: ProxySet, tmp_path: Path) -> None:
 
 def test_foreign(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "a.safetensors")
-    with pytest.raises(ProxyFileError, match="not a proxy set"):
+    with pytest.raises(ProxyFileError, match="not one that proxynas wrote"):
         proxyset.read(tmp_path / "a.safetensors")
 
 

@@ -1,14 +1,19 @@
 """The command line: parse, call the library, print. No logic of its own."""
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from pydantic import ValidationError
+from rich.text import Text
 
 from .. import __version__
-from ..core.errors import ProxynasError
+from ..core.errors import STOPPED, ProxynasError
+from ..core.settings import one_line
+from ..core.text import cut, visible
 from . import compare, distill, search, truth
 
 # OpenMP threads that wait for each other spin, and starve each other where something else computes
@@ -79,11 +84,58 @@ def main() -> None:
     except KeyboardInterrupt:  # most are the parser's; this one came while it was leaving
         status = 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         status = 1
+    except (OSError, MemoryError, RecursionError, ValidationError, RuntimeError) as error:
+        message = explained(error)
+        if message is None:
+            raise
+        _fail(message)
+        status = 2
+    status = _flushed(status)
+    with suppress(ValueError):  # the main thread alone may do that
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is leaving
     if status == 130:
-        _fail("stopped; rerun the same command to resume", label="")
+        _fail(STOPPED, label="")
     sys.exit(status)
+
+
+def explained(error: BaseException) -> str | None:
+    """What the machine refused, in one line; ``None`` for an error of ours.
+
+    Every stage names what it knows best; this is for whatever else a file system, the memory or a
+    setting can refuse.
+    """
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "there is not enough memory; ask for less at a time, or for fewer --workers"
+    if isinstance(error, RecursionError):
+        return "something given is nested too deep; make it flatter"
+    if isinstance(error, ValidationError):
+        return one_line(error)
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename is not None else " a file"
+        return f"cannot use{where}: {error.strerror or error}; give another place, or make room"
+    return None
+
+
+def _flushed(status: int) -> int:
+    """The exit status, once all that was printed has left; 2 where it could not."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        return 1
+    except OSError as error:
+        _drop_output()
+        _fail(f"cannot write the standard output: {error.strerror}")
+        return 2
+    return status
+
+
+def _drop_output() -> None:
+    """Send what is still to be printed nowhere, so that Python does not try again at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -93,4 +145,10 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 def _fail(message: str, label: str = "error: ") -> None:
     from .console import err
 
-    err.print(f"[bold red]{label}[/]{escape(' '.join(message.split()))}")
+    line = cut(visible(" ".join(message.split())), LONGEST)
+    with suppress(OSError):  # nobody listens
+        err.print(Text.assemble((label, "bold red"), line))
+
+
+LONGEST = 380
+"""Characters of an error, which stays one line that can be read."""

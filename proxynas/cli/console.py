@@ -4,6 +4,7 @@ piped."""
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -15,12 +16,26 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from ..core.progress import Progress as Distilling
 from ..core.progress import Watcher
+from ..core.text import visible
 
-out = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 110)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class PlainConsole(Console):
+    """A console that shows text as it is: without markup, emoji names and escape codes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as what is drawn; all text, that in tables too, comes by here."""
+        return super().render_str(visible(text, keep="\n"), **options)
+
+
+out = PlainConsole(soft_wrap=False, width=None if sys.stdout.isatty() else 110)
+err = PlainConsole(stderr=True, soft_wrap=True)
 
 LINE_SECONDS = 10.0
 
@@ -60,7 +75,9 @@ class Bar:
                 "left",
                 TimeRemainingColumn(),
             )
-            self._progress = Progress(*columns, TextColumn("[dim]{task.fields[note]}"), console=out)
+            self._progress = Progress(
+                *columns, TextColumn("{task.fields[note]}", style="dim", markup=False), console=out
+            )
             self._task = self._progress.add_task(self._title, total=total, note=note)
             self._progress.start()
         assert self._task is not None

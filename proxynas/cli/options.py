@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from ..core import settings
 from ..core.errors import SpecError
+from ..core.text import quoted
 from ..specs import EngineSpec, Option
 from ..specs.option import PANELS, RUN
 
@@ -171,11 +171,11 @@ def pairs(items: list[str], flag: str) -> dict[str, Any]:
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise SpecError(f"{flag} takes KEY=VALUE, but got {item!r}")
+            raise SpecError(f"{flag} takes KEY=VALUE, but got {quoted(item)}")
         if key in values:
-            raise SpecError(f"{flag} has {key!r} twice; leave one out")
+            raise SpecError(f"{flag} has {quoted(key)} twice; leave one out")
         try:
-            values[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            values[key] = settings.parse_toml(f"value = {value}")["value"]
+        except ValueError:
             values[key] = value
     return values

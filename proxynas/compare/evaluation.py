@@ -17,6 +17,7 @@ from ..distill import students
 from ..nets.published import NETWORKS
 from ..proxyset import ProxySet
 from ..spaces import SearchSpace
+from ..spaces.guard import guarded
 from ..specs import EvaluationSpec, Extension, Protocol, Recipe
 from ..training import curriculum
 
@@ -84,6 +85,10 @@ class Trainer:
 
     def network(self, space: SearchSpace, arch: str, number: int) -> nn.Module | None:
         """Network ``number`` of an architecture, fresh, trained; ``None`` where that failed."""
+        with guarded(f"training {arch!r} failed"):
+            return self._trained(space, arch, number)
+
+    def _trained(self, space: SearchSpace, arch: str, number: int) -> nn.Module | None:
         x, y = self.proxy_set.x.to(self.device), self.proxy_set.y.to(self.device)
         with seeds.seeded(seeds.derive(self.seed, "evaluate", arch, number)):
             net = space.build(arch, tuple(x.shape[1:]), self.proxy_set.num_classes).to(self.device)
@@ -129,7 +134,7 @@ def networks(
     within = space_name or GRID
     resolved = [spaces.resolve(name, within) for name in named(archs, dataset, protocol)]
     for space, arch in resolved:
-        space.build(arch, dataset.shape, dataset.num_classes)
+        space.check(arch, dataset.shape, dataset.num_classes)
     return resolved
 
 

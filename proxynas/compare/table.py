@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table as RichTable
 
 from .. import __version__
 from ..core import settings
+from ..core.text import markdown
 from ..specs import CompareSpec, Row
 from .jobs import Job, label
 from .worker import Result
@@ -82,10 +82,11 @@ class Table:
     def markdown(self) -> str:
         """The table as GitHub shows it, and what it says under it."""
         cells = (self._head(), *self._body())
-        head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in cells)
+        head, *rows = ([markdown(cell) for cell in row] for row in cells)
         ruler = ["---", *("---:" for _ in head[1:])]
         lines = [f"| {' | '.join(row)} |" for row in (head, ruler, *rows)]
-        return "\n".join([*lines, "", *(f"{note}  " for note in self.notes())]) + "\n"
+        notes = [f"{markdown(note)}  " for note in self.notes()]
+        return "\n".join([*lines, "", *notes]) + "\n"
 
     def rich(self) -> RichTable:
         """The table for the terminal."""
@@ -95,7 +96,7 @@ class Table:
         for name in others:
             table.add_column(name, justify="right", overflow="fold")
         for row in self._body():
-            table.add_row(*map(escape, row))
+            table.add_row(*row)
         return table
 
     def notes(self) -> list[str]:

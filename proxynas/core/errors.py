@@ -5,6 +5,9 @@ escapes is a bug and keeps its traceback. A message says what was expected, what
 do.
 """
 
+STOPPED = "stopped; rerun the same command to resume"
+"""What Ctrl-C ends with."""
+
 
 class ProxynasError(Exception):
     """Base of all errors that a user can cause and fix."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .errors import DeviceError
+from .text import quoted
 
 
 def check(device: str) -> str:
@@ -19,12 +20,12 @@ def check(device: str) -> str:
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device != "cpu" and not device.startswith("cuda"):
-        raise DeviceError(f"device must be auto, cpu, cuda or cuda:N, but got {device!r}")
+    if device != "cpu" and not re.fullmatch(r"cuda(:[0-9]{1,4})?", device):
+        raise DeviceError(f"device must be auto, cpu, cuda or cuda:N, but got {quoted(device)}")
     if device.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         number = device.removeprefix("cuda").removeprefix(":") or "0"
-        if not number.isdigit() or int(number) >= count:
+        if int(number) >= count:
             raise DeviceError(
                 f"device {device!r} was asked for, but PyTorch sees {count} CUDA devices; "
                 "use --device cpu"

@@ -7,16 +7,20 @@ into one :class:`~proxynas.core.errors.SpecError`.
 
 import difflib
 import json
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from . import files
 from .errors import SpecError
+from .text import cut, is_unicode, quoted
 
 T = TypeVar("T")
 
@@ -25,6 +29,16 @@ CONFIG = ConfigDict(
 )
 """Shared by every settings class: unknown keys and infinite numbers are errors; defaults are
 checked like the rest."""
+
+
+HIGHEST = 1e30
+"""Of all numbers: their squares still are numbers in float32, or nearly so."""
+
+LARGEST = 2**24
+"""Bytes of a TOML file."""
+
+DEEPEST = 50
+"""Lists and tables in each other."""
 
 
 def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -40,11 +54,14 @@ def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             close = difflib.get_close_matches(key, known, n=1)
             keys = f"known keys: {', '.join(sorted(known))}" if known else "it has none"
             hint = f"did you mean {close[0]!r}?" if close else keys
-            raise SpecError(f"{_at(where)}unknown key {key!r}; {hint}")
+            raise SpecError(f"{_at(where)}unknown key {quoted(key)}; {hint}")
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        _check_kind(f"{_at(where)}{key}", value, hints[key])
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
-        raise SpecError(_one_line(error, where)) from None
+        raise SpecError(one_line(error, where)) from None
 
 
 def load(cls: type[T], file: Path | None, flags: Mapping[str, Any]) -> T:
@@ -85,14 +102,34 @@ def read_toml(file: Path) -> dict[str, Any]:
     Raises:
         SpecError: the file is missing, unreadable or not TOML.
     """
+    data = files.read_bytes(file, SpecError, "a TOML file", limit=LARGEST)
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(
-            f"cannot read {file}: {error.strerror}; give the path of a TOML file"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{file} is not valid TOML: {error}; fix that line") from None
+        return parse_toml(data.decode())
+    except ValueError as error:
+        raise SpecError(f"{file} is not valid TOML: {cut(str(error))}; fix that line") from None
+
+
+def parse_toml(toml: str) -> dict[str, Any]:
+    """A TOML text as plain values.
+
+    Raises:
+        ValueError: it is not TOML, or has what no setting can be: numbers of thousands of digits,
+            lists a hundred deep.
+    """
+    try:
+        values = tomllib.loads(toml)
+        _check_depth(values)
+    except RecursionError:
+        raise ValueError("lists or tables are nested too deep") from None
+    return values
+
+
+def _check_depth(value: Any, depth: int = 0) -> None:
+    if depth > DEEPEST:
+        raise ValueError("lists or tables are nested too deep")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        _check_depth(item, depth + 1)
 
 
 def to_dict(spec: Any) -> dict[str, Any]:
@@ -104,6 +141,42 @@ def to_dict(spec: Any) -> dict[str, Any]:
 def to_toml(spec: Any) -> str:
     """Settings as TOML text that :func:`load` reads back."""
     return tomli_w.dumps(to_dict(spec))
+
+
+def _check_kind(where: str, value: Any, hint: Any) -> None:
+    """Refuse what pydantic would convert without a word, and what no setting can be.
+
+    Raises:
+        SpecError: true or false for something else, or the other way round; a number that no
+            computation survives; text that is not Unicode.
+    """
+    kinds = set(get_args(hint)) - {NoneType} if get_origin(hint) in (Union, UnionType) else {hint}
+    if isinstance(value, bool) and len(kinds) == 1 and kinds <= {int, float, str}:
+        raise SpecError(f"{where}: expected {_words(kinds)}, but got {str(value).lower()}")
+    if not isinstance(value, bool) and kinds == {bool}:
+        raise SpecError(f"{where}: expected true or false, but got {quoted(value)}")
+    for item in _leaves(value):
+        if isinstance(item, int | float) and HIGHEST < abs(item) < math.inf:
+            raise SpecError(f"{where}: expected a number up to {HIGHEST:g}, but got {quoted(item)}")
+        if isinstance(item, str) and ("\0" in item or not is_unicode(item)):
+            raise SpecError(f"{where}: expected text in UTF-8, but got {quoted(item)}")
+
+
+def _words(kinds: set[Any]) -> str:
+    return "text" if kinds == {str} else "a number"
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Whatever is in lists and tables, their keys included."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from _leaves(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
 
 
 def _without_none(value: Any) -> Any:
@@ -118,10 +191,11 @@ def _at(where: str) -> str:
     return f"{where}: " if where else ""
 
 
-def _one_line(error: ValidationError, where: str) -> str:
+def one_line(error: ValidationError, where: str = "") -> str:
+    """What pydantic found, as one line: the first thing that is wrong, and what came there."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "settings"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    return f"{_at(where)}{key}: {message}, but got {first['input']!r}{more}"
+    return f"{_at(where)}{key}: {message}, but got {quoted(first['input'])}{more}"

@@ -27,7 +27,7 @@ from ..core.errors import DataError
 from ..specs import DataSpec, parse_whitening
 from . import digits, folder, moons, table, vision, zca
 from .base import Dataset, Images, Preprocessing, Split, Stored, assemble
-from .pixels import resize
+from .pixels import check_memory, resize
 
 __all__ = ["Dataset", "Known", "Preprocessing", "Split", "load", "load_for", "names"]
 
@@ -186,6 +186,8 @@ def _resized(stored: Stored, image_size: int | None) -> Stored:
     if image_size is None or stored.train.x.shape[2:] == (image_size, image_size):
         return stored
     parts = (stored.train, stored.val, stored.test)
+    images = sum(len(part) for part in parts)
+    check_memory(images, stored.train.x.shape[1], image_size, image_size)
     train, val, test = (Images(resize(part.x, image_size), part.y) for part in parts)
     return replace(stored, train=train, val=val, test=test)
 

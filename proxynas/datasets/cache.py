@@ -24,7 +24,8 @@ def cache_dir() -> Path:
     """Return the folder for everything that can be made again: $PROXYNAS_CACHE, or the user's cache
     folder."""
     place = os.environ.get("PROXYNAS_CACHE")
-    return Path(place).expanduser() if place else Path(platformdirs.user_cache_dir("proxynas"))
+    usual = platformdirs.user_cache_dir("proxynas")
+    return Path(os.path.expanduser(place) if place else usual)
 
 
 class ImageCache:
@@ -41,7 +42,7 @@ class ImageCache:
 
     def load(self) -> Tensor | None:
         """Return what was saved, uint8 (N, C, H, W), or None where there is nothing sound."""
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):  # unlike Path.is_file it never raises
             return None
         try:
             with safe_open(self.path, framework="pt") as file:

@@ -12,6 +12,7 @@ Orientation tags in photographs are not applied.
 """
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DataError
+from ..core.text import is_unicode, quoted
 from .base import Images, Progress, Stored
 from .cache import ImageCache
 from .pixels import EXTENSIONS, decode_all
@@ -30,6 +32,8 @@ from .split import ORDER_SEED, keys, stratified
 from .vision import SOURCES
 
 TEST_FRACTION = 0.2
+DEEPEST = 100
+"""Folders in each other, below that of a class."""
 VAL_FRACTION = 0.1
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -106,6 +110,11 @@ def scan(folder: Path) -> Listing:
         raise DataError(_no_classes(roots["train"], names))
     for part, paths in classes.items():
         _check_same_classes(roots["train"], names, roots[part], tuple(path.name for path in paths))
+    for name in names:
+        if not is_unicode(name):
+            raise DataError(
+                f"expected names of classes in UTF-8, but got {quoted(name)} in {folder}; rename it"
+            )
     parts = {part: _shuffled(_entries(paths)) for part, paths in classes.items()}
     return Listing(folder, names, parts)
 
@@ -137,6 +146,8 @@ def _part_folders(folder: Path) -> dict[str, Path]:
         )
     if not folder.is_dir():
         raise DataError(f"expected a folder of images, but {folder} is a file")
+    if os.path.realpath(folder).startswith(("/proc", "/sys", "/dev")):
+        raise DataError(f"expected a folder of images, but {folder} is a part of the system")
     inside = {path.name: path for path in _subfolders(folder)}
     parts = {
         part: inside[name]
@@ -169,7 +180,7 @@ def _listdir(folder: Path) -> list[os.DirEntry[str]]:
 
 def _entries(class_folders: list[Path]) -> Iterator[Entry]:
     for label, folder in enumerate(class_folders):
-        files = list(_files(folder, ()))
+        files = list(_files(folder, set()))
         images = [file for file in files if file.name.lower().endswith(EXTENSIONS)]
         if not images:
             others = f"only {len(files)} files of other kinds" if files else "no files at all"
@@ -183,17 +194,22 @@ def _entries(class_folders: list[Path]) -> Iterator[Entry]:
                 raise DataError(
                     f"expected an image, but {file.path} cannot be read ({error.strerror})"
                 ) from error
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"expected an image, but {file.path} is no regular file; remove it")
             yield Entry(Path(file), label, status.st_size, status.st_mtime_ns)
 
 
-def _files(folder: Path, above: tuple[str, ...]) -> Iterator[os.DirEntry[str]]:
-    """Yield every file below `folder`; a link back to a folder above is not followed again."""
+def _files(folder: Path, seen: set[str], depth: int = 0) -> Iterator[os.DirEntry[str]]:
+    """Yield every file below `folder`; a folder that links lead to more than once is read once."""
+    if depth > DEEPEST:
+        raise DataError(f"expected classes of images, but {folder} lies over {DEEPEST} deep")
     real = os.path.realpath(folder)
-    if real in above:
+    if real in seen:
         return
+    seen.add(real)
     for entry in _listdir(folder):
         if entry.is_dir():
-            yield from _files(Path(entry), (*above, real))
+            yield from _files(Path(entry), seen, depth + 1)
         else:
             yield entry
 

@@ -106,6 +106,16 @@ def _square(image: Image.Image, size: int) -> Image.Image:
 def _allocate(n: int, first: Pixels) -> Pixels:
     height, width = first.shape[:2]
     channels = 1 if first.ndim == 2 else 3
+    check_memory(n, channels, height, width)
+    return np.empty((n, channels, height, width), dtype=np.uint8)
+
+
+def check_memory(n: int, channels: int, height: int, width: int) -> None:
+    """Refuse images that would not fit in memory.
+
+    Raises:
+        DataError: they need more than is free.
+    """
     need = n * channels * height * width * BYTES_PER_PIXEL
     free = psutil.virtual_memory().available
     if need > free:
@@ -113,7 +123,6 @@ def _allocate(n: int, first: Pixels) -> Pixels:
             f"{n:,} images of {width}×{height} need about {need / 2**30:.1f} GiB of memory, but "
             f"{free / 2**30:.1f} GiB is free: pass a smaller --image-size"
         )
-    return np.empty((n, channels, height, width), dtype=np.uint8)
 
 
 def _check_size(image: Pixels, path: Path, out: Pixels, first: Path) -> None:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DataError
+from ..core.files import check_regular
+from ..core.text import cut, quoted
 from .base import Dataset, Preprocessing, Split
 from .split import ORDER_SEED, keys, stratified
 
@@ -117,6 +119,7 @@ def _parse(path: Path) -> tuple[Tensor, list[str]]:
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the cells of every line that is not blank."""
     try:
+        check_regular(path)
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             for cells in reader:
@@ -130,7 +133,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"expected a table, but {path} is not a CSV file in UTF-8 ({error})"
+            f"expected a table, but {path} is not a CSV file in UTF-8 ({cut(str(error))})"
         ) from error
 
 
@@ -159,8 +162,8 @@ def _number(path: Path, line: int, column: int, cell: str) -> float:
         )
     if not _is_number(cell) or not math.isfinite(float(cell)):
         raise DataError(
-            f"{path}, line {line}: expected a finite number in column {column}, but got {cell!r}; "
-            "write categories as numbers, or remove the column"
+            f"{path}, line {line}: expected a finite number in column {column}, "
+            f"but got {quoted(cell)}; write categories as numbers, or remove the column"
         )
     return float(cell)
 
@@ -171,7 +174,7 @@ def _classes(path: Path, labels: list[str]) -> tuple[str, ...]:
     if len(counts) < 2:
         raise DataError(
             f"expected at least 2 classes in the last column of {path}, "
-            f"but it has only {labels[0]!r}"
+            f"but it has only {quoted(labels[0])}"
         )
     numeric = all(_is_number(label) for label in counts)
     names = sorted(counts, key=lambda label: (float(label) if numeric else 0.0, label))
@@ -179,7 +182,8 @@ def _classes(path: Path, labels: list[str]) -> tuple[str, ...]:
     if counts[rarest] < 3:
         raise DataError(
             f"expected at least 3 rows of each class in {path}, to train on, validate and test, "
-            f"but class {rarest!r} has {counts[rarest]}; the classes are those of the last column"
+            f"but class {quoted(rarest)} has {counts[rarest]}; "
+            "the classes are those of the last column"
         )
     return tuple(names)
 

@@ -16,20 +16,18 @@ import hashlib
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from .. import spaces, training
-from ..core import files, hardware, seeds
+from ..core import hardware, seeds, tensorfile, text
 from ..core.errors import DivergedError
 from ..datasets import Dataset
 from ..datasets.cache import cache_dir
@@ -216,33 +214,16 @@ def _points(updates: int, n: int) -> list[int]:
 
 
 def _write(path: Path, expert: Expert, weights: Mapping[str, Tensor]) -> None:
-    about = {"format": FORMAT, "expert": asdict(expert)}
-    described = json.dumps({"about": about, "checksum": _checksum(about, weights)}, sort_keys=True)
-    tensors = {name: value.contiguous() for name, value in weights.items()}
-    files.write_bytes(path, save(tensors, {"proxynas": described}))
+    tensorfile.write(path, {"format": FORMAT, "expert": asdict(expert)}, weights)
 
 
 def _read(path: Path) -> tuple[Expert, dict[str, Tensor]] | None:
     """An expert and its weights, or None where there is nothing sound."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        with safe_open(path, "pt") as file:
-            described = json.loads((file.metadata() or {})["proxynas"])
-            names = list(file.keys())
-            weights = {name: file.get_tensor(name) for name in names}
-        if described["checksum"] != _checksum(described["about"], weights):
-            raise ValueError("its checksum differs")
-        return Expert(**described["about"]["expert"]), weights
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("the expert %s is damaged (%s): it is trained again", path, error)
+        about, weights = tensorfile.read(path)
+        return TypeAdapter(Expert).validate_python(about.get("expert")), weights
+    except ValueError as error:
+        log.warning("the expert %s is damaged (%s): it is trained again", path, text.reason(error))
         return None
-
-
-def _checksum(about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(weights):
-        value = weights[name]
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -5,17 +5,15 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import TypeAdapter
 
 from .. import __version__, training
-from ..core import files, hardware, settings
+from ..core import hardware, settings, tensorfile
 from ..core.errors import DivergedError, ProxynasError, RunFolderError, SpecError
 from ..core.progress import Progress
 from ..datasets import Dataset
@@ -147,9 +145,7 @@ class _Checkpoint:
     def save(self, state: State, progress: Progress) -> None:
         if self.path is None:
             return
-        metadata = {"key": self.key, "progress": json.dumps(progress.__dict__)}
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        files.write_bytes(self.path, save(tensors, metadata))
+        tensorfile.write(self.path, {"key": self.key, "progress": asdict(progress)}, state)
         self.saved = time.perf_counter()
 
     def save_if_due(self, state: State, progress: Progress) -> None:
@@ -160,21 +156,23 @@ class _Checkpoint:
         """What was saved, if anything.
 
         Raises:
-            RunFolderError: it is unreadable, or of another distillation.
+            RunFolderError: it is unreadable, changed since, or of another distillation.
         """
         if self.path is None or not self.path.exists():
             return None
-        with suppress(SafetensorError, OSError), safe_open(self.path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != self.key:
+        try:
+            about, tensors = tensorfile.read(self.path)
+            if about.get("key") != self.key:
                 other = f"{self.path} is the checkpoint of another distillation"
                 raise RunFolderError(f"{other}; give another --out, or remove it")
-            names = list(file.keys())
-            state = {name: file.get_tensor(name).to(device) for name in names}
-            return state, Progress(**json.loads(metadata["progress"]))
-        raise RunFolderError(
-            f"{self.path} is not a readable checkpoint; remove it to start this distillation again"
-        )
+            progress = TypeAdapter(Progress).validate_python(about.get("progress"))
+        except ValueError as error:  # an unsound file, or progress that is none
+            unsound = isinstance(error, tensorfile.UnsoundError)
+            problem = str(error) if unsound else "is of another version of proxynas"
+            raise RunFolderError(
+                f"the checkpoint {self.path} {problem}; remove it to start this distillation again"
+            ) from None
+        return {name: tensor.to(device) for name, tensor in tensors.items()}, progress
 
 
 def _prepare(
@@ -183,7 +181,18 @@ def _prepare(
     """What the method shares with other distillations, if anything."""
     if method.prepare is None:
         return None
-    shared = method.prepare(task, on_done)
+    meter, spent = _Meter(spec.device), Progress()
+
+    def count(done: int, total: int) -> None:
+        on_done(done, total)
+        meter.read(spent)
+        if done < total and spec.seconds is not None and _spent(spent, spec) >= spec.seconds:
+            raise SpecError(
+                f"seconds is {spec.seconds:g}, which {done} of {total} shared by distillations "
+                f"with {method.name} took already; give more seconds, or fewer of them"
+            )
+
+    shared = method.prepare(task, count)
     if spec.seconds is not None and _spent(shared, spec) >= spec.seconds:
         took = f"the {shared.what} of {method.name} alone took {_spent(shared, spec):.1f}"
         advice = f"give more seconds, or fewer {shared.what}"

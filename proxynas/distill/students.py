@@ -65,7 +65,7 @@ def check(task: Task[object], archs: Sequence[str]) -> None:
     """
     for arch in archs:
         space, name = spaces.resolve(arch)
-        space.build(name, task.dataset.shape, task.dataset.num_classes)
+        space.check(name, task.dataset.shape, task.dataset.num_classes)
 
 
 def student(task: Task[object], arch: str, *stream: object) -> nn.Module:

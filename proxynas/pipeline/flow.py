@@ -32,7 +32,14 @@ from .oracles import Oracles
 from .reporting import Result, write_report
 from .rounds import Tally, add_costs, choose_in_rounds, first_candidates, make_strategy
 from .run import Run, prepare_run
-from .sources import also_names, check_proxy, get_proxy, prepared, training_sources
+from .sources import (
+    also_names,
+    check_proxy,
+    fingerprints,
+    get_proxy,
+    prepared,
+    training_sources,
+)
 from .truth_tables import check_covered
 
 
@@ -58,11 +65,12 @@ def search(
     archs = first_candidates(this.spec, this.space, strategy)
     check_covered(this.tables, archs)
     for space in (this.space, this.zero_cost_space):  # a space of images refuses tables here
-        space.build(archs[0], this.dataset.shape, this.dataset.num_classes)
+        space.check(archs[0], this.dataset.shape, this.dataset.num_classes)
     open_folder(this.spec, folder)
     proxy = get_proxy(this.spec, this.dataset, folder, this.watcher)
     try:
         this.store.claim(this.identity)
+        this.store.claim_sets(fingerprints(this.spec, folder))
         if this.spec.strategy in ADAPTIVE:
             archs = choose_in_rounds(this, strategy, archs)
         score_all(this, archs)
@@ -192,6 +200,7 @@ def rewrite(
         check_covered(this.tables, list(this.store.candidates().index))
         proxy = proxyset.read(folder / f"{PROXY}.safetensors")
         proxyset.check(proxy, this.dataset)
+        this.store.claim_sets(fingerprints(this.spec, folder))
         labelled = scores["source"].isin((WHOLE, FEW_EPOCHS)).any()
         decision = decide_by(this, oracles.recorded(this)) if labelled else None
         return write_report(this, proxy, decision)

@@ -191,6 +191,6 @@ def prepare(spec: SearchSpec, dataset: Dataset, name: str = WHOLE) -> Work:
     torch.set_flush_denormal(True)
     x, y = dataset.train.x, dataset.train.y
     recipe = spec.short_recipe(len(x)) if name == FEW_EPOCHS else spec.whole_recipe(len(x))
-    space = spaces.load(spec.space, spec.whole_options())
+    space, limit = spaces.load(spec.space, spec.whole_options()), spec.time_limit
     sources = {name: Source(name, x, y, recipe)}
-    return Work(space, dataset, sources, spec.seed, spec.device).placed()
+    return Work(space, dataset, sources, spec.seed, spec.device, time_limit=limit).placed()

@@ -155,7 +155,7 @@ def _measured(spec: SearchSpec, dataset: Dataset, workers: int) -> Machine:
             "--budget plans the number of candidates, and the strategy all takes every one; leave "
             "one out"
         )
-    space = spaces.load(spec.space, spec.space_options)
+    space = spaces.load(spec.space, spec.space_options, spec.time_limit)
     cost = costs(space, dataset)
     sample = make_strategy(replace(spec, strategy="random", candidates=24), space, cost).ask(24)
     flops = [cost(arch)[1] for arch in sample]
@@ -347,6 +347,7 @@ def _speed(spec: SearchSpec, space: SearchSpace, arch: str, dataset: Dataset) ->
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        space.check(arch, dataset.shape, dataset.num_classes)
         with seeds.seeded(0):
             net = space.build(arch, dataset.shape, dataset.num_classes).to(spec.device)
         training.fit([net], x, y, replace(recipe, updates=1), fused=False)  # warm up

@@ -90,8 +90,12 @@ def prepare_run(
     """
     device = hardware.check(spec.device)
     spec, engine = replace(spec, device=device, steps=search_steps(spec)), engine.on(device)
-    space = spaces.load(spec.space, spec.space_options)
-    larger = spaces.load(spec.space, spec.zero_cost_options) if spec.zero_cost_options else space
+    space = spaces.load(spec.space, spec.space_options, spec.time_limit)
+    larger = space
+    if spec.zero_cost_options:
+        larger = spaces.load(spec.space, spec.zero_cost_options, spec.time_limit)
+    if space.foreign:
+        watcher.say(f"the networks of {spec.space} are made by code that its file names; it runs")
     headline, reason = choose_indicator(spec, space)
     dataset = datasets.load_for(spec, watcher.loading)
     watcher.ended()

@@ -42,7 +42,7 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
             watcher=watcher,
         )
         watcher.ended()
-    ipc = len(proxy) // dataset.num_classes
+    ipc = max(1, len(proxy) // dataset.num_classes)  # soft labels may share an image
     drawn = replace(spec.distillation(), method="random", ipc=ipc, steps=0, settings={})
     coreset = Destination(folder / "random.safetensors")
     reuse_or_distill(coreset, drawn, dataset, spec.candidate_recipe())
@@ -50,6 +50,18 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
         if not (folder / "also" / f"{name}.safetensors").exists():
             proxyset.read(given).save(folder / "also" / f"{name}.safetensors")
     return proxy
+
+
+def set_files(spec: SearchSpec, folder: Path) -> dict[str, Path]:
+    """Where the sets lie that candidates are trained on, by source."""
+    further = {name: folder / "also" / f"{name}.safetensors" for name in also_names(spec)}
+    return {name: folder / f"{name}.safetensors" for name in (PROXY, RANDOM)} | further
+
+
+def fingerprints(spec: SearchSpec, folder: Path) -> dict[str, str]:
+    """Which sets candidates are trained on, by source; the store keeps these with its rows."""
+    there = {source: path for source, path in set_files(spec, folder).items() if path.exists()}
+    return {source: proxyset.read(path).fingerprint for source, path in there.items()}
 
 
 def also_names(spec: SearchSpec) -> list[str]:
@@ -118,14 +130,14 @@ def prepare(spec: SearchSpec, dataset: Dataset, sources: dict[str, Source]) -> W
         spec.seed,
         spec.device,
         spaces.load(spec.space, spec.zero_cost_options) if spec.zero_cost_options else None,
+        spec.time_limit,
     ).placed()
 
 
 def sources_of(spec: SearchSpec, folder: Path, dataset: Dataset) -> dict[str, Source]:
     """All that candidates are trained on, by name; sets are read from the run directory."""
     calibration = dataset.train.x[: spec.calibrate] if spec.calibrate else None
-    sets = {PROXY: folder / f"{PROXY}.safetensors", RANDOM: folder / f"{RANDOM}.safetensors"}
-    sets |= {name: folder / "also" / f"{name}.safetensors" for name in also_names(spec)}
+    sets = set_files(spec, folder)
     whole = spec.candidate_recipe()
     size, sources = len(proxyset.read(sets[PROXY])), {}
     for name in training_sources(spec):

@@ -72,8 +72,8 @@ def prepare(spec: SearchSpec, folder: Path, dataset: Dataset) -> Work:
     torch.set_flush_denormal(True)
     x, y = dataset.train.x, dataset.train.y
     source = Source(WINNER, x, y, spec.whole_recipe(len(x)), test=True, weights=folder / WEIGHTS)
-    space = spaces.load(spec.space, spec.whole_options())
-    return Work(space, dataset, {WINNER: source}, spec.seed, spec.device)
+    space, limit = spaces.load(spec.space, spec.whole_options()), spec.time_limit
+    return Work(space, dataset, {WINNER: source}, spec.seed, spec.device, time_limit=limit)
 
 
 def write_code(spec: SearchSpec, arch: str, folder: Path, dataset: Dataset) -> None:

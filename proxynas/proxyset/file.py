@@ -10,31 +10,29 @@ its generator (tensors under ``generator.``; the metadata's ``generator`` has it
 and its batch). All of these may be missing.
 """
 
-import hashlib
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from .. import training
-from ..core import files, resources, settings
+from ..core import resources, settings, tensorfile
 from ..core.errors import ProxyFileError, SpecError
+from ..core.text import quoted
 from ..datasets import Dataset, Preprocessing
 from ..datasets.zca import Whitening
 from ..nets.generator import Distilled
 from ..specs import Regularisation, parse_whitening
 from ..training.curriculum import Curriculum
-from . import merging
+from . import merging, schema
+from .schema import GENERATOR
 
 FORMAT = "proxynas-proxy-1"
-GENERATOR = "generator."
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,11 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
         return self.x.nbytes + self.y.nbytes
 
     @property
+    def fingerprint(self) -> str:
+        """Names what networks are trained on: tensors and recipe, whatever it cost to make them."""
+        return tensorfile.checksum({"recipe": settings.to_dict(self.recipe)}, _tensors(self))[:16]
+
+    @property
     def is_images(self) -> bool:
         """Whether its inputs are images, and not rows of a table."""
         return self.x.ndim == 4
@@ -110,8 +113,6 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
 
     def save(self, path: str | Path) -> None:
         """Write the file whole."""
-        tensors = _tensors(self)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         about: dict[str, Any] = {
             "format": FORMAT,
             "preprocessing": _preprocessing_as_dict(self.preprocessing),
@@ -125,67 +126,44 @@ class ProxySet(TorchDataset[tuple[Tensor, Tensor]]):
                 "k": len(self.generator.network["fc1.bias"]),
                 "batch": self.generator.batch,
             }
-        metadata = {"about": about, "checksum": _checksum(about, tensors)}
-        text = json.dumps(metadata, sort_keys=True)
-        # One key, because the order of several is not fixed.
-        files.write_bytes(Path(path), save(tensors, {"proxynas": text}))
+        tensorfile.write(Path(path), about, _tensors(self))
 
 
 def read(path: str | Path) -> ProxySet:
-    """Read a proxy set: a file, or a shipped set by its name.
+    """Read a proxy set, a file or a shipped set by its name; all of it is checked
+    (:mod:`proxynas.proxyset.schema`).
 
     Raises:
         ProxyFileError: missing, truncated, not a proxy set, or changed since it was written.
     """
-    about, tensors = _read_checked(locate(path))
-    try:
-        return ProxySet(
-            tensors["x"],
-            tensors["y"],
-            _preprocessing(about["preprocessing"], tensors),
-            tuple(about["class_names"]),
-            settings.make(training.Recipe, about["recipe"], where=str(path)),
-            dict(about["provenance"]),
-            Curriculum(tensors["order"], tensors.get("rates")) if "order" in tensors else None,
-            _generator(about, tensors),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProxyFileError(
-            f"{path} is not a whole proxy set ({error!r}); expected one that proxynas wrote"
-        ) from None
-
-
-def _read_checked(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A file's metadata and tensors, once its checksum and format are checked."""
-    if not path.is_file():
+    path = locate(path)
+    if not os.path.lexists(path):  # unlike Path.exists it never raises
         raise ProxyFileError(
             f"there is no proxy-set file {path}; make one with 'proxynas distill --out {path}'"
         )
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise ProxyFileError(
-            f"{path} is not a readable .safetensors file ({error}); copy or distil it again"
-        ) from None
-    if "proxynas" not in metadata or not {"x", "y"} <= set(tensors):
-        raise ProxyFileError(
-            f"{path} is a .safetensors file, but not a proxy set; expected one that proxynas wrote"
-        )
-    try:
-        parsed = json.loads(metadata["proxynas"])
-        about, checksum = parsed["about"], parsed["checksum"]
-    except (ValueError, KeyError, TypeError):
-        about, checksum = {}, None
-    if checksum != _checksum(about, tensors):
-        changed = f"{path} was changed after it was written (its checksum differs)"
-        raise ProxyFileError(f"{changed}; copy or distil it again")
+        about, tensors = tensorfile.read(path)
+    except tensorfile.UnsoundError as error:
+        raise ProxyFileError(f"{path} {error}; copy or distil it again") from None
     if about.get("format") != FORMAT:
-        problem = f"has format {about.get('format')!r}, but this version reads {FORMAT!r}"
+        problem = f"has format {quoted(about.get('format'))}, but this version reads {FORMAT!r}"
         raise ProxyFileError(f"{path} {problem}; distil it again")
-    return about, tensors
+    try:
+        recipe = schema.check(about, tensors)
+    except (ValueError, SpecError) as error:
+        raise ProxyFileError(
+            f"{path} is not a whole proxy set ({error}); expected one that proxynas wrote"
+        ) from None
+    return ProxySet(
+        tensors["x"],
+        tensors["y"],
+        _preprocessing(about["preprocessing"], tensors),
+        tuple(about["class_names"]),
+        recipe,
+        dict(about["provenance"]),
+        Curriculum(tensors["order"], tensors.get("rates")) if "order" in tensors else None,
+        _generator(about, tensors),
+    )
 
 
 def candidate_recipe(proxy: ProxySet, recipe: training.Recipe) -> training.Recipe:
@@ -339,12 +317,3 @@ def _whitened(regularisation: Regularisation | None) -> str:
     if regularisation is None:
         return "that are not whitened"
     return f"whitened by --zca {regularisation}"
-
-
-def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().data)
-    return digest.hexdigest()

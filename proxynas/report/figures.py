@@ -30,6 +30,7 @@ STYLE: Any = {
     "ytick.color": "#3a3a3c",
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "text.parse_math": False,  # names are names
 }
 
 LABEL = 40

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from ..rank import Key, Ledger, Ranking, words
@@ -43,9 +42,7 @@ def ranking_table(ranking: Ranking, headline: Key, *, everything: bool = True) -
         first = row["winner"] if isinstance(row["winner"], str) else "–"
         cells = _figures(row.to_dict(), ranking.cut) if has_truth else [first]
         name = words.short(key[1]) if key[0] != key[1] else ""
-        table.add_row(
-            escape(source), escape(name), *cells, style="bold" if key == headline else None
-        )
+        table.add_row(source, name, *cells, style="bold" if key == headline else None)
     if has_truth and ranking.ceiling is not None:
         found = [
             words.number(ranking.ceiling.rho_best.get(ranking.cut or 0, math.nan)) for _ in best
@@ -134,7 +131,7 @@ def pareto_table(front: pd.DataFrame, headline: Key) -> Table:
             f"{row['flops']:,}",
         ]
         table.add_row(
-            escape(row["arch"]), *cells, *([words.percent(row["truth"])] if "truth" in row else [])
+            row["arch"], *cells, *([words.percent(row["truth"])] if "truth" in row else [])
         )
     return table
 

@@ -1,6 +1,7 @@
 """The search itself: every candidate on every source, on all cores, each result stored the moment
 it is known."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from math import nan
 
 import numpy as np
 
+from ..core.errors import SpaceError
 from ..engine import LOCAL, Engine
+from ..spaces.guard import guarded
 from . import zerocost
 from .score import Work, score, score_zero_cost
 from .sources import ZERO_COST
@@ -113,21 +116,30 @@ def runs(tasks: Sequence[Task]) -> int:
 
 
 def _score(work: Work, task: Task) -> tuple[list[Score], list[ZeroCost]]:
+    """The rows of a task. Where its network fails (it is foreign code), or takes longer than the
+    time limit, they say so, and all others go on."""
     source, arch, replicas = task
-    if source == ZERO_COST:
-        space = work.zero_cost_space or work.space
-        return [], score_zero_cost(space, arch, work.dataset, work.seed)
-    return score(work, source, arch, replicas), []
+    started = time.perf_counter()
+    try:
+        with guarded(f"training {arch!r} failed", work.time_limit):
+            if source == ZERO_COST:
+                space = work.zero_cost_space or work.space
+                return [], score_zero_cost(space, arch, work.dataset, work.seed)
+            return score(work, source, arch, replicas), []
+    except SpaceError as error:
+        share = (time.perf_counter() - started) / max(1, len(replicas))
+        return _lost(task, str(error), share)
 
 
-def _lost(task: Task, reason: str) -> tuple[list[Score], list[ZeroCost]]:
-    """The rows of a task that could not be done: failed, and nothing known, nor what it cost."""
+def _lost(task: Task, reason: str, seconds: float = 0.0) -> tuple[list[Score], list[ZeroCost]]:
+    """The rows of a task that could not be done: failed, and nothing known but ``seconds`` of
+    each, where these are."""
     source, arch, replicas = task
     if source == ZERO_COST:
-        return [], [ZeroCost(arch, name, nan, 0.0) for name in zerocost.INDICATORS]
+        return [], [ZeroCost(arch, name, nan, seconds) for name in zerocost.INDICATORS]
     nothing = dict.fromkeys((*ACCURACIES, "sotl"))
     losses = np.full(1, nan, dtype=np.float32)
     return [
-        Score(source, arch, replica, **nothing, losses=losses, seconds=0.0, failed=reason)
+        Score(source, arch, replica, **nothing, losses=losses, seconds=seconds, failed=reason)
         for replica in replicas
     ], []

@@ -62,6 +62,7 @@ class Work:
     seed: int
     device: str = "cpu"
     zero_cost_space: Networks | None = None
+    time_limit: float | None = None  # wall-clock seconds of a candidate on a source
 
     def placed(self) -> "Work":
         """The same with all data on ``device``; tensors that are one stay one."""

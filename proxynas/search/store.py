@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..core import text
 from ..core.errors import RunFolderError
 
 SCHEMA = """
@@ -31,12 +32,19 @@ CREATE TABLE IF NOT EXISTS owner (spec TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS stages (
   name TEXT PRIMARY KEY, seconds REAL NOT NULL, peak_mib REAL NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS sets (source TEXT PRIMARY KEY, fingerprint TEXT NOT NULL) STRICT;
 """
+
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
+"""What SQLite calls a file whose contents are wrong; all else is the place's fault."""
 
 
 ACCURACIES = ("val_accuracy", "val_loss", "val_auc", "test_accuracy", "test_loss")
 NUMBERS = (*ACCURACIES, "sotl", "seconds")
 """Columns of a score that are numbers."""
+
+SHARES = ("val_accuracy", "val_auc", "test_accuracy")
+"""Those that are between 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -88,27 +96,47 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=30)
             with self._reading():
-                rows = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-                tables = {name for (name,) in rows}
-            if tables and "owner" not in tables:
-                raise RunFolderError(
-                    f"{path} is a database, but not a run store; give another --out, or remove it"
-                )
+                self._check_tables()
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.executescript(SCHEMA)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             raise RunFolderError(
                 f"cannot open the run store {path}: {error}; "
                 "give a directory that can be written and has room"
             ) from None
 
+    def _check_tables(self) -> None:
+        """Refuse a database of others, or of a version of proxynas whose tables were others."""
+        there = _columns(self._db)
+        if there and "owner" not in there:
+            raise RunFolderError(
+                f"{self.path} is a database, but not a run store; give another --out, or remove it"
+            )
+        with closing(sqlite3.connect(":memory:")) as fresh:
+            fresh.executescript(SCHEMA)
+            expected = _columns(fresh)
+        other = [name for name, columns in there.items() if expected.get(name, columns) != columns]
+        if other:
+            raise RunFolderError(
+                f"the run store {self.path} is of another version of proxynas (its table "
+                f"{other[0]!r} has other columns); give another --out, or remove it and score again"
+            )
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
+        """Tell a damaged file from a place that does not let us read."""
         try:
             yield
-        except (sqlite3.DatabaseError, pd.errors.DatabaseError) as error:
+        except (sqlite3.Error, pd.errors.DatabaseError, ValueError, TypeError) as error:
+            cause = error.__cause__ if isinstance(error, pd.errors.DatabaseError) else error
+            code = getattr(cause, "sqlite_errorcode", None)
+            if code is not None and code & 0xFF not in DAMAGED:
+                raise RunFolderError(
+                    f"cannot read the run store {self.path}: {cause}; it is as it was: "
+                    "give it a place that can be written, and rerun the same command"
+                ) from None
             raise RunFolderError(
-                f"the run store {self.path} is damaged ({error}); "
+                f"the run store {self.path} is damaged ({text.reason(error)}); "
                 "put a copy back, or remove it and score again"
             ) from None
 
@@ -130,6 +158,27 @@ class Store:
             raise RunFolderError(
                 f"{self.path} holds runs of other settings; give another --out, or remove it"
             )
+
+    def claim_sets(self, fingerprints: Mapping[str, str]) -> None:
+        """Say which set the rows of each source were made with, the first time; check it from then
+        on.
+
+        Raises:
+            RunFolderError: they were made with another set.
+        """
+        with self._reading():
+            known = dict(self._db.execute("SELECT source, fingerprint FROM sets").fetchall())
+        new: list[tuple[object, ...]] = []
+        for source, fingerprint in fingerprints.items():
+            if source not in known:
+                new.append((source, fingerprint))
+            elif known[source] != fingerprint:
+                raise RunFolderError(
+                    f"the rows of {source!r} in {self.path} were made with another set than the "
+                    "one that lies there now; put that set back, or give another --out"
+                )
+        if new:
+            self._write("INSERT INTO sets VALUES (?, ?)", new)
 
     def add(self, scores: Iterable[Score]) -> None:
         """Write the rows of one candidate on one source, all or none."""
@@ -178,17 +227,23 @@ class Store:
         second half."""
         with self._reading():
             frame = pd.read_sql_query("SELECT * FROM scores ORDER BY source, arch, seed", self._db)
-        frame["losses"] = frame["losses"].map(lambda blob: np.frombuffer(blob, dtype="<f4"))
-        frame = frame.astype(dict.fromkeys(NUMBERS, "float64"))
-        late = pd.Series([sotl_late(losses) for losses in frame["losses"]], frame.index)
-        return frame.assign(sotl_late=late.astype("float64").where(frame["failed"].isna()))
+            frame["losses"] = frame["losses"].map(lambda blob: np.frombuffer(blob, dtype="<f4"))
+            frame = frame.astype(dict.fromkeys(NUMBERS, "float64"))
+            for name in SHARES:
+                if not frame[name].dropna().between(0, 1).all():
+                    raise ValueError(f"a {name} is not between 0 and 1")
+            late = pd.Series([sotl_late(losses) for losses in frame["losses"]], frame.index)
+            late = late.astype("float64").where(frame["failed"].isna())
+            if np.isinf(frame["sotl"]).any() or np.isinf(late).any():
+                raise ValueError("a sum of losses is infinite")
+        return frame.assign(sotl_late=late)
 
     def zero_cost(self) -> pd.DataFrame:
         """Columns ``arch``, ``indicator``, ``value`` (NaN where it cannot be had) and ``seconds``,
         sorted."""
         with self._reading():
             frame = pd.read_sql_query("SELECT * FROM zero_cost ORDER BY arch, indicator", self._db)
-        return frame.astype({"value": "float64", "seconds": "float64"})
+            return frame.astype({"value": "float64", "seconds": "float64"})
 
     def candidates(self) -> pd.DataFrame:
         """Parameters and FLOPs, indexed by architecture."""
@@ -212,3 +267,12 @@ class Store:
                 f"cannot write to the run store {self.path}: {error}; "
                 "make room and rerun the same command"
             ) from None
+
+
+def _columns(database: sqlite3.Connection) -> dict[str, list[tuple[str, str]]]:
+    """Name and type of the columns of every table."""
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return {
+        name: database.execute("SELECT name, type FROM pragma_table_info(?)", (name,)).fetchall()
+        for (name,) in tables
+    }

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from ..core import settings
 from ..core.errors import SpaceError
+from .guard import guarded
 
 Factory = Callable[..., nn.Module]
 Fact = Literal["classes", "channels", "height", "width", "shape"]
@@ -146,26 +147,29 @@ def find(reference: str, path: Path) -> Found:
 def _imported(reference: str, path: Path) -> Callable[..., Any]:
     module_name, _, attribute = reference.partition(":")
     try:
-        if module_name.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(
-                f"proxynas_space_{path.stem}", path.parent / module_name
-            )
-            assert spec is not None
-            assert spec.loader is not None
-            module: Any = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            if module_name.partition(".")[0] in NEED_TORCHVISION:
-                # this makes torchvision importable everywhere
-                importlib.import_module("proxynas.core.torchvision")
-            module = importlib.import_module(module_name)
-        function: Callable[..., Any] = getattr(module, attribute)
-    except Exception as error:
+        with guarded(f"{path}: cannot import {reference!r}"):
+            function: Callable[..., Any] = getattr(_module(module_name, path), attribute)
+    except SpaceError as error:
         raise SpaceError(
-            f"{path}: cannot import {reference!r} ({type(error).__name__}: {error}); "
+            f"{error}; "
             'write "package.module:function", or "file.py:function" for a file beside the TOML'
         ) from None
     return function
+
+
+def _module(name: str, path: Path) -> Any:
+    if name.endswith(".py"):
+        spec = importlib.util.spec_from_file_location(
+            f"proxynas_space_{path.stem}", path.parent / name
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    if name.partition(".")[0] in NEED_TORCHVISION:
+        importlib.import_module("proxynas.core.torchvision")  # makes it importable everywhere
+    return importlib.import_module(name)
 
 
 NEED_TORCHVISION = ("torchvision", "timm")

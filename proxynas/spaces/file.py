@@ -22,7 +22,7 @@ W); how others' factories are called, the tables ``[arguments]`` and ``[input]``
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from ..core import resources, settings
 from ..core.errors import SpaceError, SpecError
 from . import factories, notation
 from .factories import Fact, Factory, Foreign, Input
+from .guard import guarded
 from .notation import Value
 from .space import Headline, SearchSpace
 
@@ -86,9 +87,14 @@ def resolve(arch: str, space: str = "convnet-grid") -> tuple[SearchSpace, str]:
     return named, name
 
 
-def load(name: str, fixed: Mapping[str, Any] | None = None) -> SearchSpace:
+def load(
+    name: str, fixed: Mapping[str, Any] | None = None, time_limit: float | None = None
+) -> SearchSpace:
     """A shipped space by name, or a TOML file by path; ``fixed`` replaces fixed settings that it
     has.
+
+    A factory is a program, which runs from here on; ``time_limit`` is the seconds that building or
+    training one network may take (see :mod:`proxynas.spaces.guard`).
 
     Raises:
         SpaceError: no such space, or its factory cannot be imported, or it has no such fixed
@@ -112,9 +118,21 @@ def load(name: str, fixed: Mapping[str, Any] | None = None) -> SearchSpace:
         file.arch,
         axes,
         _replaced(file, fixed or {}),
-        None if file.kind is None else factories.find(file.kind, path),
+        None if file.kind is None else _kind(file.kind, path, time_limit),
         file.headline,
+        path != shipped,
+        time_limit,
     )
+
+
+def _kind(reference: str, path: Path, time_limit: float | None) -> Callable[[str], str]:
+    function = factories.find(reference, path)
+
+    def kind(arch: str) -> str:
+        with guarded(f"{path}: kind {reference!r} failed on {arch!r}", time_limit):
+            return str(function(arch))
+
+    return kind
 
 
 def _factory(file: SpaceFile, path: Path) -> Factory:

@@ -22,6 +22,7 @@ from ..core.errors import SpaceError, SpecError
 from ..nets.flops import forward_flops
 from . import notation
 from .factories import Factory, Foreign
+from .guard import check_network, guarded
 from .notation import Value
 
 
@@ -64,6 +65,8 @@ class SearchSpace:
     fixed: dict[str, Value]
     kind: Callable[[str], str] | None = None  # equal for isomorphic ones; None: all are different
     headline: Headline | None = None
+    foreign: bool = False  # it does not ship with proxynas, so that its networks are checked
+    time_limit: float | None = None  # wall-clock seconds that building or training one may take
 
     @property
     def size(self) -> int:
@@ -221,24 +224,41 @@ class SearchSpace:
             SpaceError: ``arch`` is not in the space, or its factory fails on this shape.
         """
         values = self.describe(arch)
-        try:
+        failed = f"the factory of {self.name!r} failed on {arch!r} with shape {shape}"
+        with guarded(failed, self.time_limit):
             net = self.factory(shape, classes, **values, **self.fixed)
-        except Exception as error:
-            raise SpaceError(
-                f"the factory of {self.name!r} failed on {arch!r} with shape {shape}: {error}"
-            ) from error
         if not isinstance(net, nn.Module):
             raise SpaceError(
                 f"the factory of {self.name!r} must return a torch.nn.Module, "
-                f"but returned {type(net).__name__}"
+                f"but for {arch!r} it returned a {type(net).__name__}"
             )
         return net
 
+    def check(self, arch: str, shape: tuple[int, ...], classes: int) -> None:
+        """Build a network and, in a space that does not ship with proxynas, train it on two random
+        inputs for a step.
+
+        Raises:
+            SpaceError: it cannot be built, or what it returns cannot be trained.
+        """
+        net = self.build(arch, shape, classes)
+        if self.foreign:
+            check_network(net, shape, classes, self._failed(arch, shape), self.time_limit)
+
+    def _failed(self, arch: str, shape: tuple[int, ...]) -> str:
+        return f"the network {arch!r} of {self.name!r} fails on inputs of shape {shape}"
+
     def cost(self, arch: str, shape: tuple[int, ...], classes: int) -> tuple[int, int]:
         """Trainable parameters, and floating-point operations of one image's forward pass (a
-        multiply-add is two)."""
+        multiply-add is two).
+
+        Raises:
+            SpaceError: see :meth:`check`.
+        """
+        self.check(arch, shape, classes)
         net = self.build(arch, shape, classes)
-        flops = forward_flops(net, torch.zeros(1, *shape))
+        with guarded(self._failed(arch, shape), self.time_limit):
+            flops = forward_flops(net, torch.zeros(1, *shape))
         return sum(p.numel() for p in net.parameters() if p.requires_grad), flops
 
     @property

@@ -9,7 +9,16 @@ from ..core import settings
 from ..core.errors import SpecError
 from .data import DataSpec
 from .distill import ClockOption, Seed
-from .option import COMPARISON, EVALUATION, NotNegative, Option, Positive, PositiveNumber
+from .option import (
+    COMPARISON,
+    EVALUATION,
+    NotNegative,
+    Option,
+    Positive,
+    PositiveNumber,
+    Repeats,
+    Updates,
+)
 from .recipe import Strategy
 
 Protocol = Literal["zhao2021", "loo2023"]
@@ -51,10 +60,10 @@ class EvaluationSpec:
         str | None, Option("Where --arch is looked up, instead of the ConvNets.", EVALUATION)
     ] = None
     students: Annotated[
-        Positive, Option("Networks to train per architecture.", EVALUATION, flag="--runs")
+        Repeats, Option("Networks to train per architecture.", EVALUATION, flag="--runs")
     ] = 5
     updates: Annotated[
-        Positive | None,
+        Updates | None,
         Option("Optimiser updates of each. Default: as published.", EVALUATION),
     ] = None
     batch_size: Annotated[
@@ -107,7 +116,7 @@ class Row:
     seconds: PositiveNumber | None = None
     archs: tuple[str, ...] | None = None
     protocol: Protocol | None = None
-    updates: Positive | None = None
+    updates: Updates | None = None
     batch_size: Positive | None = None
     augment: Strategy | None = None
     labels: Literal["stored", "hard"] = "stored"
@@ -152,11 +161,11 @@ class CompareSpec(DataSpec):
     ] = None
     clock: ClockOption = "wall"
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    distillations: Annotated[Positive, Option("Proxy sets per row.", COMPARISON)] = 3
-    students: Annotated[Positive, Option("Networks per architecture and set.", COMPARISON)] = 5
+    distillations: Annotated[Repeats, Option("Proxy sets per row.", COMPARISON)] = 3
+    students: Annotated[Repeats, Option("Networks per architecture and set.", COMPARISON)] = 5
     archs: tuple[str, ...] = ()
     protocol: Protocol = "zhao2021"
-    updates: Positive | None = None
+    updates: Updates | None = None
     batch_size: Positive | None = None
     augment: Strategy | None = None
     points: Annotated[int, Field(ge=1, le=10)] = 4

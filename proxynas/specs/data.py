@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic.dataclasses import dataclass as checked
 
 from ..core import settings
-from .option import DATA, RUN, Option, Positive
+from .option import DATA, RUN, Option, Size, Text
 from .whitening import WhiteningSetting
 
 
@@ -15,7 +15,7 @@ class DataSpec:
     decoded."""
 
     data: Annotated[
-        str,
+        Text,
         Option(
             "digits, mnist, fashion-mnist, svhn, cifar10, cifar100 or moons; a folder of images "
             "with train/<class>/*; or a table, a .csv with the target in its last column.",
@@ -27,7 +27,7 @@ class DataSpec:
     ] = None
     download: Annotated[bool, Option("Download the dataset if it is not there.", DATA)] = False
     image_size: Annotated[
-        Positive | None, Option("Resize every image to N×N; not for tables.", DATA, metavar="N")
+        Size | None, Option("Resize every image to N×N; not for tables.", DATA, metavar="N")
     ] = None
     zca: Annotated[
         WhiteningSetting | None,
@@ -39,4 +39,4 @@ class DataSpec:
             metavar="STRENGTH",
         ),
     ] = None
-    device: Annotated[str, Option("cpu, cuda, cuda:N or auto.", RUN)] = "cpu"
+    device: Annotated[Text, Option("cpu, cuda, cuda:N or auto.", RUN)] = "cpu"

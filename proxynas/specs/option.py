@@ -5,9 +5,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
-PositiveNumber = Annotated[float, Field(gt=0)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+NotNegative = Annotated[int, Field(ge=0, le=2**63 - 1)]
+PositiveNumber = Annotated[float, Field(gt=0, le=1e30)]
+Updates = Annotated[int, Field(ge=1, le=10**7)]
+"""Of one training: each has a place among the losses."""
+Repeats = Annotated[int, Field(ge=1, le=10_000)]
+"""Trainings or distillations of one kind."""
+Size = Annotated[int, Field(ge=1, le=10_000)]
+"""Pixels along a side."""
+Text = Annotated[str, Field(min_length=1)]
 
 
 DATA = "Data"

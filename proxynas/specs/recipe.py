@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass as checked
 
 from ..core import settings
-from .option import NotNegative, Positive, PositiveNumber
+from .option import NotNegative, Positive, PositiveNumber, Updates
 
 Loss = Literal["cross-entropy", "l1", "mse"]
 
@@ -50,13 +50,13 @@ class Recipe:
     own for every image. ``zhao2021`` draws an operation for every image, too.
     """
 
-    updates: Positive = 100
+    updates: Updates = 100
     batch_size: Positive = 256
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: PositiveNumber = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1e30)] = 5e-4
     schedule: Literal["constant", "step", "cosine"] = "constant"
     warmup: NotNegative = 0
     loss: Loss = "cross-entropy"
@@ -71,6 +71,11 @@ class Recipe:
 
 def whole_data_recipe(n: int, epochs: int, batch_size: int, lr: float) -> Recipe:
     """SGD with momentum 0.9, weight decay 5e-4 and a cosine to zero, for ``epochs`` passes over
-    ``n`` images."""
+    ``n`` images.
+
+    Raises:
+        SpecError: those are too many updates.
+    """
     updates = max(1, epochs * n // min(n, batch_size))
-    return Recipe(updates=updates, batch_size=batch_size, lr=lr, schedule="cosine")
+    values = {"updates": updates, "batch_size": batch_size, "lr": lr, "schedule": "cosine"}
+    return settings.make(Recipe, values, where=f"{epochs:,} epochs of {n:,} images")

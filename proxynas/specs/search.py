@@ -20,6 +20,9 @@ from .option import (
     Option,
     Positive,
     PositiveNumber,
+    Repeats,
+    Text,
+    Updates,
 )
 from .recipe import Recipe, whole_data_recipe
 
@@ -36,8 +39,17 @@ def _check_objectives(objectives: tuple[Objective, ...]) -> tuple[Objective, ...
     return objectives
 
 
+TimeLimit = Annotated[
+    PositiveNumber | None,
+    Option(
+        "Wall-clock seconds that a candidate may take on one source, all its seeds together; one "
+        "that takes longer fails, and the others go on. Default: none.",
+        TRAINING,
+        metavar="SECONDS",
+    ),
+]
 Space = Annotated[
-    str, Option("A search space: see 'proxynas list', or the path of a TOML file.", SPACE)
+    Text, Option("A search space: see 'proxynas list', or the path of a TOML file.", SPACE)
 ]
 SpaceOptions = Annotated[
     dict[str, Any],
@@ -65,6 +77,7 @@ class SpaceSpec:
             flag="--zero-cost-option",
         ),
     ] = Field(default_factory=dict)
+    time_limit: TimeLimit = None
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -130,7 +143,7 @@ class ProxySpec:
     """
 
     proxy: Annotated[
-        str | None,
+        Text | None,
         Option(
             "Use this proxy set (a file, or the name of a shipped one) instead of distilling.",
             DISTILLATION,
@@ -188,8 +201,8 @@ class RunSpec:
     norms have seen ``calibrate`` real training images.
     """
 
-    seeds: Annotated[Positive, Option("Training runs per candidate and source.", TRAINING)] = 2
-    updates: Annotated[Positive, Option("Optimiser updates of each training run.", TRAINING)] = 100
+    seeds: Annotated[Repeats, Option("Training runs per candidate and source.", TRAINING)] = 2
+    updates: Annotated[Updates, Option("Optimiser updates of each training run.", TRAINING)] = 100
     batch_size: Annotated[
         Positive, Option("Batch size, at most the size of the proxy set.", TRAINING)
     ] = 256
@@ -230,7 +243,7 @@ class IndicatorSpec:
     """What candidates are ranked by."""
 
     indicator: Annotated[
-        str,
+        Text,
         Option(
             "What picks the best network: val_accuracy, val_loss, val_auc, sotl, sotl_late, "
             "synflow, naswot, jacob_cov, snip, grad_norm, vote, parameters, flops, or several "
@@ -254,11 +267,11 @@ class TruthTableSpec:
     """
 
     truth: Annotated[
-        str,
+        Text,
         Option("A truth table (CSV), none, or auto: one that ships or is installed.", RANKING),
     ] = "auto"
     truth_data: Annotated[
-        str | None,
+        Text | None,
         Option(
             "Name of the data in the truth table, as in --data ./my-cifar --truth-data cifar10.",
             RANKING,

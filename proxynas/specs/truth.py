@@ -8,9 +8,9 @@ from pydantic.dataclasses import dataclass as checked
 from ..core import settings
 from .data import DataSpec
 from .distill import Seed
-from .option import IMPORT, SPACE, TRAINING, Option, Positive, PositiveNumber
+from .option import IMPORT, SPACE, TRAINING, Option, Positive, PositiveNumber, Repeats
 from .recipe import Recipe, whole_data_recipe
-from .search import Space, SpaceOptions
+from .search import Space, SpaceOptions, TimeLimit
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -19,11 +19,12 @@ class TruthSpec(DataSpec):
 
     space: Space = "convnet-grid"
     space_options: SpaceOptions = Field(default_factory=dict)
+    time_limit: TimeLimit = None
     candidates: Annotated[
         Positive | None,
         Option("How many networks to sample. Default: the whole space.", SPACE),
     ] = None
-    seeds: Annotated[Positive, Option("Training runs per network.", TRAINING)] = 3
+    seeds: Annotated[Repeats, Option("Training runs per network.", TRAINING)] = 3
     epochs: Annotated[Positive, Option("Passes over the real data.", TRAINING)] = 12
     batch_size: Annotated[Positive, Option("Batch size.", TRAINING)] = 25
     lr: Annotated[

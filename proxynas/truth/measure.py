@@ -28,8 +28,8 @@ def prepare(spec: TruthSpec, dataset: Dataset) -> Work:
     torch.set_flush_denormal(True)
     x, y = dataset.train.x, dataset.train.y
     source = Source(WHOLE, x, y, spec.recipe(len(x)), test=True)
-    space = spaces.load(spec.space, spec.space_options)
-    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device).placed()
+    space, limit = spaces.load(spec.space, spec.space_options), spec.time_limit
+    return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device, time_limit=limit).placed()
 
 
 def candidates(spec: TruthSpec, space: spaces.SearchSpace) -> list[str]:
@@ -58,11 +58,12 @@ def measure(
             table of it.
         SpaceError: the space does not fit the data.
     """
-    space, dataset = spaces.load(spec.space, spec.space_options), datasets.load_for(spec)
+    space = spaces.load(spec.space, spec.space_options, spec.time_limit)
+    dataset = datasets.load_for(spec)
     engine = engine.on(spec.device)
     archs = candidates(spec, space)
     wanted = Wanted(archs, [WHOLE], range(spec.seeds))
-    space.build(archs[0], dataset.shape, dataset.num_classes)
+    space.check(archs[0], dataset.shape, dataset.num_classes)
     if out.suffix != ".csv":
         raise RunFolderError(f"--out must be a .csv file, but got '{out}'")
     if out.exists() and not out.with_suffix(".sqlite").exists():

@@ -5,23 +5,42 @@ A table is one CSV file, a row per (architecture, seed), whose first lines (``#`
 how it was measured.
 """
 
+import csv
 import io
-import tomllib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import tomli_w
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-from ..core import files, hardware, resources
+from ..core import files, hardware, resources, settings
 from ..core.errors import TruthError
+from ..core.text import cell, cut, quoted
 from ..datasets import Dataset
 
 FORMAT = "proxynas-truth-1"
 NUMBERS = ("seed", "val_accuracy", "val_loss", "test_accuracy", "test_loss", "sotl", "seconds")
 COLUMNS = ("arch", *NUMBERS, "failed")
+
+
+class Header(TypedDict, total=False):
+    """What is read of a table's header; there may be more, and all of it may be missing."""
+
+    space: str
+    data: str
+    fingerprint: str
+    accuracy: str
+    made_on: str
+    command: dict[str, Any]
+
+
+HEADER = TypeAdapter(Header)
 
 
 @dataclass(frozen=True)
@@ -99,6 +118,7 @@ class TruthTable:
         body = (
             self.rows.loc[:, list(COLUMNS)]
             .sort_values(["arch", "seed"])
+            .assign(failed=lambda rows: rows["failed"].map(cell, na_action="ignore"))
             .to_csv(index=False, float_format="%.6g")
         )
         files.write_text(path, top + body)
@@ -111,31 +131,32 @@ def read(path: Path) -> TruthTable:
     Raises:
         TruthError: no such file, or not such a table.
     """
+    data = files.read_bytes(path, TruthError, "a CSV file", f"the truth table {path}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        header = tomllib.loads(
+        lines = data.decode().splitlines(keepends=True)
+        header = settings.parse_toml(
             "".join(line[1:].lstrip(" ") for line in lines if line.startswith("#"))
         )
-        rows = pd.read_csv(io.StringIO("".join(line for line in lines if not line.startswith("#"))))
-    except OSError as error:
+        HEADER.validate_python(header)
+        column = header.get("accuracy", "test_accuracy")
+        if column not in ("val_accuracy", "test_accuracy"):
+            raise TruthError(
+                f"{path}: accuracy must name val_accuracy or test_accuracy, "
+                f"but names {quoted(column)}"
+            )
+        rows = read_rows("".join(line for line in lines if not line.startswith("#")))
+    except ValidationError as error:
+        raise TruthError(settings.one_line(error, f"{path}, its header")) from None
+    except ValueError as error:
         raise TruthError(
-            f"cannot read the truth table {path}: {error.strerror}; give the path of a CSV file"
-        ) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise TruthError(
-            f"{path} is not a truth table: {error}; "
+            f"{path} is not a truth table: {cut(str(error))}; "
             "expected a CSV with columns arch and test_accuracy"
         ) from None
-    column = header.get("accuracy", "test_accuracy")
-    if column not in ("val_accuracy", "test_accuracy"):
-        raise TruthError(
-            f"{path}: accuracy must name val_accuracy or test_accuracy, but names {column!r}"
-        )
     missing = {"arch", column} - set(rows.columns)
     if missing:
         raise TruthError(
             f"{path} lacks the column {sorted(missing)[0]!r}; "
-            f"it has {', '.join(map(str, rows.columns))}"
+            f"it has {cut(', '.join(map(str, rows.columns)))}"
         )
     rows = rows.assign(**{name: _numbers(rows, name, path) for name in NUMBERS if name in rows})
     accuracy = rows[column]
@@ -155,16 +176,47 @@ def read(path: Path) -> TruthTable:
     return TruthTable(rows, header)
 
 
+def read_rows(text: str, arch: str = "arch") -> pd.DataFrame:
+    """The rows of a CSV text; what is in the column ``arch`` is text.
+
+    Raises:
+        ValueError: it is not such a text, or has two columns of one name.
+    """
+    names = next(csv.reader(io.StringIO(text)), [])
+    twice = [name for name in names if names.count(name) > 1] if len(names) < 1000 else names
+    if twice:
+        raise ValueError(f"the column {quoted(twice[0])} comes twice")
+    try:
+        return pd.read_csv(io.StringIO(text), dtype={arch: "str"})
+    except (OverflowError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
 def _numbers(rows: pd.DataFrame, name: str, path: Path) -> pd.Series:
-    numbers = pd.to_numeric(rows[name], errors="coerce")
-    wrong = numbers.isna() & rows[name].notna()
+    numbers = to_numbers(rows[name])
+    wrong = (numbers.isna() & rows[name].notna()) | np.isinf(numbers)
+    kind = "a number"
+    if name == "seed":
+        wrong, kind = wrong | (numbers % 1 != 0) & numbers.notna(), "a whole number"
+        wrong |= numbers.abs() > LARGEST_SEED
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         raise TruthError(
-            f"{path}: {name} must be a number, but row {row + 1} has {rows[name].iloc[row]!r}; "
-            "fix it"
+            f"{path}: {name} must be {kind}, but row {row + 1} has "
+            f"{quoted(rows[name].iloc[row])}; fix it"
         )
     return numbers
+
+
+def to_numbers(column: pd.Series) -> pd.Series:
+    """A column as float64, NaN where there is no number; true and false are none."""
+    if column.dtype == "bool":
+        return pd.Series(math.nan, column.index)
+    return pd.to_numeric(column, errors="coerce").astype("float64")
+
+
+LARGEST_SEED = 2**53
+"""Up to which every whole number is one in a column that has gaps."""
 
 
 def find(space: str, data: str) -> TruthTable | None:
