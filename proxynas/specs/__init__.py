@@ -12,6 +12,7 @@ a TOML key of the same meaning. Nothing here imports PyTorch, so that ``--help``
 from .compare import CompareSpec, EvaluationSpec, Extension, Protocol, Row
 from .constraint import Constraint, Cost
 from .data import DataSpec
+from .decision import DecisionSpec
 from .distill import Clock, DistillSpec
 from .engine import EngineSpec
 from .option import NotNegative, Option, Positive, PositiveNumber
@@ -27,7 +28,6 @@ from .recipe import (
 from .search import (
     Baseline,
     CandidateSpec,
-    DecisionSpec,
     IndicatorSpec,
     Objective,
     ProxySpec,
