@@ -4,9 +4,9 @@ features.
     python experiments/predictor_ablation.py runs/digits-decision/indicators.csv
 
 The table is ``indicators.csv`` of a search of ConvNets on digits with all baselines. A draw takes
-some of the candidates and chooses labels as a search does, each one training's validation accuracy
-from the truth table, fits a predictor on the indicators of each source beside those that take no
-training, and looks at its ρ with truth (mean test accuracy) over the candidates without a label,
+some of the candidates, chooses labels as a search does, each one training's validation accuracy
+from the truth table, and fits a predictor on the indicators of each source beside those that take
+no training. It looks at its ρ with truth (mean test accuracy) over the candidates without a label,
 and at the regret after the ten best of the prediction are trained, too. Differences are within a
 draw, from what takes no training.
 """
