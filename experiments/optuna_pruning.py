@@ -1,13 +1,13 @@
 """Does pruning find as good a network for less? Digits, convnet-grid, two processes on one journal.
 
-    python experiments/optuna_pruning.py [SEEDS]
+    python experiments/optuna_pruning.py [SEEDS [SAMPLER]]
 
-For each seed three studies of 40 trials: TPE without pruning, with the median pruner, and with
+For each seed three studies of 40 trials: without pruning, with the median pruner, and with
 Hyperband. A trial trains a network on the shipped ten-image GM set; its value is the training loss
 sum of 100 updates, asked for at ten points; that takes no validation, so next to none is done. Two
-processes share each study through Optuna's
-JournalStorage. The best network of a study is then looked up in the shipped truth table, which no
-study sees.
+processes share each study through Optuna's JournalStorage. Random sampling (the default) proposes
+the same networks to all three; TPESampler goes by what it has seen. The best network of a study is
+then looked up in the shipped truth table, which no study sees.
 """
 
 import json
@@ -27,6 +27,9 @@ from proxynas.optuna import Objective, objective
 
 TRIALS, PROCESSES, POINTS, INDICATOR = 40, 2, 10, "sotl"
 
+SEEDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+SAMPLER = sys.argv[2] if len(sys.argv) > 2 else "RandomSampler"
+
 PRUNERS: dict[str, Any] = {
     "none": optuna.pruners.NopPruner(),
     "median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=10),
@@ -42,7 +45,7 @@ def take_part(journal: str, goal: Objective, pruner: str, seed: int, trials: int
     study = optuna.load_study(
         study_name="study",
         storage=storage(journal),
-        sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+        sampler=getattr(optuna.samplers, SAMPLER)(seed=seed),
         pruner=PRUNERS[pruner],
     )
     study.optimize(goal, n_trials=trials)
@@ -99,7 +102,7 @@ def main() -> None:
     )
     goal = objective(space, evaluator, INDICATOR)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in PRUNERS}
-    for seed in range(int(sys.argv[1]) if len(sys.argv) > 1 else 3):
+    for seed in range(SEEDS):
         for pruner, done in rows.items():
             done.append(run(goal, pruner, seed, truth))
             print(pruner, seed, json.dumps(done[-1]), flush=True)
