@@ -22,8 +22,8 @@ W); how others' factories are called, the tables ``[arguments]`` and ``[input]``
 """
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from pydantic.dataclasses import dataclass as checked
 from ..core import resources, settings
 from ..core.errors import SpaceError, SpecError
 from . import factories, notation
-from .factories import Fact, Factory, Foreign, Input
+from .factories import Fact, Factory, Foreign, Found, Input
 from .guard import guarded
 from .notation import Value
 from .space import Headline, SearchSpace
@@ -125,14 +125,22 @@ def load(
     )
 
 
-def _kind(reference: str, path: Path, time_limit: float | None) -> Callable[[str], str]:
-    function = factories.find(reference, path)
+@dataclass(frozen=True)
+class _Kind:
+    """The function that says which architectures are isomorphic, guarded; it can be pickled."""
 
-    def kind(arch: str) -> str:
-        with guarded(f"{path}: kind {reference!r} failed on {arch!r}", time_limit):
-            return str(function(arch))
+    function: Found
+    path: Path
+    time_limit: float | None
 
-    return kind
+    def __call__(self, arch: str) -> str:
+        what = f"{self.path}: kind {self.function.reference!r} failed on {arch!r}"
+        with guarded(what, self.time_limit):
+            return str(self.function(arch))
+
+
+def _kind(reference: str, path: Path, time_limit: float | None) -> _Kind:
+    return _Kind(factories.find(reference, path), path, time_limit)
 
 
 def _factory(file: SpaceFile, path: Path) -> Factory:
