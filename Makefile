@@ -14,7 +14,7 @@ search: $(READY) ## distil the digits, rank 60 ConvNets on ten images, write a r
 	@$(BIN)/proxynas search $(ARGS)
 
 test: lint ## ruff, mypy --strict and pytest
-	$(BIN)/pytest -n logical $(ARGS)
+	$(BIN)/pytest -n logical --dist loadgroup $(ARGS)
 
 lint: $(READY) ## ruff and mypy --strict only
 	$(BIN)/ruff check .

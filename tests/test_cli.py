@@ -302,7 +302,9 @@ def test_a_run_directory_of_another_spec(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "spec.toml").write_text(settings.to_toml(SearchSpec(seed=5)))
+    (tmp_path / "out" / "spec.toml").write_text(
+        settings.to_toml(SearchSpec(seed=5, label_epochs=0))
+    )
     code, _, err = run(monkeypatch, capsys, "search", "--out", str(tmp_path / "out"))
     assert code == 2
     assert "its seed is 5, but this one asks for 0" in err

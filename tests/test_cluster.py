@@ -1,6 +1,7 @@
 """Searches on a Ray cluster of three nodes, all on this machine, against the same search here."""
 
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -29,7 +30,10 @@ from .test_cli import run
 from .test_engine import add, die_of_two, lost, prepare
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
+    pytest.mark.xdist_group("ray"),  # one Ray at a time
+]
 
 
 class Nodes:
@@ -128,7 +132,8 @@ def test_a_killed_driver_resumes(nodes: Nodes, small_spec: SearchSpec, tmp_path:
     config.write_text(settings.to_toml(spec))
     command = [sys.executable, "-m", "proxynas", "search", "-c", str(config), "--out", str(folder)]
     command += ["--engine", "ray", "--ray-address", nodes.cluster.address, "--workers", "1"]
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # distils as this process does
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=one_thread)
     deadline = time.monotonic() + 200
     while rows(folder) < 2 and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -276,7 +276,7 @@ def test_a_checkpoint_of_another_distillation_is_refused(digits: Dataset, tmp_pa
     with pytest.raises(RunFolderError, match="another distillation"):
         distill(DistillSpec(steps=1, settings=SMALL, seed=1), digits, checkpoint=checkpoint)
     checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
-    with pytest.raises(RunFolderError, match="not a readable checkpoint"):
+    with pytest.raises(RunFolderError, match="not a readable"):
         distill(DistillSpec(steps=1, settings=SMALL), digits, checkpoint=checkpoint)
 
 

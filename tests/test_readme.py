@@ -215,6 +215,7 @@ RUN = [b for b in PYTHON if not b.file and b.page != "CONTRIBUTING.md"]
 
 @pytest.mark.parametrize("page", dict.fromkeys(block.page for block in RUN))
 @pytest.mark.filterwarnings(*local_ray.WARNINGS)
+@pytest.mark.xdist_group("ray")  # one Ray at a time
 def test_python_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -207,9 +207,10 @@ def a_store(tmp_path: Path, archs: list[str]) -> Store:
             losses = np.full(4, 9.0 - i if source == "proxy" else i, dtype="float32")
             failed = "it did" if i == 0 else None
             known = None if failed else float(losses.sum())
-            store.add(
-                [Score(source, arch, 0, *[known] * 2, None, None, None, known, losses, 1.0, failed)]
+            score = Score(
+                source, arch, 0, None, known, None, None, None, known, losses, 1.0, failed
             )
+            store.add([score])
         store.add_zero_cost(
             [ZeroCost(arch, name, float(i % 3), 0.1) for name in zerocost.INDICATORS]
         )

@@ -19,6 +19,7 @@ from . import local_ray
 REASON = "pip install 'proxynas[ray]'"
 tune = pytest.importorskip("ray.tune", reason=REASON)
 pytestmark = [pytest.mark.filterwarnings(text) for text in local_ray.WARNINGS]
+pytestmark.append(pytest.mark.xdist_group("ray"))  # one Ray at a time
 
 
 @pytest.fixture(scope="module")

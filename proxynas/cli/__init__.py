@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from .. import __version__
-from ..core.errors import STOPPED, ProxynasError
+from ..core.errors import STOPPED, ProxynasError, SpecError
 from ..core.settings import one_line
 from ..core.text import cut, visible
 from . import compare, distill, search, truth
@@ -74,6 +74,7 @@ def main() -> None:
     """The ``proxynas`` command. Exit code 2 and one line for what a user can fix, 130 for
     Ctrl-C."""
     try:
+        _check_arguments(sys.argv[1:])
         status = app(standalone_mode=False) or 0
     except ProxynasError as error:
         _fail(str(error))
@@ -98,6 +99,25 @@ def main() -> None:
     if status == 130:
         _fail(STOPPED, label="")
     sys.exit(status)
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    """Refuse an empty argument, which is a variable of a script that was not set: an empty path
+    would be this directory.
+
+    Raises:
+        SpecError: names the flag.
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        flag, equals, value = argument.partition("=")
+        if not (argument and (value or not equals or not flag.startswith("--"))):
+            flag = flag or before
+            if flag not in MAY_BE_EMPTY:
+                raise SpecError(f"an argument is empty, after {flag or 'proxynas'!r}; leave it out")
+
+
+MAY_BE_EMPTY = ("--augment",)
+"""Flags of which the empty text means none."""
 
 
 def explained(error: BaseException) -> str | None:

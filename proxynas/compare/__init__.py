@@ -106,7 +106,7 @@ def _read(job: Job, dataset: Dataset) -> Result | None:
     """What is already known of a job.
 
     Raises:
-        RunFolderError: it is damaged, or of other data.
+        RunFolderError: it is damaged, or of other data or settings.
     """
     if not job.result.exists():
         return None
@@ -119,6 +119,11 @@ def _read(job: Job, dataset: Dataset) -> Result | None:
     if result.fingerprint != dataset.fingerprint:
         raise RunFolderError(
             f"{job.result} is of other data than {dataset.name} is now; give another --out"
+        )
+    if result.job not in ("", job.fingerprint):
+        raise RunFolderError(
+            f"{job.result} is of other settings than row {job.row!r} has now; give another --out, "
+            "or remove it"
         )
     return result
 

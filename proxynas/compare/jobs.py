@@ -1,12 +1,14 @@
 """What there is to do: one job a row and seed, all of them checked before the first one starts."""
 
 import difflib
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .. import distill, spaces
 from ..core import settings
@@ -46,6 +48,18 @@ class Job:
     def title(self) -> str:
         """The row and the seed."""
         return f"{self.row}, seed {self.spec.seed}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what it does, wherever its data lie."""
+        described: dict[str, Any] = {
+            "distillation": settings.to_dict(self.spec),
+            "evaluation": settings.to_dict(self.evaluation),
+            "points": self.points,
+        }
+        for key in ("data", "data_root", "download"):
+            described["distillation"].pop(key, None)
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def result(self) -> Path:

@@ -49,6 +49,7 @@ class Result:
     base_mib: float = 0.0
     steps: int = 0
     made_on: str = ""
+    job: str = ""  # the fingerprint of what was done
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -88,7 +89,7 @@ def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
             "give an --out that all nodes of the cluster share"
         )
     here = hardware.describe(job.spec.device)
-    empty = Result(job.row, job.spec.seed, dataset.fingerprint, made_on=here)
+    empty = Result(job.row, job.spec.seed, dataset.fingerprint, made_on=here, job=job.fingerprint)
     try:
         sets = distilled(dataset, job)
         accuracies, curve = evaluated(dataset, job, sets)

@@ -4,10 +4,12 @@ whole, to a temporary file beside the target, which is then renamed over it.
 New files get the permissions that the user's umask leaves.
 """
 
+import fcntl
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .errors import ProxynasError, RunFolderError
@@ -85,6 +87,21 @@ def write_bytes(path: Path, data: bytes) -> None:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` within; whoever else wants it waits, also in other processes.
+
+    Where the place knows no locks, nobody waits: this is for work that would be done twice, not for
+    results that would be wrong.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(path, "ab"))  # closing it gives the lock back
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

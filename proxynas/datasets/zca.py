@@ -64,7 +64,10 @@ class Whitening:
 
     @cached_property
     def _inverse(self) -> Tensor:
-        inverse: Tensor = torch.linalg.inv(self.matrix.double())
+        try:
+            inverse: Tensor = torch.linalg.inv(self.matrix.double())
+        except RuntimeError:
+            raise DataError("the whitening cannot be undone: its matrix is singular") from None
         return inverse
 
     def _flat(self, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from .. import spaces, training
-from ..core import hardware, seeds, tensorfile, text
+from ..core import files, hardware, seeds, tensorfile, text
 from ..core.errors import DivergedError
 from ..datasets import Dataset
 from ..datasets.cache import cache_dir
@@ -147,7 +147,11 @@ class Pool:
         return net.to(self.dataset.train.x)
 
     def _get(self, i: int) -> tuple[Expert, dict[str, Tensor]]:
-        return _read(self.path(i)) or self._train(i)
+        there = _read(self.path(i))
+        if there is not None:
+            return there
+        with files.locked(self.path(i).with_suffix(".lock")):  # another job may train it right now
+            return _read(self.path(i)) or self._train(i)
 
     def _train(self, i: int) -> tuple[Expert, dict[str, Tensor]]:
         started = time.perf_counter()

@@ -57,6 +57,16 @@ def make_strategy(spec: SearchSpec, space: SearchSpace, cost: Costs) -> Strategy
         raise SpecError(
             "the strategy all takes every network, so candidates would change nothing; leave it out"
         )
+    if spec.strategy not in strategies.ADAPTIVE and spec.round_size != SearchSpec().round_size:
+        raise SpecError(
+            f"the strategy {spec.strategy} has no rounds, so round_size would change nothing; "
+            "leave it out"
+        )
+    if spec.distinct and space.kind is None:
+        raise SpecError(
+            f"the space {space.name!r} does not say which networks are isomorphic (kind), so "
+            "distinct would change nothing; leave it out"
+        )
     return strategies.make(
         spec.strategy,
         Untried(space, Limits([parse(text) for text in spec.constraints], cost), spec.distinct),

@@ -26,13 +26,13 @@ def choose_indicator(spec: SearchSpec, space: SearchSpace) -> tuple[Key, str]:
             raise SpecError(f"combine takes two indicators or more, joined by +, but got {name!r}")
         _check_indicator(spec, name)
     if spec.indicator == "auto":
-        default = _named_by(space)
+        default = _named_by(spec, space)
         name = default.indicator if ZERO_COST in spec.baselines else default.without_zero_cost
         return _check_indicator(spec, name), default.reason
     return _check_indicator(spec, spec.indicator), "asked for with --indicator"
 
 
-def _named_by(space: SearchSpace) -> Headline:
+def _named_by(spec: SearchSpec, space: SearchSpace) -> Headline:
     """What the space's file names, both of its indicators looked up."""
     headline = space.headline or UNKNOWN
     for key in ("indicator", "without_zero_cost"):
@@ -40,7 +40,7 @@ def _named_by(space: SearchSpace) -> Headline:
             indicators.resolve(getattr(headline, key))
         except SpecError as error:
             raise SpecError(
-                f"[headline] of the search space {space.name}, {key}: {error}"
+                f"[headline] of the search space {spec.space}, {key}: {error}"
             ) from None
     return headline
 

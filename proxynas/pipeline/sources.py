@@ -101,6 +101,7 @@ def check_proxy(spec: SearchSpec, dataset: Dataset) -> None:
         proxyset.check(proxyset.read(spec.proxy), dataset)
     else:
         plan(spec.distillation(), dataset)
+    spec.whole_recipe(len(dataset.train))
     recipe = spec.candidate_recipe()
     if recipe.augment and not dataset.is_images:
         raise SpecError(f"augment is for images, but {dataset.name} is a table; leave it out")

@@ -18,6 +18,8 @@ def find_truth(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> TruthT
         TruthError: there is no such table, or it is of other data.
     """
     if spec.truth == "none":
+        if spec.truth_data is not None:
+            raise TruthError("truth is none, so truth_data would change nothing; leave it out")
         return None
     data = spec.truth_data or dataset.name
     if spec.truth == "auto":

@@ -273,7 +273,7 @@ def names() -> list[str]:
 def locate(name: str | Path) -> Path:
     """The file of a shipped set by its name, or the path itself."""
     shipped = resources.folder("distilled_sets") / f"{name}.safetensors"
-    return shipped if shipped.is_file() else Path(name)
+    return shipped if os.path.isfile(shipped) else Path(name)
 
 
 def check(proxy: ProxySet, dataset: Dataset) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import files
+from ..core.text import cell
 from ..rank import Ranking, Verdict, verdict
 from . import drawings, figures, images, page, pareto
 from .firstscreen import Next, next_step, summary
@@ -45,7 +46,7 @@ TIMINGS = ("source", "arch", "seed", "seconds")
 
 
 def write(folder: Path, inputs: ReportInputs) -> Path:
-    """Write the page, its figures (PNG), ``report.json``, and the tables as CSV files.
+    """Write the tables as CSV files, ``report.json``, and then figures (PNG) and the page.
 
     ``scores.csv`` has every run, ``timings.csv`` its seconds, ``indicators.csv`` every candidate,
     and ``values.csv.gz`` the same in short, to be published beside the JSON.
@@ -57,23 +58,25 @@ def write(folder: Path, inputs: ReportInputs) -> Path:
         KeyError: the ranking has no row for the headline.
     """
     judged = verdict(inputs.ranking, inputs.ledger, inputs.headline, inputs.headline_reason)
-    drawn = drawings.build(inputs)
-    for name, figure in drawn.items():
-        files.write_bytes(folder / "figures" / f"{name}.png", figures.png(figure))
-    if inputs.shown is not None:
-        grid = images.grid(*inputs.shown, inputs.class_names)
-        files.write_bytes(folder / "figures" / "proxy-images.png", grid)
     files.write_text(folder / "scores.csv", scores_csv(inputs.scores, inputs.costs))
     files.write_text(folder / "indicators.csv", indicators_csv(inputs.ranking))
     files.write_bytes(folder / "values.csv.gz", values_csv_gz(inputs.ranking))
     files.write_text(folder / "timings.csv", _csv(inputs.scores, TIMINGS))
     if inputs.pareto is not None:
         front = pareto.front_table(inputs)
-        files.write_text(folder / "pareto.csv", front.to_csv(index=False, lineterminator="\n"))
+        files.write_text(
+            folder / "pareto.csv", _shown(front).to_csv(index=False, lineterminator="\n")
+        )
     files.write_text(
         folder / "report.json",
         json.dumps(as_json(inputs, judged), indent=2, ensure_ascii=False) + "\n",
     )
+    drawn = drawings.build(inputs)
+    for name, figure in drawn.items():
+        files.write_bytes(folder / "figures" / f"{name}.png", figures.png(figure))
+    if inputs.shown is not None:
+        grid = images.grid(*inputs.shown, inputs.class_names)
+        files.write_bytes(folder / "figures" / "proxy-images.png", grid)
     path = folder / "report.html"
     files.write_text(path, page.render(inputs, judged, drawn, str(folder)))
     return path
@@ -100,7 +103,7 @@ def values_csv_gz(ranking: Ranking) -> bytes:
 
 
 def _values(ranking: Ranking) -> pd.DataFrame:
-    names = [f"{source}:{name}" for source, name in ranking.keys()]  # noqa: SIM118
+    names = [cell(f"{source}:{name}") for source, name in ranking.keys()]  # noqa: SIM118
     table = ranking.values.set_axis(names, axis=1)
     if ranking.truth is not None:
         table.insert(0, "truth", ranking.truth.reindex(table.index))
@@ -179,5 +182,10 @@ def plain(value: Any) -> Any:
 
 def _csv(rows: pd.DataFrame, columns: Sequence[str]) -> str:
     ordered = rows.sort_values(["source", "arch", "seed"]).reindex(columns=list(columns))
-    text: str = ordered.to_csv(index=False, lineterminator="\n")
+    text: str = _shown(ordered).to_csv(index=False, lineterminator="\n")
     return text
+
+
+def _shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with texts as spreadsheets may open them (:func:`proxynas.core.text.cell`)."""
+    return rows.map(lambda value: cell(value) if isinstance(value, str) else value)

@@ -22,6 +22,7 @@ W); how others' factories are called, the tables ``[arguments]`` and ``[input]``
 """
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from ..core import resources, settings
 from ..core.errors import SpaceError, SpecError
+from ..core.text import quoted
 from . import factories, notation
 from .factories import Fact, Factory, Foreign, Found, Input
 from .guard import guarded
@@ -103,11 +105,11 @@ def load(
     """
     shipped = resources.folder("search_spaces") / f"{name}.toml"
     path = Path(name) if name.endswith(".toml") else shipped
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file it never raises
         close = difflib.get_close_matches(name, names(), n=1)
         known = f"known: {', '.join(names())}, or the path of a .toml file"
         hint = f"did you mean {close[0]!r}?" if close else known
-        raise SpaceError(f"there is no search space {name!r}; {hint}")
+        raise SpaceError(f"there is no search space {quoted(name)}; {hint}")
     file = settings.make(SpaceFile, settings.read_toml(path), where=str(path))
     notation.check(file.arch, file.axes, path)
     axes = {axis: tuple(values) for axis, values in file.axes.items()}

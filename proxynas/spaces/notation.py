@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.errors import SpecError
+from ..core.text import FORMULAS, quoted
 
 Value = str | int | float | bool
 """The value of an axis."""
@@ -51,6 +52,7 @@ def check(template: str, axes: Mapping[str, Sequence[Value]], where: object) -> 
         raise SpecError(
             f"{where}: arch must be a text with {{axis}} in it, but {template!r} is not: {error}"
         ) from None
+    _check_texts(template, parts, axes, where)
     named = sorted(part.axis for part in parts if part.axis is not None)
     if named != sorted(axes) or not all(part.plain for part in parts):
         expected = ", ".join("{" + axis + "}" for axis in axes)
@@ -73,6 +75,37 @@ def check(template: str, axes: Mapping[str, Sequence[Value]], where: object) -> 
             f"{where}: arch must write every network differently, but two of them are {twice!r}; "
             "put a separator between the axes"
         )
+
+
+def _check_texts(
+    template: str, parts: Sequence[_Part], axes: Mapping[str, Sequence[Value]], where: object
+) -> None:
+    """Architectures are names in tables of all kinds, so they must be such as tables can show."""
+    texts = [template, *(str(value) for values in axes.values() for value in values)]
+    wrong = next((text for text in texts if not text.isprintable()), None)
+    if wrong is not None:
+        raise SpecError(
+            f"{where}: architectures are written in printable characters, but got {quoted(wrong)}"
+        )
+    first = parts[0] if parts else _Part("", None, True)
+    starts = [first.literal] if first.literal else axes.get(first.axis or "", ())
+    formula = next((str(s) for s in starts if str(s).startswith(FORMULAS)), None)
+    if formula is not None:
+        raise SpecError(
+            f"{where}: an architecture must not begin with {formula[0]!r}, which spreadsheets take "
+            "for a formula; put a letter before it"
+        )
+    longest = len(template) + sum(
+        max((len(str(value)) for value in values), default=0) for values in axes.values()
+    )
+    if longest > LONGEST:
+        raise SpecError(
+            f"{where}: an architecture may have {LONGEST} characters, but one has {longest:,}"
+        )
+
+
+LONGEST = 1000
+"""Characters of an architecture."""
 
 
 def written_alike(template: str, axes: Mapping[str, Sequence[Value]]) -> str | None:
