@@ -67,7 +67,7 @@ name = "GM"
 archs = ["{ARCH}"]
 [[rows]]
 name = "GM, wild"
-settings = {{ lr = 1e30 }}
+settings = {{ outer = 2, inner = 1, student_lr = 1e30 }}
 steps = 5
 """
 
