@@ -147,7 +147,8 @@ def _flushed(status: int) -> int:
         return 1
     except OSError as error:
         _drop_output()
-        _fail(f"cannot write the standard output: {error.strerror}")
+        if status != 2:  # else one line has said what is wrong
+            _fail(f"cannot write the standard output: {error.strerror}")
         return 2
     return status
 
