@@ -354,7 +354,7 @@ def test_what_picks_the_best_network(small_spec: SearchSpec) -> None:
     own = replace(small, headline=spaces.Headline("snip+vote", "sotl", "I say so"))
     assert selection.choose_indicator(small_spec, own) == (("zero-cost", "snip+vote"), "I say so")
     wrong = replace(small, headline=spaces.Headline("snip+vote", "sotle", "I say so"))
-    with pytest.raises(SpecError, match="search space .*, without_zero_cost: .*sotle"):
+    with pytest.raises(SpecError, match=r"search space .*, without_zero_cost: .*sotle"):
         selection.choose_indicator(small_spec, wrong)
     assert selection.choose_indicator(replace(small_spec, baselines=()), own) == (
         ("proxy", "sotl"),
