@@ -64,7 +64,7 @@ def space(folder: Path) -> list[str]:
 
 def search(folder: Path) -> list[str]:
     flags = (
-        "--candidates 3 --updates 40 --seeds 2 --label 2 --verify 1 --epochs 1 --steps 20 "
+        "--candidates 3 --updates 10 --seeds 2 --label 2 --verify 1 --epochs 1 --steps 20 "
         "--val-size 50 --truth none --baseline random --workers 2"
     )
     return ["search", *space(folder), *flags.split(), "--out", str(folder / "out")]
@@ -100,7 +100,7 @@ def compared(folder: Path) -> str:
 COMMANDS = {
     "search": Command(search, searched),
     "distill": Command(
-        lambda folder: ["distill", "--steps", "60", "--out", str(folder / "out" / "a.safetensors")],
+        lambda folder: ["distill", "--steps", "20", "--out", str(folder / "out" / "a.safetensors")],
         lambda folder: proxyset.read(folder / "out" / "a.safetensors").fingerprint,
     ),
     "compare": Command(compare, compared),
@@ -254,7 +254,7 @@ def main() -> int:
         for name in names:  # in the same folder, so that no path differs
             code, seconds[name] = whole(name, prepared(folder))
             if code != 0:
-                sys.exit(f"{name} does not even work: {(folder / 'errors').read_text()}")
+                sys.exit(f"{name} does not even work ({code}): {(folder / 'errors').read_text()}")
             expected[name] = COMMANDS[name].outcome(folder)
         for number in range(given.kills):
             name, way = pairs[number % len(pairs)]
