@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,11 +112,11 @@ COMMANDS = {
 def started(command: list[str], folder: Path, **options: object) -> subprocess.Popen[str]:
     """The command in a process group of its own, as a terminal starts it."""
     environment = {**os.environ, "PROXYNAS_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    errors = open(folder / "errors", "w")  # noqa: SIM115  # the process has it
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=errors, text=True, env=environment,
-        start_new_session=True, **options,
-    )  # type: ignore[call-overload,no-any-return]  # fmt: skip
+    with open(folder / "errors", "w") as errors:
+        return subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=errors, text=True, env=environment,
+            start_new_session=True, **options,
+        )  # type: ignore[call-overload,no-any-return]  # fmt: skip
 
 
 def proxynas(name: str, folder: Path) -> list[str]:
@@ -157,9 +158,10 @@ def killed(name: str, folder: Path, way: str, moment: float, rng: random.Random)
     elif way == "parent":
         process.kill()
     elif way == "worker":
-        busy = [worker for worker in workers if "resource_tracker" not in str(worker.cmdline())]
+        busy = [worker for worker in workers if worker.is_running()][-1:]
         for worker in busy[:1]:
-            worker.kill()
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
     else:
         os.killpg(process.pid, signal.SIGINT)
         if way == "ctrl-c twice":
@@ -171,7 +173,7 @@ def killed(name: str, folder: Path, way: str, moment: float, rng: random.Random)
 
 def full(name: str, folder: Path, way: str, moment: float, rng: random.Random) -> int:
     """No file may grow over some size, as if there were no room."""
-    size = round(2 ** rng.uniform(8, 17))
+    size = round(2 ** rng.uniform(10, 18))
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
     process = started(proxynas(name, folder), folder, preexec_fn=limit)
     return ended(process, [])
