@@ -22,6 +22,12 @@ lint: $(READY) ## ruff and mypy --strict only
 	$(BIN)/mypy -p proxynas
 	$(BIN)/mypy $(wildcard experiments/*.py)
 
+fuzz: $(READY) ## mutate every kind of input by chance (ARGS="--cases 5000 --seed 7")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+chaos: $(READY) ## kill commands at random moments, and run them again (ARGS="--kills 100 --seed 7")
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
 bench: $(READY) ## measure what the defaults are chosen by, as ratios within one run
 	@$(BIN)/python -m proxynas.cli.bench $(ARGS)
 
@@ -38,4 +44,4 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,nasbench201]'
 	@touch $@
 
-.PHONY: help search test lint bench clean
+.PHONY: help search test lint fuzz chaos bench clean

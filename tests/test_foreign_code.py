@@ -1,6 +1,7 @@
 """Factories and networks of others: whatever they do, the run says which network it was, and either
 refuses it before any training or goes on without it."""
 
+import pickle
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +196,11 @@ def test_the_guard_lets_ctrl_c_through_and_gives_back_what_it_took() -> None:
     with guarded("x", 0.05):
         pass
     time.sleep(0.1)  # no alarm is left
+
+
+def test_a_space_with_a_guarded_kind_can_be_sent(tmp_path: Path) -> None:
+    mine = pickle.loads(pickle.dumps(load(str(space(tmp_path, kind="return arch[:1]")))))
+    assert mine.kind("W5") == "W"
 
 
 def test_a_check_of_networks_draws_no_random_number(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def evaluate(
 
       proxynas evaluate digits-gm.safetensors --arch lenet --arch mlp
     """
-    from .. import datasets
+    from .. import datasets, spaces
     from ..compare import evaluation
     from ..core import hardware, settings
     from .console import Bar, ConsoleWatcher
@@ -152,6 +152,8 @@ def evaluate(
     data = replace(data, device=hardware.check(data.device))
     spec = settings.make(EvaluationSpec, settings.known(EvaluationSpec, given))
     watcher = ConsoleWatcher()
+    for line in spaces.notice(spec.space):
+        watcher.say(line)
     dataset = datasets.load_for(data, watcher.loading)
     watcher.ended()
     table = Table(

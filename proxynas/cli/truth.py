@@ -44,7 +44,7 @@ def truth(
         return
     if out is None:
         raise SpecError("truth needs --out, the table (.csv) to write")
-    from .. import datasets
+    from .. import datasets, spaces
     from ..core import hardware, settings
     from ..truth.measure import measure
     from .console import Bar, ConsoleWatcher
@@ -54,6 +54,8 @@ def truth(
     spec = settings.load(TruthSpec, config, given)
     spec = replace(spec, device=hardware.check(spec.device))
     watcher = ConsoleWatcher()
+    for line in spaces.notice(spec.space):
+        watcher.say(line)
     datasets.load_for(spec, watcher.loading)
     watcher.ended()
     with Bar("training") as bar:

@@ -94,8 +94,8 @@ def prepare_run(
     larger = space
     if spec.zero_cost_options:
         larger = spaces.load(spec.space, spec.zero_cost_options, spec.time_limit)
-    if space.foreign:
-        watcher.say(f"the networks of {spec.space} are made by code that its file names; it runs")
+    for line in spaces.notice(spec.space):
+        watcher.say(line)
     headline, reason = choose_indicator(spec, space)
     dataset = datasets.load_for(spec, watcher.loading)
     watcher.ended()

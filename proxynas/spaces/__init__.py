@@ -14,7 +14,7 @@ like a set of them, none of which exists before it is asked for.
 152906
 """
 
-from .file import EVALUATION, SpaceFile, load, names, resolve
+from .file import EVALUATION, SpaceFile, load, names, notice, resolve
 from .notation import Value
 from .space import Headline, Networks, SearchSpace
 
@@ -27,5 +27,6 @@ __all__ = [
     "Value",
     "load",
     "names",
+    "notice",
     "resolve",
 ]

@@ -64,6 +64,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in resources.folder("search_spaces").glob("*.toml"))
 
 
+def notice(name: str | None) -> list[str]:
+    """What a command says once of a space that does not ship with proxynas; else nothing."""
+    if name is None or not name.endswith(".toml"):
+        return []
+    return [f"the networks of {name} are made by code that its file names; it runs"]
+
+
 def resolve(arch: str, space: str = "convnet-grid") -> tuple[SearchSpace, str]:
     """The space that an architecture belongs to, and its name there.
 
