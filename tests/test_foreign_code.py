@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from proxynas.core.errors import SpaceError
+from proxynas.core.errors import DivergedError, SpaceError
 from proxynas.pipeline import flow
 from proxynas.search.store import Store
 from proxynas.spaces import load
@@ -184,6 +184,17 @@ def test_all_candidates_fail(tmp_path: Path) -> None:
     )
     result = flow.search(replace(TINY, space=str(path), updates=8), tmp_path / "run", workers=1)
     assert result.report.exists()
+
+
+def test_no_candidate_has_a_finite_selection_indicator(tmp_path: Path) -> None:
+    path = space(tmp_path)
+    code = (tmp_path / "nets.py").read_text()
+    (tmp_path / "nets.py").write_text(
+        code.replace("if self.width == 5:", "if self.calls > 2: return y / 0\n        if 0:")
+    )
+    spec = replace(TINY, space=str(path), updates=2)
+    with pytest.raises(DivergedError, match=r"has a finite sotl\+val_loss\+vote on the proxy"):
+        flow.search(spec, tmp_path / "run", workers=1)
 
 
 def test_the_guard_lets_ctrl_c_through_and_gives_back_what_it_took() -> None:

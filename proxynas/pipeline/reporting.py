@@ -10,6 +10,8 @@ import torch
 
 from .. import __version__, distill, rank, report
 from ..core import hardware, settings
+from ..core.errors import DivergedError
+from ..core.text import quoted
 from ..datasets import Dataset
 from ..proxyset import ProxySet
 from ..rank import Key
@@ -106,7 +108,7 @@ def ranked(this: Run, decision: Decision | None) -> rank.Ranking:
     )  # so that the verdict can say what training adds
     combine = dict.fromkeys((*spec.combine, *(other for other in names if "+" in other)))
     kind = this.space.kind
-    return rank.rank(
+    ranking = rank.rank(
         this.store.scores(),
         costs,
         this.truth,
@@ -116,6 +118,21 @@ def ranked(this: Run, decision: Decision | None) -> rank.Ranking:
         predictions={} if decision is None else decision.columns(),
         kinds=None if kind is None else {arch: kind(arch) for arch in costs.index},
         seed=spec.seed,
+    )
+    if this.headline not in ranking.keys():  # noqa: SIM118  # no mapping
+        raise DivergedError(_nothing_to_select_by(this.headline, ranking))
+    return ranking
+
+
+def _nothing_to_select_by(headline: Key, ranking: rank.Ranking) -> str:
+    """What to do where no candidate has the selection indicator."""
+    reasons = ranking.failed.loc[ranking.failed["source"] == headline[0], "reason"]
+    why = f"; the first that failed: {reasons.iloc[0]}" if len(reasons) else ""
+    there = [name for source, name in ranking.keys() if source == headline[0]]  # noqa: SIM118
+    return (
+        f"no candidate has a finite {headline[1]} on the {headline[0]} set{why}; choose "
+        f"another --indicator ({quoted(', '.join(there) or 'none is finite')}) and --out, "
+        "or mend the networks"
     )
 
 
