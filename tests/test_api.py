@@ -88,6 +88,23 @@ def test_ranking_evaluations(digits: Dataset) -> None:
         pn.rank_networks({})
 
 
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"ray_address": "auto"}, "--ray-address is for Ray"),
+        ({"engine": "ray", "ray_address": "nowhere"}, "must be HOST:PORT"),
+        ({"engine": "dask"}, "engine: input should be 'local' or 'ray'"),
+    ],
+)
+def test_a_search_on_an_engine_that_is_not_there(
+    where: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    spec = pn.SearchSpec(proxy="digits-gm-ipc1", candidates=3, label=0, verify=0)
+    with pytest.raises(SpecError, match=message):
+        pn.run_search(spec, tmp_path / "run", **where)
+    assert not (tmp_path / "run").exists()
+
+
 def test_truth(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(TruthError, match="no truth table of 'chain' on 'digits'"):
         pn.load_truth(pn.load_space("chain"), digits)

@@ -8,16 +8,20 @@ import pandas as pd
 
 from .. import datasets, proxyset, rank, spaces, truth
 from ..core.errors import SpecError, TruthError
+from ..core.progress import Watcher
+from ..core.settings import make as settings_of
 from ..datasets import Dataset
 from ..distill.loop import distill
 from ..distill.reuse import Destination, reuse_or_distill
+from ..engine import Engine
+from ..engine.choice import make_engine
 from ..pipeline import flow
 from ..pipeline.reporting import Result
 from ..proxyset import ProxySet
 from ..rank import Ranking
 from ..search.sources import PROXY
 from ..spaces import SearchSpace
-from ..specs import DistillSpec, SearchSpec
+from ..specs import DistillSpec, EngineSpec, SearchSpec
 from ..truth import TruthTable, importing
 from .evaluator import COSTS, TRAINED, Evaluation
 
@@ -172,8 +176,16 @@ def read_proxy(name: str | Path) -> ProxySet:
     return proxyset.read(name)
 
 
+# reason: how and where to run, none of which changes the result; all but the spec have defaults
 def run_search(
-    spec: SearchSpec, out: str | Path | None = None, *, workers: int | None = None
+    spec: SearchSpec,
+    out: str | Path | None = None,
+    *,
+    workers: int | None = None,
+    engine: str | Engine = "local",
+    ray_address: str | None = None,
+    gpus_per_task: float | None = None,
+    watcher: Watcher | None = None,
 ) -> Result:
     """Do what ``proxynas search`` does: distil, score, rank, train the winner, write the report.
 
@@ -181,7 +193,12 @@ def run_search(
         spec: every setting of the command, under its flag's name.
         out: the run directory; a search that is there is gone on with. By default
             ``runs/<data>-<space>-<proxy>-<digits>``.
-        workers: processes; by default one per core.
+        workers: tasks at a time; by default one per core.
+        engine: ``local``, processes of this machine, or ``ray``.
+        ray_address: of a Ray cluster; by default RAY_ADDRESS, or Ray on this machine.
+        gpus_per_task: what a task takes on Ray, such as 0.25; by default 1 where ``spec.device``
+            is a GPU.
+        watcher: its methods are called as the search goes on; by default it is silent.
 
     Raises:
         ProxynasError: any of its kinds.
@@ -198,7 +215,10 @@ def run_search(
     ('report.html', ('proxy', 'sotl'))
     """
     folder = flow.default_folder(spec) if out is None else Path(out)
-    return flow.search(spec, folder, workers=workers)
+    if isinstance(engine, str):
+        flags = {"engine": engine, "ray_address": ray_address, "gpus_per_task": gpus_per_task}
+        engine = make_engine(settings_of(EngineSpec, flags))
+    return flow.search(spec, folder, workers=workers, engine=engine, watcher=watcher)
 
 
 def write_report(

@@ -120,17 +120,12 @@ def take_engine(given: Given) -> "Engine":
     Raises:
         SpecError: flags of Ray without it.
     """
-    from ..engine import LOCAL
-    from ..engine.cluster import RayCluster
+    from ..engine.choice import make_engine
 
-    flags = {flag.field: flag.flag for flag in flags_of(EngineSpec)}
-    spec = settings.make(EngineSpec, {name: given.pop(name) for name in flags if name in given})
-    if spec.engine == "ray":
-        return RayCluster(spec.ray_address, spec.gpus_per_task)
-    for name in ("ray_address", "gpus_per_task"):
-        if getattr(spec, name) is not None:
-            raise SpecError(f"{flags[name]} is for Ray; add --engine ray, or leave it out")
-    return LOCAL
+    names = [flag.field for flag in flags_of(EngineSpec)]
+    return make_engine(
+        settings.make(EngineSpec, {name: given.pop(name) for name in names if name in given})
+    )
 
 
 def flags_of(spec: type) -> Iterator[Flag]:

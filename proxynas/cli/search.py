@@ -51,6 +51,7 @@ def search(
 
       proxynas search --space chain --strategy nsga2 --objective indicator --objective flops
     """
+    from ..api import run_search
     from ..core import settings
     from ..pipeline import flow, planning
     from .console import ConsoleWatcher
@@ -67,7 +68,7 @@ def search(
         spec, folder = planned.spec, planned.folder
         for reason in planned.reasons:
             console.print(f"  {reason}", markup=False)
-    result = flow.search(spec, folder, workers=workers, engine=engine, watcher=watcher)
+    result = run_search(spec, folder, workers=workers, engine=engine, watcher=watcher)
     show(result, folder, everything=False)
 
 
@@ -128,10 +129,10 @@ def report(
 
       proxynas report runs/digits-convnet-grid-gm-ipc1-0123ab --indicator sotl
     """
-    from ..pipeline import flow
+    from ..api import write_report
 
     tables = {name: str(path) for name, path in pairs(table or [], "--table").items()}
-    result = flow.rewrite(
-        folder, truth_table=truth, indicator=indicator, combine=combine or (), tables=tables
+    result = write_report(
+        folder, truth=truth, indicator=indicator, combine=combine or (), tables=tables
     )
     show(result, folder, everything=all_)

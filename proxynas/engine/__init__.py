@@ -3,6 +3,7 @@
 contract    what an engine is
 local       processes of this machine, the default
 cluster     Ray
+choice      the one that a user asks for
 dispatch    handing tasks to workers; what happens when one of them dies
 sharing     tensors that travel once to a machine
 devices     which GPU a worker computes on
