@@ -201,7 +201,7 @@ class RunSpec:
     norms have seen ``calibrate`` real training images.
     """
 
-    seeds: Annotated[Repeats, Option("Training runs per candidate and source.", TRAINING)] = 2
+    seeds: Annotated[Repeats, Option("Training runs per candidate and source.", TRAINING)] = 1
     updates: Annotated[Updates, Option("Optimiser updates of each training run.", TRAINING)] = 100
     batch_size: Annotated[
         Positive, Option("Batch size, at most the size of the proxy set.", TRAINING)
