@@ -112,7 +112,8 @@ def _algorithm_1(task: Task[gm.GM], state: dict[str, torch.Tensor]) -> None:
     train, weights = task.dataset.train, list(net.parameters())
     for c in range(len(x)):
         picks = torch.nonzero(train.y == c).flatten()
-        picks = picks[torch.randint(len(picks), (task.settings.real_batch,), device=picks.device)]
+        order = torch.randperm(len(picks), device=picks.device)[: task.settings.real_batch]
+        picks = picks[order]  # as many as ours: all of them where a class has fewer
         loss = F.cross_entropy(net(train.x[picks]), train.y[picks])
         real = torch.autograd.grad(loss, weights)
         loss = F.cross_entropy(net(x[c]), torch.full((x.shape[1],), c, device=x.device))
