@@ -14,7 +14,7 @@ COLOURS = {
 }
 """By name: on white, and on a dark ground."""
 
-SERIES = (PROXY, EARLY_STOPPING, ZERO_COST, FLOPS, "other-0", "other-1")
+SERIES = (PROXY, EARLY_STOPPING, ZERO_COST, FLOPS, "other-0", "other-1", "other-3", "other-2")
 """For curves that are not sources: tell-apart colours, in this order."""
 
 

@@ -54,20 +54,24 @@ def build(inputs: ReportInputs) -> dict[str, Figure]:
 
 
 def regret(curves: Sequence[RegretCurve]) -> Chart | None:
-    """What a better network costs each way: median regret with its band against cost."""
+    """What a better network costs each way: median regret with its band against cost.
+
+    The axis holds all medians; a band that goes beyond ends there.
+    """
     if not curves:
         return None
+    medians = np.concatenate([_percent(curve.regret) for curve in curves])
+    y = linear("regret, percentage points", [0.0, *medians], _short, pad=0.02)
     names = [colours.SERIES[i % len(colours.SERIES)] for i in range(len(curves))]
     series = [
         Series(
             curve.name, colour, np.asarray(curve.costs, float), _percent(curve.regret),
-            low=_percent(curve.low), high=_percent(curve.high), strong=curve is curves[0],
+            low=_percent(curve.low), high=_percent(curve.high).clip(max=y.high),
+            strong=curve is curves[0],
         )
         for curve, colour in zip(curves, names, strict=True)
     ]  # fmt: skip
     x = durations("cost, core time", np.concatenate([s.x for s in series]))
-    tops = [s.y for s in series] + [s.high for s in series if s.high is not None]
-    y = linear("regret, percentage points", [0.0, *np.concatenate(tops)], _short, pad=0.02)
     return Chart("regret", "Regret against cost", x, y, tuple(series), height=320)
 
 
