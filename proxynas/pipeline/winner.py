@@ -100,9 +100,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from proxynas import spaces
+import proxynas as pn
 
-space = spaces.load({_space_name(spec)!r}, {dict(spec.whole_options())!r})
+space = {_loaded_space(spec)}
 net = space.build({arch!r}, {tuple(dataset.shape)!r}, {dataset.num_classes})
 net.load_state_dict(load_file(Path(__file__).with_name("{WEIGHTS}")))
 net.eval()
@@ -113,9 +113,14 @@ class_names = {tuple(dataset.class_names)!r}
 '''
 
 
-def _space_name(spec: SearchSpec) -> str:
+def _loaded_space(spec: SearchSpec) -> str:
+    """The call that loads the space; a file of one's own by its whole path."""
     path = Path(spec.space)
-    return str(path.resolve()) if path.suffix == ".toml" else spec.space
+    file = path.suffix == ".toml"
+    name = str(path.resolve()) if file else spec.space
+    fixed = "".join(f", {key}={value!r}" for key, value in spec.whole_options().items())
+    moved = "  # its path now, if you move it" if file else ""
+    return f"pn.load_space({name!r}{fixed}){moved}"
 
 
 def _row(store: Store, arch: str) -> pd.Series | None:
