@@ -68,6 +68,17 @@ def everything(path: Path) -> ReportInputs:
     )  # fmt: skip
 
 
+def test_regret_is_drawn_as_high_as_its_medians_in_colours_that_differ() -> None:
+    one = RegretCurve("a", [1.0, 2.0], [0.02, 0.01], [0.0, 0.0], [0.9, 0.01])
+    chart = drawings.regret([replace(one, name=str(place)) for place in range(8)])
+    assert chart is not None
+    assert 2 < chart.y.high < 2.2
+    for series in chart.series:
+        assert series.high is not None
+        assert series.high.tolist() == pytest.approx([chart.y.high, 1.0])
+    assert len({series.colour for series in chart.series}) == 8
+
+
 def test_axes_place_their_ends_and_ticks() -> None:
     axis = charts.linear("x", [0, 10], str, pad=0)
     assert axis.place([0, 5, 10]).tolist() == [0, 0.5, 1]
