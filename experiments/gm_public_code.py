@@ -6,7 +6,9 @@
 CHECKOUT is a folder with https://github.com/VICO-UoE/DatasetCondensation (main.py, utils.py and
 networks.py are read); MNIST and CIFAR are folders of images, CIFAR-10 for the latter. The ``main``
 of the checkout runs as it is, but for its data, which are ours, and its evaluation, which is left
-out. One thread, core seconds of this process, both codes in turn.
+out. One thread, core seconds, both codes in turn; ours in a worker process of the engine, which
+keeps the memory that it frees, as all of its commands do. ``--keep`` lets the public code's process
+do that, too.
 
 A step is one update of the synthetic images of all classes. Where a student is matched several
 times, its training between two matches counts: seconds of a student by the updates made with it.
@@ -22,6 +24,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Annotated, Any
@@ -35,9 +38,13 @@ from torch.utils.data import TensorDataset
 
 from proxynas import datasets, spaces
 from proxynas.compare import evaluation
+from proxynas.core.allocator import keep_freed_memory
+from proxynas.core.errors import WorkerError
 from proxynas.core.torchvision import torchvision
 from proxynas.datasets import Dataset
 from proxynas.distill import loop
+from proxynas.engine import LOCAL
+from proxynas.engine.contract import Mapper
 from proxynas.proxyset import ProxySet
 from proxynas.specs import DistillSpec, EvaluationSpec
 
@@ -75,15 +82,21 @@ class EnoughError(Exception):
 
 
 @app.command()
-def steps(checkout: Path, mnist: Path, cifar: Path) -> None:
+def steps(
+    checkout: Path,
+    mnist: Path,
+    cifar: Path,
+    keep: Annotated[bool, typer.Option(help="The public code keeps freed memory, too.")] = False,
+) -> None:
     """Core seconds a step of both codes, in turn."""
     torch.set_num_threads(1)
-    public, loaded = imported(checkout), dict[str, Dataset]()
-    folders = {"MNIST": mnist, "CIFAR-10": cifar}
+    if keep:
+        keep_freed_memory()
+    public, folders = imported(checkout), {"MNIST": mnist, "CIFAR-10": cifar}
     for case in CASES:
-        if case.what not in loaded:
-            loaded = {case.what: datasets.load(folders[case.what])}
-        pairs = in_turn(public, loaded[case.what], case)[1:]
+        data = datasets.load(folders[case.what])
+        with LOCAL.opened(partial(datasets.load, folders[case.what]), 1, apart=True) as mapped:
+            pairs = in_turn(public, data, case, mapped)[1:]
         ratios = [a / b for a, b in pairs]
         print(
             f"{case}: public {median(a for a, _ in pairs):.3f} s, "
@@ -131,11 +144,27 @@ def imported(checkout: Path) -> Any:
         return importlib.import_module("main")
 
 
-def in_turn(public: Any, data: Dataset, case: Case) -> list[tuple[float, float]]:
+def ours(data: Dataset, spec: DistillSpec) -> float:
+    """Core seconds that a distillation takes of a worker."""
+    started = time.process_time()
+    loop.distill(spec, data)
+    return time.process_time() - started
+
+
+def lost(spec: DistillSpec, reason: str) -> float:
+    """A worker that is lost ends this.
+
+    Raises:
+        WorkerError: always.
+    """
+    raise WorkerError(reason)
+
+
+def in_turn(public: Any, data: Dataset, case: Case, mapped: Mapper) -> list[tuple[float, float]]:
     """Core seconds a step of the public code and of ours, a pair for each repeat.
 
     The public code asks for a new student when one is done with: there its time is taken, then
-    ours is measured, then it goes on.
+    ours is measured in a worker, then it goes on.
     """
     pairs: list[tuple[float, float]] = []
     began: float | None = None
@@ -144,9 +173,7 @@ def in_turn(public: Any, data: Dataset, case: Case) -> list[tuple[float, float]]
         nonlocal began
         now = time.process_time()
         if began is not None:
-            spec = spec_of(case, 1, len(pairs))
-            loop.distill(spec, data)
-            spent = time.process_time() - now
+            [spent] = mapped(ours, [spec_of(case, 1, len(pairs))], lost)
             pairs.append(((now - began) / case.outer, spent / case.outer))
         if len(pairs) > case.repeats:
             raise EnoughError

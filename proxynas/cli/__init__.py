@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from .. import __version__
+from ..core.allocator import keep_freed_memory
 from ..core.errors import STOPPED, ProxynasError, SpecError
 from ..core.settings import one_line
 from ..core.text import cut, visible
@@ -73,6 +74,7 @@ app.command("list")(list_)
 def main() -> None:
     """The ``proxynas`` command. Exit code 2 and one line for what a user can fix, 130 for
     Ctrl-C."""
+    keep_freed_memory()
     try:
         _check_arguments(sys.argv[1:])
         status = app(standalone_mode=False) or 0

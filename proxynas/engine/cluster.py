@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..core.allocator import keep_freed_memory
 from ..core.errors import DeviceError, SpecError, WorkerError
 from . import sharing
 from .contract import Mapper, Prepare
@@ -230,6 +231,7 @@ class _Actor:
             os.chdir(folder)
         sys.path += [place for place in path if place not in sys.path]
         torch.set_num_threads(1)
+        keep_freed_memory()
         try:
             arrays = import_module("ray").get(list(references))
             with warnings.catch_warnings():

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.allocator import keep_freed_memory
 from . import devices, sharing
 from .contract import Mapper, Prepare, Result, Task
 from .dispatch import Died, Dispatcher, Done, Event, Raised, Ready
@@ -193,6 +194,7 @@ def _serve(pipe: Connection, rest: bytes, parts: Sequence[Any]) -> None:
     """A worker: makes its context, and then does what comes out of its pipe."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    keep_freed_memory()
     tensors = [part if isinstance(part, Tensor) else torch.from_numpy(part) for part in parts]
     try:
         context = sharing.put_together(rest, tensors)()

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..core.errors import SpaceError
+from .pooling import HalvingAvgPool
 
 Operation = Literal["conv1", "conv3", "conv5", "dil3", "grp3", "sep3", "sep5", "res3", "max", "avg"]
 
@@ -48,7 +49,7 @@ def make(
         else:
             blocks.append(_conv(channels, width, 1))
             if side >= 2:
-                blocks.append(nn.MaxPool2d(2) if operation == "max" else nn.AvgPool2d(2))
+                blocks.append(nn.MaxPool2d(2) if operation == "max" else HalvingAvgPool())
                 side //= 2
         channels = width
     return nn.Sequential(

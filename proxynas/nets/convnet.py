@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import SpaceError
+from .pooling import HalvingAvgPool
 
 Norm = Literal["none", "batchnorm", "layernorm", "instancenorm", "groupnorm"]
 Activation = Literal["sigmoid", "relu", "leakyrelu"]
@@ -67,7 +68,7 @@ class ConvNet(nn.Module):
             blocks.append(nn.Conv2d(channels, width, 3, padding=padding))
             blocks += [*_norm(norm, width, height, side), _activation(activation)]
             if pooling != "none" and min(height, side) >= 2:
-                blocks.append(nn.MaxPool2d(2) if pooling == "maxpooling" else nn.AvgPool2d(2))
+                blocks.append(nn.MaxPool2d(2) if pooling == "maxpooling" else HalvingAvgPool())
                 height, side = height // 2, side // 2
             channels = width
         self.features = nn.Sequential(*blocks)  # (B, width, height, side)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.errors import SpaceError
 from .convnet import InstanceNorm
+from .pooling import HalvingAvgPool
 
 Norm = Literal["none", "batchnorm", "instancenorm"]
 Activation = Literal["relu", "softplus"]
@@ -52,7 +53,7 @@ class DoublingConvNet(nn.Module):
                 blocks.append(InstanceNorm(filters))
             blocks.append(nn.ReLU() if activation == "relu" else nn.Softplus(BETA))
             if min(height, side) >= 2:
-                blocks.append(nn.AvgPool2d(2))
+                blocks.append(HalvingAvgPool())
                 height, side = height // 2, side // 2
             channels = filters
         self.features = nn.Sequential(*blocks)  # (B, channels, height, side)

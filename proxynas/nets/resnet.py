@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from ..core.errors import SpaceError
 from .convnet import InstanceNorm
+from .pooling import HalvingAvgPool
 
 Norm = Literal["instancenorm", "batchnorm"]
 Downsampling = Literal["stride", "avgpooling"]
@@ -34,7 +35,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         stride = 2 if halve and downsampling == "stride" else 1
-        self.pool = nn.AvgPool2d(2) if halve and downsampling == "avgpooling" else nn.Identity()
+        self.pool = HalvingAvgPool() if halve and downsampling == "avgpooling" else nn.Identity()
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
         self.norm1 = _norm(norm, after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)

@@ -21,7 +21,7 @@ from ..truth import TruthTable
 from .selection import choose_indicator
 from .truth_tables import find_tables, find_truth
 
-SEARCH_STEPS = 400
+SEARCH_STEPS = 200
 """Distillation steps of a search that does not say how many: fewer than published, for a quick
 first look."""
 

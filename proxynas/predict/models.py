@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
@@ -57,8 +58,12 @@ MODELS: dict[str, Model] = {"ridge": ridge, "Gaussian process": gaussian_process
 
 
 def predict(model: Any, x: Floats, y: Floats, new: Floats) -> Floats:
-    """What ``model``, fitted to features (n, k) and scores (n,), predicts for features (N, k)."""
-    return np.asarray(clone(model).fit(x, y).predict(new), dtype=np.float64)
+    """What ``model``, fitted to features (n, k) and scores (n,), predicts for features (N, k).
+
+    All are finite and our own, and scikit-learn need not look whether they are, thousands of times.
+    """
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        return np.asarray(clone(model).fit(x, y).predict(new), dtype=np.float64)
 
 
 def unsure(model: Any, x: Floats, y: Floats, new: Floats) -> Floats | None:

@@ -139,7 +139,7 @@ class CandidateSpec:
 class ProxySpec:
     """The proxy set (a file or a shipped one, or how it is distilled) and what it is compared with.
 
-    Without ``steps`` a search distils for 400 steps, or the method's own number if that is smaller.
+    Without ``steps`` a search distils for 200 steps, or the method's own number if that is smaller.
     """
 
     proxy: Annotated[
@@ -153,7 +153,7 @@ class ProxySpec:
     ipc: Ipc = 1
     steps: Annotated[
         NotNegative | None,
-        Option("Distillation steps. Default: the method's own number, at most 400.", DISTILLATION),
+        Option("Distillation steps. Default: the method's own number, at most 200.", DISTILLATION),
     ] = None
     settings: Settings = Field(default_factory=dict)
     also: Annotated[
