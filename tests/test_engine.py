@@ -198,6 +198,17 @@ def test_without_room_in_shared_memory_every_process_has_its_own(
     assert not x.is_shared()
 
 
+def test_where_the_system_gives_no_shared_memory_every_process_has_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(tensor: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("unable to resize file </torch_1_0> to the right size: File too large")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refused)
+    x = torch.randn(1000, 3)
+    assert mapped(sums, [0], partial(dict, x=x), 2) == [[(x.sum().item(), False)]]
+
+
 def test_room_is_needed_for_what_is_not_shared_yet(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

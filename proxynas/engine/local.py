@@ -101,8 +101,8 @@ class Processes:
         rest, tensors = sharing.take_apart(prepare)
         # processes get a tensor of shared memory as it is, and one on a GPU, or where there is no
         # such room, as numbers
-        fits = sharing.fits(tensors)
-        self._parts = (rest, tensors) if fits else (rest, [t.cpu().numpy() for t in tensors])
+        shared = sharing.shared(tensors)
+        self._parts = (rest, tensors) if shared else (rest, [t.cpu().numpy() for t in tensors])
         self._environments = environments
         self._workers: dict[int, _Worker] = {}
 

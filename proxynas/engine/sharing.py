@@ -64,3 +64,15 @@ def fits(tensors: Sequence[Tensor]) -> bool:
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     new = sum(storage.nbytes() for storage in storages.values() if not storage.is_shared())
     return not SHARED_MEMORY.is_dir() or new < 0.9 * shutil.disk_usage(SHARED_MEMORY).free
+
+
+def shared(tensors: Sequence[Tensor]) -> bool:
+    """Move tensors to shared memory, where they fit and the system lets; whether all are there."""
+    if not fits(tensors):
+        return False
+    try:
+        for tensor in tensors:
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError:  # it was filled meanwhile, or no file may be so large
+        return False
+    return True
