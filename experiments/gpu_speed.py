@@ -48,7 +48,7 @@ def main(
 ) -> None:
     """Measure every way, and print a table."""
     device = hardware.check(device)
-    batch, updates, repeats = (8, 3, 1) if tiny else (256, 50, 5)
+    batch, updates, repeats = (2, 2, 1) if tiny else (256, 50, 5)
     rows: list[Result] = []
     for what in ("ConvNet",) if tiny else NETWORKS:
         rows += compared(what, device, batch, updates, repeats)
