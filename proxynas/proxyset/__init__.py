@@ -13,6 +13,7 @@
 (4, ('cat', 'dog'), True)
 """
 
+from .cards import Card, card
 from .file import (
     ProxySet,
     candidate_recipe,
@@ -25,8 +26,10 @@ from .file import (
 )
 
 __all__ = [
+    "Card",
     "ProxySet",
     "candidate_recipe",
+    "card",
     "check",
     "locate",
     "merge",

@@ -29,7 +29,7 @@ from ..datasets.zca import Whitening
 from ..nets.generator import Distilled
 from ..specs import Regularisation, parse_whitening
 from ..training.curriculum import Curriculum
-from . import merging, schema
+from . import cards, merging, schema
 from .schema import GENERATOR
 
 FORMAT = "proxynas-proxy-1"
@@ -136,7 +136,7 @@ def read(path: str | Path) -> ProxySet:
     Raises:
         ProxyFileError: missing, truncated, not a proxy set, or changed since it was written.
     """
-    path = locate(path)
+    path, known = locate(path), cards.card(str(path))
     if not os.path.lexists(path):  # unlike Path.exists it never raises
         raise ProxyFileError(
             f"there is no proxy-set file {path}; make one with 'proxynas distill --out {path}'"
@@ -160,7 +160,7 @@ def read(path: str | Path) -> ProxySet:
         _preprocessing(about["preprocessing"], tensors),
         tuple(about["class_names"]),
         recipe,
-        dict(about["provenance"]),
+        dict(about["provenance"]) | ({} if known is None else {"stands_for": known.data}),
         Curriculum(tensors["order"], tensors.get("rates")) if "order" in tensors else None,
         _generator(about, tensors),
     )
@@ -279,6 +279,9 @@ def locate(name: str | Path) -> Path:
 def check(proxy: ProxySet, dataset: Dataset) -> None:
     """Refuse a proxy set that was made from other data.
 
+    A shipped set stands for the published data that it was distilled from a copy of: it may be used
+    with them, too, although their fingerprint is another.
+
     Raises:
         ProxyFileError: image shape, classes, the data's fingerprint or its whitening differ.
     """
@@ -287,10 +290,12 @@ def check(proxy: ProxySet, dataset: Dataset) -> None:
         "classes": dataset.class_names,
         "data": dataset.fingerprint,
     }
+    published = proxy.provenance.get("stands_for") == dataset.name
+    made_from = proxy.provenance.get("fingerprint", dataset.fingerprint)
     of_set = {
         "image shape": tuple(proxy.x.shape[1:]),
         "classes": proxy.class_names,
-        "data": proxy.provenance.get("fingerprint", dataset.fingerprint),
+        "data": dataset.fingerprint if published else made_from,
     }
     for key, value in of_data.items():
         if of_set[key] != value:

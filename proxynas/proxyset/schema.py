@@ -35,6 +35,7 @@ class Provenance(TypedDict, total=False):
     method: str
     data: str
     fingerprint: str
+    stands_for: str
     ipc: Count
     steps: Count
     seconds: Cost
