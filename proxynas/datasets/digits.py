@@ -1,7 +1,9 @@
-"""The embedded default: scikit-learn's 8×8 digits, 1,797 real images in 16 levels of grey."""
+"""The embedded default: scikit-learn's 8×8 digits, 1,797 real images in 16 levels of grey.
+
+scikit-learn is imported when they are read: it takes a second or two, which workers do not need.
+"""
 
 import torch
-from sklearn.datasets import load_digits
 
 from .base import Images, Stored
 from .split import stratified
@@ -14,6 +16,8 @@ LEVELS = 16
 def read(val_fraction: float | None) -> Stored:
     """Read the digits: (N, 1, 8, 8), 500 images to test, 297 (or `val_fraction` of the rest) to
     validate."""
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     x = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)  # (1797, 1, 8, 8)
     images = Images(x, torch.from_numpy(bunch.target).long())
