@@ -25,6 +25,8 @@ CHEAP = {
     "kcenter": {"width": 8, "updates": 5},
     "forgetting": {"width": 8, "epochs": 2},
     "best-random": {"width": 8, "updates": 5, "draws": 3},
+    "entropy": {"width": 8, "updates": 5},
+    "el2n": {"width": 8, "updates": 5, "networks": 2},
 }
 
 
@@ -241,3 +243,31 @@ def test_features_are_those_of_the_trained_network(
     assert actual.shape == (200, 8)  # three poolings take 8×8 to one pixel
     assert actual.isfinite().all()
     assert init(task_of("herding", small))["x"].shape == (10, 2, 1, 8, 8)
+
+
+def test_rare_entropy_weighs_more_by_hand() -> None:
+    """Bins of one image, of three and of two: weights (3 − h + 1) / h; zero is an entropy, too."""
+    entropies = torch.tensor([0.5, 0.02, 0.011, 0.03, 1.5, 2.0])
+    expected = torch.tensor([3.0, 1 / 3, 1 / 3, 1 / 3, 1.0, 1.0])
+    torch.testing.assert_close(coreset.rarity(entropies, 1.0), expected)
+    assert coreset.rarity(torch.tensor([0.0, 0.5, 0.6]), 0.5).tolist() == [2.0, 0.5, 0.5]
+
+
+def test_entropy_draws_by_its_weights(small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of zero are never drawn."""
+    wanted = torch.zeros(len(small.train), dtype=torch.float64)
+    wanted[torch.cat([torch.nonzero(small.train.y == c)[:2, 0] for c in range(10)])] = 1.0
+    monkeypatch.setattr(coreset, "rarity", lambda entropies, bin_width: wanted)
+    proxy = distill(DistillSpec(method="entropy", ipc=2, settings=CHEAP["entropy"]), small)
+    assert sorted(rows_of(proxy.x, small)) == wanted.nonzero()[:, 0].tolist()
+
+
+def test_el2n_takes_what_all_networks_have_wrong(small: Dataset) -> None:
+    """An image with the label of another class is the first of its class."""
+    y = small.train.y.clone()
+    spoilt = [int(torch.nonzero(y == c)[0, 0]) for c in range(10)]
+    y[spoilt] = (y[spoilt] + 5) % 10
+    data = replace(small, train=Split(small.train.x, y))
+    chosen = {"width": 16, "updates": 150, "networks": 2, "lr": 0.05}
+    proxy = distill(DistillSpec(method="el2n", ipc=1, settings=chosen), data)
+    assert len(set(rows_of(proxy.x, data)) & set(spoilt)) >= 8

@@ -63,6 +63,8 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     "herding": ("herding", {"width": 8, "updates": 10}),
     "kcenter": ("kcenter", {"width": 8, "updates": 10}),
     "forgetting": ("forgetting", {"width": 8, "epochs": 2}),
+    "entropy": ("entropy", {"width": 8, "updates": 10}),
+    "el2n": ("el2n", {"width": 8, "updates": 10, "networks": 2}),
     "best-random": ("best-random", {"width": 8, "draws": 2, "updates": 5}),
 }
 

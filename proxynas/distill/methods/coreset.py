@@ -8,20 +8,27 @@ chosen, i = 1 … ipc:
     k-center     sᵢ = argmaxₓ minⱼ ‖φ(x) − φ(sⱼ)‖,   s₁ = argminₓ ‖φ(x) − m‖           (Wolf 2011)
     forgetting   sᵢ = argmaxₓ #{t : x right when last seen before t, wrong at t}     (Toneva 2019)
     best-random  S  = argmax over random sets of a network's validation accuracy when trained on S
+    entropy      sᵢ ~ (maxᵦ h(b) − h(b(x)) + 1) / h(b(x)),   h(b): images in bin b      (Na 2021)
+    el2n         sᵢ = argmaxₓ meanₙ ‖softmax fₙ(x) − onehot(y)‖                        (Paul 2021)
 
 Herding brings the mean feature of the chosen images nearest to that of the class; k-center, here
 the greedy one of Sener & Savarese 2018, leaves no image far from a chosen one. Forgetting takes the
 images that a network in training forgets most often; one that it never had right counts as
-forgotten without end. Optimal random selection draws many random coresets and keeps the one on
+forgotten without end. Entropy, "proxy data" made for architecture search, draws from a histogram of
+the logarithm of the entropy of a trained network's prediction, rare bins (images that are very
+easy, or hard) oftener than frequent ones. EL2N takes the images on which several networks err most,
+early in their training. Optimal random selection draws many random coresets and keeps the one on
 which a small network validates best.
 
-This is how Zhao 2021 (§3.1 and appendix) uses them, each class on its own; the last is a fairer
-"random" for whoever may validate. Herding and k-center take the features of a network trained on
-the whole data, a ConvNet (an MLP on tables), before its last layer. All training is part of what a
-method costs.
+This is how Zhao 2021 (§3.1 and appendix) uses the first four, each class on its own; best-random is
+a fairer "random" for whoever may validate. Herding and k-center take the features of a network
+trained on the whole data, a ConvNet (an MLP on tables), before its last layer. All training is part
+of what a method costs.
 
 Where implementations differ: Toneva 2019 counts over 200 epochs; our default of 10 is what a
-baseline may cost, and ties are broken at random.
+baseline may cost, and ties are broken at random. Na 2021 draws without looking at classes, after
+longer training; the bins are of half a power of ten, its code's for CIFAR-10. Paul 2021 averages
+ten networks after twenty of 200 epochs, and keeps half of the data and more.
 """
 
 from collections.abc import Callable
@@ -31,6 +38,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ... import training
 from ...core import seeds, settings
@@ -63,6 +71,21 @@ class Forgetting:
     epochs: Annotated[int, Field(ge=2)] = 10
     batch_size: Positive = 128
     lr: Annotated[float, Field(gt=0)] = 0.01
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class Entropy(Features):
+    """Settings of entropy: the network that predicts, its training, and the width of a bin."""
+
+    bin_width: Annotated[float, Field(gt=0)] = 0.5  # of log10 of the entropy in nats
+
+
+@checked(frozen=True, config=settings.CONFIG)
+class EL2N(Features):
+    """Settings of EL2N: the networks that err, and their training, which is short."""
+
+    networks: Positive = 3
+    updates: Positive = 200
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -131,6 +154,48 @@ def init_best_random(task: Task[BestRandom]) -> State:
             best = accuracy
             chosen = x
     return {"x": chosen}
+
+
+def init_entropy(task: Task[Entropy]) -> State:
+    """Real images of rare entropy, (C, ipc, …), drawn with :func:`rarity` as weights."""
+    logits = _logits(task, _trained(task, "entropy"))
+    log_p = logits.log_softmax(1)
+    weights = rarity(-(log_p.exp() * log_p).sum(1).cpu(), task.settings.bin_width)  # (N,)
+    generator = seeds.generator(task.seed, "entropy", "draw")
+
+    def drawn(members: Tensor) -> Tensor:
+        chances = weights[members.cpu()]
+        return chances.multinomial(task.ipc, generator=generator).to(members.device)
+
+    return _choose(task, "entropy", drawn)
+
+
+def init_el2n(task: Task[EL2N]) -> State:
+    """The real images that networks are furthest from having right, (C, ipc, …)."""
+    train = task.dataset.train
+    onehot = F.one_hot(train.y, task.dataset.num_classes)
+    errors = [
+        (_logits(task, _trained(task, "el2n", n)).softmax(1) - onehot).norm(dim=1)
+        for n in range(task.settings.networks)
+    ]
+    score = torch.stack(errors).mean(0)  # (N,)
+
+    def furthest(members: Tensor) -> Tensor:
+        return score[members].argsort(descending=True, stable=True)[: task.ipc]
+
+    return _choose(task, "el2n", furthest)
+
+
+def rarity(entropies: Tensor, bin_width: float) -> Tensor:
+    """Weights (N,) of ``entropies`` (N,), in nats: P1 of Na 2021, shared by the images of a bin.
+
+    A bin of h images has weight max h − h + 1, so that the fullest has least.
+    """
+    logs = entropies.double().clamp_min(torch.finfo(torch.float32).tiny).log10()
+    places = (logs / bin_width).floor()
+    _, bins, counts = torch.unique(places, return_inverse=True, return_counts=True)
+    of_bin: Tensor = (counts.max() - counts + 1) / counts
+    return of_bin[bins]
 
 
 def herd(features: Tensor, n: int) -> Tensor:
@@ -214,27 +279,37 @@ def _choose(task: Task[object], name: str, pick: Callable[[Tensor], Tensor]) -> 
 
 def _features(task: Task[Features], name: str) -> Tensor:
     """Features (N, F) of all training images, of a network trained on them."""
-    config = task.settings
-    train = task.dataset.train
-    net = _network(task, name, config.width)
-    recipe = training.Recipe(config.updates, config.batch_size, lr=config.lr)
-    order_seed = seeds.derive(task.seed, name, "order")
-    training.fit([net], train.x, train.y, recipe, seed=order_seed)
-    net.eval()
+    net = _trained(task, name)
     with torch.no_grad():
-        batches = [net.features(batch).flatten(1) for batch in torch.split(train.x, 512)]
-    return torch.cat(batches)
+        pieces = torch.split(task.dataset.train.x, 512)
+        return torch.cat([net.features(piece).flatten(1) for piece in pieces])
 
 
-def _network(task: Task[object], name: str, width: int) -> convnet.ConvNet | mlp.MLP:
+def _logits(task: Task[object], net: nn.Module) -> Tensor:
+    """Logits (N, K) of all training images."""
+    with torch.no_grad():
+        return torch.cat([net(piece) for piece in torch.split(task.dataset.train.x, 512)])
+
+
+def _trained(task: Task[Features], name: str, *number: int) -> convnet.ConvNet | mlp.MLP:
+    """A network trained on all training images, as the settings say, in evaluation mode."""
+    config, train = task.settings, task.dataset.train
+    net = _network(task, name, config.width, *number)
+    recipe = training.Recipe(config.updates, config.batch_size, lr=config.lr)
+    order_seed = seeds.derive(task.seed, name, "order", *number)
+    training.fit([net], train.x, train.y, recipe, seed=order_seed)
+    return net.eval()
+
+
+def _network(task: Task[object], name: str, width: int, *number: int) -> convnet.ConvNet | mlp.MLP:
     """The published ConvNet, ``width`` wide, or for tables an MLP as deep.
 
-    It is initialised by the name and the task's seed.
+    It is initialised by the name, its number and the task's seed.
     """
     dataset = task.dataset
     shape, classes = dataset.shape, dataset.num_classes
     net: convnet.ConvNet | mlp.MLP
-    with seeds.seeded(seeds.derive(task.seed, name, "net")):
+    with seeds.seeded(seeds.derive(task.seed, name, "net", *number)):
         if len(shape) == 3:
             net = convnet.ConvNet(
                 shape,
@@ -286,4 +361,16 @@ BEST_RANDOM = _coreset(
     BestRandom,
     init_best_random,
 )
-METHODS = (RANDOM, HERDING, KCENTER, FORGETTING, BEST_RANDOM)
+ENTROPY = _coreset(
+    "entropy",
+    "proxy data for architecture search: real images of rare entropy",
+    Entropy,
+    init_entropy,
+)
+ERRING = _coreset(
+    "el2n",
+    "EL2N: the real images that networks are furthest from having right",
+    EL2N,
+    init_el2n,
+)
+METHODS = (RANDOM, HERDING, KCENTER, FORGETTING, BEST_RANDOM, ENTROPY, ERRING)
