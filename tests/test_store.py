@@ -1,4 +1,6 @@
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +97,42 @@ def test_the_file_is_plain_sqlite(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "run.sqlite")
     assert connection.execute("SELECT sotl FROM scores").fetchone() == (20.25,)
     connection.close()
+
+
+def test_a_store_that_was_half_made_is_made_whole(tmp_path: Path) -> None:
+    """As a full disk left one: some tables, and no owner."""
+    Store(tmp_path / "whole.sqlite").close()
+    with sqlite3.connect(tmp_path / "whole.sqlite") as database:
+        for table in ("owner", "stages", "sets"):
+            database.execute(f"DROP TABLE {table}")
+    store = Store(tmp_path / "whole.sqlite")
+    store.claim("settings")
+    store.add([a_score()])
+    assert len(store.scores()) == 1
+
+
+SOME_ROOM = """
+import resource, sys
+from pathlib import Path
+from proxynas.core.errors import RunFolderError
+from proxynas.search.store import Store
+from signal import SIG_IGN, SIGXFSZ, signal
+signal(SIGXFSZ, SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    Store(Path(sys.argv[1]))
+except RunFolderError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+store = Store(Path(sys.argv[1]))
+store.claim("settings")
+print("made")
+"""
+
+
+@pytest.mark.parametrize("room", [0, 1000, 4096, 10_000, 20_000, 40_000])
+def test_where_a_full_disk_stopped_the_making_it_is_made_later(tmp_path: Path, room: int) -> None:
+    python = [sys.executable, "-c", SOME_ROOM, str(tmp_path / "run.sqlite"), str(room)]
+    lines = subprocess.run(python, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[-1] == "made"
+    assert all("cannot open the run store" in line for line in lines[:-1])

@@ -98,7 +98,7 @@ class Store:
             with self._reading():
                 self._check_tables()
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.executescript(SCHEMA)
+            self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")  # all tables or none
         except (sqlite3.Error, OSError, ValueError) as error:
             raise RunFolderError(
                 f"cannot open the run store {path}: {error}; "
@@ -108,13 +108,13 @@ class Store:
     def _check_tables(self) -> None:
         """Refuse a database of others, or of a version of proxynas whose tables were others."""
         there = _columns(self._db)
-        if there and "owner" not in there:
-            raise RunFolderError(
-                f"{self.path} is a database, but not a run store; give another --out, or remove it"
-            )
         with closing(sqlite3.connect(":memory:")) as fresh:
             fresh.executescript(SCHEMA)
             expected = _columns(fresh)
+        if "owner" not in there and any(expected.get(name) != there[name] for name in there):
+            raise RunFolderError(
+                f"{self.path} is a database, but not a run store; give another --out, or remove it"
+            )
         other = [name for name, columns in there.items() if expected.get(name, columns) != columns]
         if other:
             raise RunFolderError(
