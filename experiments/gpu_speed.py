@@ -6,7 +6,8 @@
 Each way trains the same network from the same start on the same images, for as many updates; all
 take turns. Milliseconds an update (median), how many times the plain way's speed, and the mean loss
 of the last tenth of the updates. Then candidates a second: with several of a network's seeds in one
-call, and with several processes on one device.
+call, and with several processes on one device. What is in the file given by --out is not measured
+again.
 """
 
 import json
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from proxynas import spaces, training
-from proxynas.core import hardware
+from proxynas.core import files, hardware
 from proxynas.core.errors import WorkerError
 from proxynas.engine import LOCAL
 
@@ -49,17 +50,25 @@ def main(
     """Measure every way, and print a table."""
     device = hardware.check(device)
     batch, updates, repeats = (2, 2, 1) if tiny else (256, 50, 5)
-    rows: list[Result] = []
+    parts: dict[str, Callable[[], list[Result]]] = {}
     for what in ("ConvNet",) if tiny else NETWORKS:
-        rows += compared(what, device, batch, updates, repeats)
-        rows += stacked(what, device, batch, updates, (1, 2) if tiny else (1, 3, 10, 30))
-    rows += shared(device, *((2, 1, (1, 2)) if tiny else (24, 20, (1, 2, 4, 8))))
-    about = {"device": hardware.describe(device), "torch": torch.__version__, "rows": rows}
-    if out is not None:
-        out.write_text(json.dumps(about, indent=1) + "\n")
-    print(about["device"])
-    for row in rows:
-        print("  ".join(f"{key} {value}" for key, value in row.items()))
+        parts[f"{what}, ways"] = partial(compared, what, device, batch, updates, repeats)
+        counts = (1, 2) if tiny else (1, 3, 10, 30)
+        parts[f"{what}, seeds"] = partial(stacked, what, device, batch, updates, counts)
+    sizes = (2, 1, (1, 2)) if tiny else (24, 20, (1, 2, 4, 8))
+    parts["processes"] = partial(shared, device, *sizes)
+    about: dict[str, Any] = {"device": hardware.describe(device), "torch": torch.__version__}
+    about["parts"] = done = {}
+    if out is not None and out.exists():
+        done.update(json.loads(out.read_text())["parts"])
+    for name, measure in parts.items():
+        if name not in done:
+            done[name] = measure()
+        if out is not None:  # what is measured is not measured again
+            files.write_bytes(out, (json.dumps(about, indent=1) + "\n").encode())
+        print(name)
+        for row in done[name]:
+            print("  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
 
 
 def built(what: str, device: str) -> nn.Module:
@@ -81,9 +90,10 @@ def compared(what: str, device: str, batch: int, updates: int, repeats: int) -> 
     made: dict[str, Step] = {}
     rows: list[Result] = []
     for way, make in WAYS.items():
+        products(way)
         try:
             step = make(what, device, batch)
-            for _ in range(3):  # compiles, captures, warms up
+            for _ in range(3 if way in GRAPHS else 6):  # compiles, warms up; a graph has done three
                 step()
             made[way] = step
         except Exception as error:  # whatever a compiler or a driver says
@@ -93,23 +103,24 @@ def compared(what: str, device: str, batch: int, updates: int, repeats: int) -> 
     losses: dict[str, list[float]] = {way: [] for way in made}
     for _ in range(repeats):
         for way, step in made.items():
-            products(tf32=way == "tf32")
+            products(way)
             started = now(device)
             found = torch.stack([step().detach().clone() for _ in range(updates)])
             seconds[way].append((now(device) - started) / updates)
             losses[way] += found.float().tolist()
-    plain = median(seconds["float32"])
+    usual = median(seconds["float32"])
     for way, each in seconds.items():
         late = losses[way][-max(1, len(losses[way]) // 10) :]
         row = {"network": what, "way": way, "ms": round(1e3 * median(each), 3)}
-        rows.append(row | {"faster": round(plain / median(each), 2), "loss": round(mean(late), 3)})
+        rows.append(row | {"faster": round(usual / median(each), 2), "loss": round(mean(late), 3)})
     return rows
 
 
-def products(*, tf32: bool) -> None:
-    """How float32 products and convolutions are computed from now on."""
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = tf32
+def products(way: str) -> None:
+    """How float32 products and convolutions are computed from now on; PyTorch's own choice is exact
+    products and TF32 in convolutions, and that is how candidates are trained."""
+    torch.set_float32_matmul_precision("high" if way == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = way in ("tf32", "as PyTorch does")
 
 
 def plain(
@@ -175,24 +186,32 @@ WAYS: dict[str, Callable[[str, str, int], Step]] = {
     "channels last, bfloat16": partial(plain, last=True, bf16=True),
     "compiled": partial(plain, compiled=True),
     "compiled, bfloat16": partial(plain, compiled=True, bf16=True),
+    "as PyTorch does": plain,
     "CUDA graph": graphed,
     "CUDA graph, bfloat16": partial(graphed, bf16=True),
 }
 
 
+GRAPHS = ("CUDA graph", "CUDA graph, bfloat16")
+
+
 def stacked(
     what: str, device: str, batch: int, updates: int, counts: tuple[int, ...]
 ) -> list[Result]:
-    """Trainings a second of one network with several seeds in one call."""
-    rows, (x, y) = [], images(device, batch)
+    """Updates a second of one network with several seeds in one call."""
+    rows: list[Result] = []
+    x, y = images(device, batch)
     recipe = training.Recipe(updates=updates, batch_size=batch)
+    training.fit([built(what, device)], x, y, training.Recipe(updates=3, batch_size=batch))
     for count in counts:
+        row: Result = {"network": what, "seeds in one call": count}
         started = now(device)
-        training.fit([built(what, device) for _ in range(count)], x, y, recipe, fused=count > 1)
-        rate = count * updates / (now(device) - started)
-        rows.append(
-            {"network": what, "seeds in one call": count, "updates a second": round(rate, 1)}
-        )
+        try:
+            training.fit([built(what, device) for _ in range(count)], x, y, recipe, fused=count > 1)
+        except torch.OutOfMemoryError:
+            rows.append(row | {"not here": "there is not enough memory"})
+            break
+        rows.append(row | {"updates a second": round(count * updates / (now(device) - started), 1)})
     return rows
 
 

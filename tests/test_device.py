@@ -32,22 +32,36 @@ random numbers for dropout and noise alone."""
 ARCH = "D2-W32-relu-batchnorm-avgpooling"
 
 
+ROWS = TABLE if DEVICE != "cpu" else ("gm-pixels", "unroll-gtn-lrn", "rcig", "herding")
+"""On the processor a few show the way there; the contract of all is in test_methods.py."""
+
+
 @pytest.fixture(scope="module")
 def there(digits: Dataset) -> Dataset:
     return digits.to(DEVICE)
 
 
-@pytest.mark.parametrize("row", TABLE)
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions in float32, and not in TF32, which is PyTorch's choice on a GPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("row", ROWS)
 def test_a_method_takes_a_step_on_it(row: str, digits: Dataset, there: Dataset) -> None:
+    """On the device first: what is shared, such as experts, is made there and kept."""
     method, chosen = TABLE[row]
-    ipc = 2 if chosen.get("ic") == 2 else 1
     steps = 1 if METHODS[method].steps else None
-    spec = DistillSpec(method=method, ipc=ipc, steps=steps, settings=chosen)
-    here = distill(spec, digits)
+    spec = DistillSpec(method=method, ipc=chosen.get("ic", 1), steps=steps, settings=chosen)
     made = distill(replace(spec, device=DEVICE), there)
     assert made.x.device.type == "cpu"
-    if "gtn" not in row:  # whose noise is drawn on the device
-        torch.testing.assert_close(made.x, here.x, **NEAR)
+    assert made.x.isfinite().all()
+    if steps is None:  # which images a network chooses may hang by the last bit
+        equal = (made.x.flatten(1)[:, None] == digits.train.x.flatten(1)[None]).all(2)
+        assert (digits.train.y[equal.int().argmax(1)] == made.y).all()
+    elif "gtn" not in row:  # whose noise is drawn on the device
+        here = distill(spec, digits).x
+        assert (made.x - here).norm() / here.norm() <= (0.0 if DEVICE == "cpu" else 0.05)
 
 
 @pytest.mark.parametrize("fused", [False, True])

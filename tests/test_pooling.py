@@ -10,7 +10,7 @@ from proxynas.nets.pooling import HalvingAvgPool
 def test_halving_is_average_pooling_with_its_first_and_second_derivatives(
     side: tuple[int, int],
 ) -> None:
-    x = torch.randn(4, 3, *side, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 1, *side, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(HalvingAvgPool()(x), F.avg_pool2d(x, 2))
     assert torch.autograd.gradcheck(HalvingAvgPool(), x)
     assert torch.autograd.gradgradcheck(HalvingAvgPool(), x)

@@ -74,7 +74,8 @@ def _proxy_sets() -> Table:
         facts = [str(about[key]) for key in ("data", "method", "ipc")]
         measured = "–"
         if card is not None:
-            facts[0], (arch, (mean, sd)) = card.data, next(iter(card.accuracy.items()))
+            facts[0] = card.data
+            arch, (mean, sd) = next(iter(card.accuracy.items()))
             beside = f" ({card.random[arch][0]:.1f})" if arch in card.random else ""
             measured = f"{mean:.1f} ± {sd:.1f}{beside}"
         took = f"{about['core_seconds']:.0f} s"

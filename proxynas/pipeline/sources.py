@@ -30,6 +30,11 @@ def get_proxy(spec: SearchSpec, dataset: Dataset, folder: Path, watcher: Watcher
             proxyset.read(spec.proxy).save(path)
         proxy = proxyset.read(path)
         proxyset.check(proxy, dataset)
+        if proxyset.stands_for(proxy, dataset):
+            watcher.say(
+                "the proxy set is of another copy of these data: some validation images "
+                "may be among those that it was distilled from"
+            )
     else:
         if not path.exists():
             unit = "image" if dataset.is_images else "row"

@@ -23,6 +23,7 @@ from .file import (
     names,
     read,
     recipe_for,
+    stands_for,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "names",
     "read",
     "recipe_for",
+    "stands_for",
 ]

@@ -3,6 +3,7 @@
 A card is a TOML file beside the set (``distilled_sets/NAME.toml``).
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,8 @@ from ..core import resources, settings
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Accuracies = dict[str, tuple[Percent, Percent]]
-"""Test accuracy in % by architecture: mean and standard deviation over networks."""
+"""Test accuracy in % by architecture: mean and standard deviation over networks (and sets, of
+random images)."""
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -21,7 +23,7 @@ class Card:
     """What is known of a shipped set.
 
     data: the published data that it may be used with, by the name in ``proxynas list``. A copy of
-        these data, such as the JPEG copy that it was distilled from, has another fingerprint.
+        these data, such as the one that it was distilled from, has another fingerprint.
     made: the command that made it, and what is to be known of it.
     hardware: what it was made and evaluated on.
     licence: of the data.
@@ -34,7 +36,7 @@ class Card:
     hardware: str
     licence: str
     evaluated: str
-    accuracy: Accuracies
+    accuracy: Annotated[Accuracies, Field(min_length=1)]
     random: Accuracies
     ranks: str
 
@@ -46,6 +48,6 @@ def card(name: str) -> Card | None:
         SpecError: the card is damaged.
     """
     path = resources.folder("distilled_sets") / f"{name}.toml"
-    if Path(name).name != name or not path.is_file():
+    if Path(name).name != name or not os.path.isfile(path):  # unlike Path.is_file it never raises
         return None
     return settings.make(Card, settings.read_toml(path), where=str(path))

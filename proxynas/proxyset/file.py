@@ -135,6 +135,7 @@ def read(path: str | Path) -> ProxySet:
 
     Raises:
         ProxyFileError: missing, truncated, not a proxy set, or changed since it was written.
+        SpecError: the card of a shipped set is damaged.
     """
     path, known = locate(path), cards.card(str(path))
     if not os.path.lexists(path):  # unlike Path.exists it never raises
@@ -276,11 +277,22 @@ def locate(name: str | Path) -> Path:
     return shipped if os.path.isfile(shipped) else Path(name)
 
 
+def stands_for(proxy: ProxySet, dataset: Dataset) -> bool:
+    """Whether a shipped set was distilled from another copy of the published data ``dataset``.
+
+    The copy may be split otherwise, so that some validation images are among those that the set was
+    distilled from.
+    """
+    about = proxy.provenance
+    another = dataset.fingerprint != about.get("fingerprint") and dataset.name != about.get("data")
+    return another and about.get("stands_for") == dataset.name
+
+
 def check(proxy: ProxySet, dataset: Dataset) -> None:
     """Refuse a proxy set that was made from other data.
 
-    A shipped set stands for the published data that it was distilled from a copy of: it may be used
-    with them, too, although their fingerprint is another.
+    A shipped set that was distilled from a copy of published data stands for these: it may be used
+    with them, too, although their fingerprint is another (:func:`stands_for`).
 
     Raises:
         ProxyFileError: image shape, classes, the data's fingerprint or its whitening differ.
@@ -290,12 +302,11 @@ def check(proxy: ProxySet, dataset: Dataset) -> None:
         "classes": dataset.class_names,
         "data": dataset.fingerprint,
     }
-    published = proxy.provenance.get("stands_for") == dataset.name
     made_from = proxy.provenance.get("fingerprint", dataset.fingerprint)
     of_set = {
         "image shape": tuple(proxy.x.shape[1:]),
         "classes": proxy.class_names,
-        "data": dataset.fingerprint if published else made_from,
+        "data": dataset.fingerprint if stands_for(proxy, dataset) else made_from,
     }
     for key, value in of_data.items():
         if of_set[key] != value:
