@@ -86,6 +86,10 @@ class ZeroCost:
     seconds: float
 
 
+_Columns = dict[str, list[tuple[str, str]]]
+"""Name and type of the columns of every table, by its name."""
+
+
 class Store:
     """The run store of a folder. Rows that belong together are written in one transaction: all of
     them or none."""
@@ -111,7 +115,7 @@ class Store:
         with closing(sqlite3.connect(":memory:")) as fresh:
             fresh.executescript(SCHEMA)
             expected = _columns(fresh)
-        if "owner" not in there and any(expected.get(name) != there[name] for name in there):
+        if "owner" not in there and not self._half_made(there, expected):
             raise RunFolderError(
                 f"{self.path} is a database, but not a run store; give another --out, or remove it"
             )
@@ -121,6 +125,13 @@ class Store:
                 f"the run store {self.path} is of another version of proxynas (its table "
                 f"{other[0]!r} has other columns); give another --out, or remove it and score again"
             )
+
+    def _half_made(self, there: _Columns, expected: _Columns) -> bool:
+        """Whether the tables are ours and all empty, as a full disk leaves them at the start."""
+        if any(expected.get(name) != columns for name, columns in there.items()):
+            return False
+        rows = (self._db.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in there)
+        return not any(rows)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -269,7 +280,7 @@ class Store:
             ) from None
 
 
-def _columns(database: sqlite3.Connection) -> dict[str, list[tuple[str, str]]]:
+def _columns(database: sqlite3.Connection) -> _Columns:
     """Name and type of the columns of every table."""
     tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     return {
