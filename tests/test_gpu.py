@@ -30,7 +30,7 @@ def test_all_six_calls_run_on_a_processor(tmp_path: Path) -> None:
     assert made >= {f"{name}.safetensors" for name in sets}
     assert made >= {"speed.json", "convnets-truth.csv", "cells", "convnets", "cache"}
     parts = json.loads((tmp_path / "speed.json").read_text())["parts"]
-    ways = {row["way"] for row in parts["ConvNet, ways"]}
+    ways = {row["way"] for row in parts["tiny ConvNet, ways"]}
     assert ways >= {"float32", "bfloat16", "CUDA graph"}
     again = call("sets", "strong", out=tmp_path)
     assert again.returncode == 0
