@@ -10,7 +10,7 @@ ARGS ?=
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-search: $(READY) ## distil the digits, rank 60 ConvNets on ten images, write a report (ARGS="--candidates 100" for other flags)
+search: $(READY) ## distil the digits, rank 50 ConvNets on ten images, write a report (ARGS="--candidates 100" for other flags)
 	@$(BIN)/proxynas search $(ARGS)
 
 test: lint ## ruff, mypy --strict and pytest

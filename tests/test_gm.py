@@ -62,7 +62,7 @@ def test_class_gradients_are_autograds(piece: int | None) -> None:
 def test_a_piece_keeps_the_largest_activation_within_the_cache() -> None:
     net = convnet.make((1, 32, 32), 10, depth=3, width=32)
     assert flops.largest_activation(net, torch.zeros(7, 1, 32, 32)) == 32 * 32 * 32
-    assert gradients._piece(net, torch.zeros(256, 1, 32, 32)) == gradients.CACHED // 2**15
+    assert gradients.cached_piece(net, torch.zeros(256, 1, 32, 32)) == gradients.CACHED // 2**15
 
 
 @pytest.mark.parametrize("kind", ["rowwise-cosine", "cosine", "euclidean"])

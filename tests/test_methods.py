@@ -20,6 +20,8 @@ GM = {"student": STUDENT, "real_batch": 16, "outer": 2, "inner": 2}
 UNROLL = {"students": [STUDENT], "real_batch": 60, "inner": 4}
 IFT = {"student": STUDENT, "real_batch": 60, "inner": 5, "terms": 3}
 APM = {"student": STUDENT, "epochs": 20, "checkpoints": 2, "experts": 2, "expert_epochs": 30}
+DM = {"student": STUDENT, "real_batch": 16}
+BATCH_NORM = "D1-W32-relu-batchnorm-avgpooling"
 GTN = {"k": 8}
 FOUND = {
     "student": "doubling-convnet:D1-W8-none-softplus",
@@ -59,6 +61,13 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     "cig": ("rcig", {**RCIG, "reparameterise": False}),
     "vig": ("rcig", {**RCIG, "linearise": False, "reparameterise": False}),
     "rcig-last-layer": ("rcig", {**RCIG, "n_inner": 0, "n_hinv": 0, "outer": "mse"}),
+    "dm-pixels": ("dm", DM),
+    "dm-noise-augmented-batch-norm": (
+        "dm",
+        {**DM, "init": "noise", "augment": "crop+scale", "student": BATCH_NORM},
+    ),
+    "dm-gtn-lrn": ("dm", {**DM, **GTN, "init": "noise", "synthetic": "gtn-lrn"}),
+    "dm-gtn-rnd": ("dm", {**DM, **GTN, "init": "noise", "synthetic": "gtn-rnd"}),
     "random": ("random", {}),
     "herding": ("herding", {"width": 8, "updates": 10}),
     "kcenter": ("kcenter", {"width": 8, "updates": 10}),

@@ -32,7 +32,7 @@ app = typer.Typer(
     help="Rank neural architectures on a distilled proxy set, and say how far to trust the ranking."
     "\n\n"
     "Start with [bold]proxynas search[/]: in a few minutes it distils the 8×8 digits into ten "
-    "images, trains sixty ConvNets on them, trains the best on the whole data and writes a report "
+    "images, trains fifty ConvNets on them, trains the best on the whole data and writes a report "
     "that compares the ranking with measured ground truth.",
 )
 

@@ -45,7 +45,7 @@ def real_gradients(
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     summed = {name: torch.zeros_like(value) for name, value in leaves.items()}
-    piece = piece or _piece(net, x)
+    piece = piece or cached_piece(net, x)
     with torch.enable_grad():
         for images, labels in zip(torch.split(x, piece), torch.split(y, piece), strict=True):
             logits = functional_call(net, leaves, (images,))
@@ -56,7 +56,9 @@ def real_gradients(
     return summed
 
 
-def _piece(net: nn.Module, x: Tensor) -> int:
+def cached_piece(net: nn.Module, x: Tensor) -> int:
+    """How many of the images ``x`` (n, …) to work on at a time, for the processor's cache; on a GPU
+    all."""
     return len(x) if x.device.type != "cpu" else max(1, CACHED // largest_activation(net, x))
 
 

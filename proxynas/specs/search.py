@@ -101,7 +101,7 @@ class CandidateSpec:
     candidates: Annotated[
         Positive,
         Option("How many networks to score; all of a space that has fewer.", SPACE),
-    ] = 60
+    ] = 50
     round_size: Annotated[
         Positive,
         Option(
