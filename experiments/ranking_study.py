@@ -18,11 +18,12 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -54,10 +55,9 @@ PRIOR = ("zero-cost:vote", "zero-cost:jacob_cov", "parameters:parameters")
 LOSSES = ("val_loss", "sotl", "sotl_late")
 INDICATORS = ("val_accuracy", "val_auc", *LOSSES)
 FIELDS = ("arch", "source", "updates", *INDICATORS, "seconds")
-BUDGETS = (100, 300, 1000)
+COMBINED = "sotl_late with vote, jacob_cov, parameters"
 FEW = ("12 epochs, half the data:val_accuracy", "12 epochs, all the data:test_accuracy")
-CANDIDATES = (100, 1000, 10000)
-"""Numbers of candidates that share a distillation."""
+SETS = ("cifar10-gm-ipc1", "cifar10-apm-ipc10")
 
 Row = dict[str, Any]
 Task = tuple[str, str]
@@ -97,7 +97,7 @@ def train(
     """Train all cells on all sets; what ``trained.csv`` has is not trained again."""
     path = out / "trained.csv"
     dataset = datasets.load(data)
-    work = partial(_prepare, dataset, proxy or ["cifar10-gm-ipc1", "cifar10-apm-ipc10"], seed)
+    work = partial(_prepare, dataset, proxy or SETS, seed)
     names = [*work().sources]
     done = set(_read(path).groupby(["arch", "source"]).groups) if path.exists() else set()
     tasks = [(arch, name) for arch in cells(count, seed) for name in names]
@@ -194,60 +194,127 @@ def _lost(task: Task, reason: str) -> list[Row]:
 
 
 @app.command()
-def summary(out: Out) -> None:
-    """Print ρ of every source and budget, and write ``ranking-study.json`` and the figure."""
-    rows = _read(out / "trained.csv")
-    whole = rows.groupby("arch")["source"].nunique() == rows["source"].nunique()
-    archs = whole[whole].index
-    table = pd.read_csv(VALUES, index_col="arch")
-    best = table["truth"].nlargest(len(table) // 10).index
-    table = table.loc[archs].assign(prior=_prior(table.loc[archs]))
-    kind = spaces.load("nasbench201", SPACE).kind or str
-    draws = correlation.resample(
-        len(table), 2000, np.random.default_rng(0), np.array([kind(arch) for arch in archs])
-    )
-    top = archs.isin(best)
+def summary(
+    out: Out,
+    proxy: Annotated[
+        list[str] | None, typer.Option(help="a set that was distilled, for what that cost")
+    ] = None,
+) -> None:
+    """Print a line a source and budget, and write ``ranking-study.json`` and the figure."""
+    study = _study(_read(out / "trained.csv"))
     found: Row = {
-        "cells": len(archs),
-        "kinds": len({kind(arch) for arch in archs}),
-        "truly_best_tenth": int(top.sum()),
+        "cells": len(study.table),
+        "kinds": len(np.unique(study.kinds)),
+        "truly_best_tenth": int(study.top.sum()),
         "hardware": hardware.describe("cpu"),
-        "zero-cost": _agreement(table["prior"], table["truth"], draws, top),
+        "distilling_core_seconds": {
+            name: round(proxyset.read(name).provenance["core_seconds"], 1) for name in proxy or SETS
+        },
+        "without training": {
+            "zero-cost": study.agreement(study.table["prior"]),
+            **{column.split(":")[0]: study.agreement(study.table[column]) for column in FEW},
+        },
+        "sources": {
+            name: {str(updates): _row(study, rows) for updates, rows in trained.groupby("updates")}
+            for name, trained in study.trained.groupby("source")
+        },
     }
-    for column in FEW:
-        found[column.split(":")[0]] = _agreement(table[column], table["truth"], draws, top)
-    for source, trained in rows[rows["arch"].isin(archs)].groupby("source"):
-        budgets = {}
-        for updates, one in trained.groupby("updates"):
-            one = one.set_index("arch").loc[archs]
-            values = {name: one[name] * (-1 if name in LOSSES else 1) for name in INDICATORS}
-            ranks = [values["sotl_late"].rank(), *(table[name].rank() for name in PRIOR)]
-            values["sotl_late+zero-cost"] = pd.concat(ranks, axis=1).mean(axis=1)
-            budgets[str(updates)] = {
-                "core_seconds": round(float(one["seconds"].mean()), 2),
-                **{
-                    name: _agreement(value.fillna(-math.inf), table["truth"], draws, top)
-                    for name, value in values.items()
-                },
-            }
-        found[str(source)] = budgets
+    for name, budgets in found["sources"].items():
+        for updates, row in budgets.items():
+            values = "  ".join(f"{key} {row[key]['rho'][0]:.2f}" for key in (*INDICATORS, COMBINED))
+            typer.echo(f"{name} {updates}: {row['core_seconds']} s  {values}")
     files.write_text(out / "ranking-study.json", json.dumps(found, indent=1, ensure_ascii=False))
-    for name, one in found.items():
-        typer.echo(f"{name}: {json.dumps(one)}"[:300])
+    _draw(found, out / "ranking-study.png")
 
 
-def _agreement(
-    values: pd.Series, truth: pd.Series, draws: correlation.Ints, top: np.ndarray[Any, Any]
-) -> Row:
-    """ρ over all cells, and among the truly best tenth, with 95 % intervals."""
-    x, y = values.to_numpy(dtype=float), truth.to_numpy()
-    result: Row = {}
-    for name, held in (("rho", np.ones(len(x), dtype=bool)), ("best_tenth", top)):
-        part = draws[:, held]
-        low, high = correlation.interval(correlation.spearman_draws(x[held], y[held], part))
-        rho = float(stats.spearmanr(x[held], y[held]).statistic)
-        result[name] = [round(number, 3) for number in (rho, low, high)]
+@dataclass(frozen=True)
+class Study:
+    """Cells that were trained on every source, in the order of ``table``."""
+
+    table: pd.DataFrame
+    trained: pd.DataFrame
+    kinds: correlation.Names
+    top: np.ndarray[Any, np.dtype[np.bool_]]
+    draws: correlation.Ints
+
+    def agreement(self, values: pd.Series) -> Row:
+        """ρ with truth over all cells, and among the truly best tenth, with 95 % intervals."""
+        x = values.fillna(-math.inf).to_numpy(dtype=float)
+        y, result = self.table["truth"].to_numpy(), Row()
+        for name, held in (("rho", np.ones(len(x), dtype=bool)), ("best_tenth", self.top)):
+            drawn = correlation.spearman_draws(x[held], y[held], self.draws[:, held])
+            rho = float(stats.spearmanr(x[held], y[held]).statistic)
+            result[name] = [round(value, 3) for value in (rho, *correlation.interval(drawn))]
+        return result
+
+    def difference(self, values: pd.Series, others: pd.Series) -> list[float]:
+        """ρ of one ranking minus ρ of another, with its 95 % interval."""
+        y = self.table["truth"].to_numpy()
+        pair = [one.fillna(-math.inf).to_numpy(dtype=float) for one in (values, others)]
+        drawn = [correlation.spearman_draws(x, y, self.draws) for x in pair]
+        rho = [float(stats.spearmanr(x, y).statistic) for x in pair]
+        interval = correlation.interval(drawn[0] - drawn[1])
+        return [round(value, 3) for value in (rho[0] - rho[1], *interval)]
+
+    def indicators(self, rows: pd.DataFrame) -> dict[str, pd.Series]:
+        """Higher is better, of one source and budget; their combination with zero-cost last."""
+        one = rows.set_index("arch").loc[self.table.index]
+        values = {name: one[name] * (-1 if name in LOSSES else 1) for name in INDICATORS}
+        ranks = [values["sotl_late"].rank(), *(self.table[name].rank() for name in PRIOR)]
+        return {**values, COMBINED: pd.concat(ranks, axis=1).mean(axis=1)}
+
+
+def _study(rows: pd.DataFrame) -> Study:
+    whole = rows.groupby("arch")["source"].nunique() == rows["source"].nunique()
+    known = pd.read_csv(VALUES, index_col="arch")
+    best = known["truth"].nlargest(len(known) // 10).index
+    table = known.loc[whole[whole].index]
+    table = table.assign(prior=_prior(table))
+    kind = spaces.load("nasbench201", SPACE).kind or str
+    kinds = np.array([kind(str(arch)) for arch in table.index])
+    draws = correlation.resample(len(table), 2000, np.random.default_rng(0), kinds)
+    trained = rows[rows["arch"].isin(table.index)]
+    return Study(table, trained, kinds, table.index.isin(best), draws)
+
+
+def _row(study: Study, rows: pd.DataFrame) -> Row:
+    values = study.indicators(rows)
+    source, updates = rows["source"].iloc[0], rows["updates"].iloc[0]
+    result: Row = {"core_seconds": round(float(rows["seconds"].mean()), 2)}
+    result |= {name: study.agreement(value) for name, value in values.items()}
+    result["minus_zero_cost"] = study.difference(values[COMBINED], study.table["prior"])
+    trained = study.trained[study.trained["updates"] == updates]
+    for rival in (REAL, f"random-{source.split('-')[-1]}"):
+        others = trained[trained["source"] == rival]
+        if rival != source and len(others) == len(study.table):
+            theirs = study.indicators(others)
+            result[f"minus {rival}"] = {
+                name: study.difference(values[name], theirs[name]) for name in values
+            }
     return result
+
+
+def _draw(found: Row, path: Path) -> None:
+    """ρ against core seconds a candidate, a line a source."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
+    panels = (("val_accuracy", "rho"), (COMBINED, "rho"), (COMBINED, "best_tenth"))
+    for axis, (indicator, which) in zip(axes, panels, strict=True):
+        for name, budgets in found["sources"].items():
+            seconds = [row["core_seconds"] for row in budgets.values()]
+            rho = [row[indicator][which] for row in budgets.values()]
+            (line,) = axis.plot(seconds, [value[0] for value in rho], "o-", ms=3, label=name)
+            low, high = zip(*[value[1:] for value in rho], strict=True)
+            axis.fill_between(seconds, low, high, color=line.get_color(), alpha=0.1, lw=0)
+        for (name, value), style in zip(
+            found["without training"].items(), (":", "-.", "--"), strict=True
+        ):
+            axis.axhline(value[which][0], color="0.4", ls=style, lw=1, label=name)
+        part = "over all cells" if which == "rho" else "among the truly best tenth"
+        axis.set(xscale="log", xlabel="core seconds a candidate", title=f"{indicator},\n{part}")
+    axes[0].set_ylabel("ρ with truth")
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def _read(path: Path) -> pd.DataFrame:
