@@ -37,7 +37,7 @@ def doubles(digits: Dataset) -> Dataset:
 
 
 def test_the_distance_and_its_gradient_written_plainly(doubles: Dataset) -> None:
-    """Eq. 5 with the network's own features, one class after the other."""
+    """L with the network's own features, one class after the other."""
     task = task_of(doubles, student=SMOOTH, real_batch=7)
     net = students.student(task, SMOOTH, "test").double()
     assert isinstance(net, convnet.ConvNet)

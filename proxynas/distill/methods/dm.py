@@ -6,7 +6,7 @@ Algorithm 1.
 Real images T_c and synthetic ones S_c of class c; ψ: a freshly initialised network up to its last
 layer; A_c: an augmentation, the same for both (DSA):
 
-    L   =  Σ_c ‖ mean ψ(A_c(T_c)) − mean ψ(A_c(S_c)) ‖²                         (eq. 5)
+    L   =  Σ_c ‖ mean ψ(A_c(T_c)) − mean ψ(A_c(S_c)) ‖²           (the learning objective)
     v   ←  μ v + ∂L/∂S
     S   ←  S − η v
 
@@ -78,7 +78,7 @@ def init(task: Task[DM]) -> State:
 
 
 def step(task: Task[DM], state: State, k: int) -> tuple[State, float]:
-    """One network, one match; the distance (eq. 5), a mean over classes."""
+    """One network, one match; the distance L, a mean over classes."""
     net = students.student(task, _arch(task), "dm", "student", k).requires_grad_(False)
     images = partial(_images, task, k=k)
     parameters = synthetic.parameters_of(state)
@@ -121,7 +121,7 @@ def embeddings(net: nn.Module, x: Tensor) -> Tensor:
 def _match(
     task: Task[DM], net: nn.Module, x: Tensor, transforms: Sequence[augment.Transform], k: int
 ) -> float:
-    """Leave the distance's gradient in ``x.grad``; the distance (eq. 5), a mean over classes."""
+    """Leave the distance's gradient in ``x.grad``; the distance L, a mean over classes."""
     train, dm = task.dataset.train, task.settings
     generator = seeds.generator(task.seed, "dm", "real", k)
     picks = draw(train.y, task.dataset.num_classes, dm.real_batch, generator)
