@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,15 @@ CRAFTED: dict[str, Change] = {
     "a label out of range": set_at("y", 0, to=10),
     "a label below zero": set_at("y", 0, to=-1),
     "an order out of range": set_at("order", 0, 0, to=99),
+    "infinite rates": set_at("rates", 0, to=float("inf")),
+    "whole numbers for rates": lambda a, t: t.update(rates=t["rates"].long()),
+    "fractions for an order": lambda a, t: t.update(order=t["order"].float()),
+    "short whole numbers for labels": lambda a, t: t.update(y=t["y"].int()),
+    "NaN soft labels": lambda a, t: t.update(y=torch.full((4, 2), torch.nan)),
     "infinite soft labels": lambda a, t: t.update(y=torch.full((4, 2), torch.inf)),
     "soft labels of other classes": lambda a, t: t.update(y=torch.zeros(4, 3)),
     "fewer labels than images": lambda a, t: t.update(y=t["y"][:-1].clone()),
+    "fewer images than labels": lambda a, t: t.update(y=torch.tensor([0, 0, 1, 1, 1])),
     "no images": lambda a, t: t.update(x=t["x"][:0].clone(), y=t["y"][:0].clone()),
     "whole numbers for images": lambda a, t: t.update(x=t["x"].long()),
     "double images": lambda a, t: t.update(x=t["x"].double()),
@@ -113,10 +120,20 @@ def test_a_crafted_proxy_file_with_the_right_checksum(case: str, small_set: Path
     assert len(str(error.value)) < 400 + len(str(small_set))
 
 
-@pytest.mark.parametrize("about", ["[1]", "null", '"text"', "[" * 100_000, "1" * 5000])
-def test_a_description_that_is_no_table(about: str, small_set: Path) -> None:
+NO_TABLES = {
+    **{"a list": "[1]", "nothing": "null", "text": '"text"', "a number": "3"},
+    **{"nested lists": "[" * 100_000, "5,000 digits": "1" * 5000},
+}
+
+
+@pytest.mark.parametrize("case", NO_TABLES)
+def test_a_description_that_is_no_table(case: str, small_set: Path) -> None:
+    """With the right checksum, where it can be read at all."""
     _, tensors = tensorfile.read(small_set)
-    save_file(tensors, small_set, {"proxynas": f'{{"about": {about}, "checksum": ""}}'})
+    about, checksum = NO_TABLES[case], ""
+    with suppress(ValueError, RecursionError):
+        checksum = tensorfile.checksum(json.loads(about), tensors)
+    save_file(tensors, small_set, {"proxynas": f'{{"about": {about}, "checksum": "{checksum}"}}'})
     with pytest.raises(ProxyFileError, match="checksum differs"):
         proxyset.read(small_set)
 
@@ -154,6 +171,27 @@ def test_a_checkpoint_of_another_version(progress: object, digits: Dataset, tmp_
         distill(spec, digits, checkpoint=path)
 
 
+STATES: dict[str, Change] = {
+    "a tensor that is missing": lambda a, t: t.pop("synthetic.x"),
+    "a tensor of no dimension": lambda a, t: t.update({"synthetic.x": torch.tensor(1.0)}),
+    "a tensor of another dtype": lambda a, t: t.update({"synthetic.x": t["synthetic.x"].double()}),
+    "images of another size": lambda a, t: t.update(
+        {"synthetic.x": t["synthetic.x"][..., :7].clone()}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_checkpoint_with_the_right_checksum_and_other_tensors(
+    case: str, digits: Dataset, tmp_path: Path
+) -> None:
+    path, spec = tmp_path / "distill.checkpoint", DistillSpec(steps=2)
+    distill(spec, digits, checkpoint=path)
+    change(path, STATES[case])
+    with pytest.raises(RunFolderError, match=r"of another version.*remove it to start"):
+        distill(spec, digits, checkpoint=path)
+
+
 @pytest.fixture(scope="module")
 def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
@@ -164,6 +202,19 @@ def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_folder(a_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(a_run, tmp_path / "run"))
+
+
+def test_a_run_does_not_resume_from_a_checkpoint_with_a_flipped_bit(run_folder: Path) -> None:
+    """Its set and rows are gone, so that it would be distilled from there."""
+    path = run_folder / "distill.checkpoint"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    for name in ("proxy.safetensors", "run.sqlite"):
+        (run_folder / name).unlink()
+    with pytest.raises(RunFolderError, match=r"checksum differs.*remove it to start"):
+        flow.search(TINY, run_folder, workers=1)
+    assert not (run_folder / "proxy.safetensors").exists()
 
 
 def test_rows_of_two_sets_are_not_mixed(run_folder: Path) -> None:

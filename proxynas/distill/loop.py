@@ -25,6 +25,7 @@ from .method import Method, Shared, State, Task
 CHECKPOINT_SECONDS = 10.0
 UNLIMITED_STEPS = 10**9
 """Steps where the seconds alone decide."""
+OTHER_VERSION = "is of another version of proxynas"
 
 
 def distill(
@@ -47,7 +48,7 @@ def distill(
     Raises:
         SpecError: unknown method or setting, an ipc that the smallest class cannot hold, steps for
             a coreset, fewer seconds than what is shared has cost.
-        RunFolderError: the checkpoint is of another distillation.
+        RunFolderError: the checkpoint is of another distillation, or another version's.
         DivergedError: the loss stopped being finite.
     """
     method = find(spec.method)
@@ -56,6 +57,8 @@ def distill(
     restored = store.restore(dataset.train.x.device)  # first: what is shared may take hours
     shared = _prepare(method, task, spec, on_shared)
     meter = _Meter(spec.device)
+    if restored is not None:
+        store.check(restored[0], method, task)
     state, progress = restored or (method.init(task), _initial_progress(shared))
     progress.steps = steps
     meter.read(progress)
@@ -168,11 +171,29 @@ class _Checkpoint:
             progress = TypeAdapter(Progress).validate_python(about.get("progress"))
         except ValueError as error:  # an unsound file, or progress that is none
             unsound = isinstance(error, tensorfile.UnsoundError)
-            problem = str(error) if unsound else "is of another version of proxynas"
-            raise RunFolderError(
-                f"the checkpoint {self.path} {problem}; remove it to start this distillation again"
-            ) from None
+            raise self._refused(str(error) if unsound else OTHER_VERSION) from None
         return {name: tensor.to(device) for name, tensor in tensors.items()}, progress
+
+    def check(self, state: State, method: Method[Any], task: Task[Any]) -> None:
+        """Refuse a restored state that the method can make no set of.
+
+        Raises:
+            RunFolderError: its tensors are missing, or others.
+        """
+        try:
+            x, _ = method.finish(task, state)
+        except ProxynasError:
+            raise
+        except Exception as error:  # whatever a method raises where a tensor is not as it left it
+            raise self._refused(OTHER_VERSION) from error
+        like = task.dataset.train.x
+        if x.shape[1:] != like.shape[1:] or x.dtype != like.dtype:
+            raise self._refused(OTHER_VERSION)
+
+    def _refused(self, problem: str) -> RunFolderError:
+        return RunFolderError(
+            f"the checkpoint {self.path} {problem}; remove it to start this distillation again"
+        )
 
 
 def _prepare(
