@@ -389,6 +389,15 @@ def test_fewer_seconds_than_the_experts_took_are_refused(
         distill(DistillSpec(method="apm", seconds=60, settings=SMALL), toy)
 
 
+def test_seconds_that_end_while_experts_are_trained_end_the_distillation(
+    toy: Dataset, tmp_path: Path
+) -> None:
+    spec = DistillSpec(method="apm", seconds=1e-6, settings=SMALL)
+    with pytest.raises(SpecError, match=r"which 1 of 2 shared by distillations with apm took"):
+        distill(spec, toy)
+    assert len(list(tmp_path.rglob("experts/*/*.safetensors"))) == 1
+
+
 def test_a_budget_does_not_train_experts(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="--budget does not plan what apm trains beforehand"):
         planning.plan("60s", None, {"method": "apm"}, tmp_path / "out")

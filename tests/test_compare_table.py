@@ -8,6 +8,7 @@ from statistics import stdev
 import pytest
 
 from proxynas import compare, proxyset
+from proxynas.cli import console
 from proxynas.compare.jobs import all_jobs
 from proxynas.compare.table import tabulate
 from proxynas.compare.worker import Result
@@ -62,6 +63,23 @@ def test_the_table_of_known_results(digits: Dataset, tmp_path: Path) -> None:
     assert "b: 3 of 3 failed: too few seconds  " in notes
     assert table.rich().row_count == 2
     assert json.loads(table.json())["rows"][1]["reasons"] == ["too few seconds"] * 3
+
+
+def test_names_of_rows_are_shown_as_they_are(digits: Dataset, tmp_path: Path) -> None:
+    name = "=a <b>[/red] | $x_{$\n\x1b[31m"
+    spec = make({"name": name}, points=1)
+    known = Result(
+        "a", 0, "f", seconds=2.0, core_seconds=1.0, peak_mib=300.0, base_mib=250.0, steps=4,
+        made_on="cpu", accuracies={ARCH: [0.5]},
+    )  # fmt: skip
+    table = tabulate(spec, all_jobs(spec, digits, tmp_path), [known], {"name": digits.name})
+    _, _, row, *_ = table.markdown().splitlines()
+    assert row.startswith("| =a &lt;b&gt;\\[/red\\] \\| $x_{$\\\\n\\\\x1b\\[31m | 50.0")
+    assert row.isprintable()
+    with console.out.capture() as printed:
+        console.out.print(table.rich())
+    assert "[/red]" in printed.get()
+    assert "\x1b" not in printed.get()
 
 
 def test_other_rows_take_another_folder(tmp_path: Path) -> None:

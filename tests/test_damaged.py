@@ -121,8 +121,12 @@ def test_a_crafted_proxy_file_with_the_right_checksum(case: str, small_set: Path
 
 
 NO_TABLES = {
-    **{"a list": "[1]", "nothing": "null", "text": '"text"', "a number": "3"},
-    **{"nested lists": "[" * 100_000, "5,000 digits": "1" * 5000},
+    "a list": "[1]",
+    "nothing": "null",
+    "text": '"text"',
+    "a number": "3",
+    "nested lists": "[" * 100_000,
+    "5,000 digits": "1" * 5000,
 }
 
 

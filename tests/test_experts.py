@@ -1,6 +1,7 @@
 """Pools of experts: complete after an interruption, checked, chosen by validation."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from proxynas import testing, training
-from proxynas.core.errors import DivergedError
+from proxynas.core import files
+from proxynas.core.errors import DivergedError, RunFolderError
 from proxynas.datasets import Dataset, Split
 from proxynas.distill.experts import Pool, Training
 from proxynas.distill.loop import distill
@@ -84,6 +86,31 @@ def test_a_pool_is_not_trained_twice(toy: Dataset, monkeypatch: pytest.MonkeyPat
     assert pools(toy, 2).complete() == cost
     assert pools(replace(toy), 1).complete() == cost[:1]  # a smaller pool is a part of it
     assert same(weights(pools(toy, 2), 0), one)
+
+
+def test_an_expert_that_another_job_trains_is_waited_for(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = pools(toy, 1)
+    cost = one.complete()
+    path = one.path(0)
+    path.rename(path.with_suffix(".made"))
+    monkeypatch.setattr(training, "fit", lambda *a, **kw: pytest.fail("trained twice"))
+    with ThreadPoolExecutor(1) as executor:
+        with files.locked(path.with_suffix(".lock")):  # the other job is training
+            waiting = executor.submit(pools(toy, 1).complete)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.3)
+            path.with_suffix(".made").rename(path)
+        assert waiting.result(30) == cost
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROXYNAS_CACHE", "/dev/null/x")
+    with pytest.raises(RunFolderError, match="cannot write /dev/null/x"):
+        pools(toy, 1).complete()
 
 
 def test_pools_of_other_data_or_training_are_others(toy: Dataset) -> None:

@@ -4,6 +4,7 @@ and exit code 2, and nothing is written but where it was asked for."""
 import gzip
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from proxynas import proxyset
 from proxynas.core import hardware, settings
 from proxynas.core.errors import DataError, DeviceError, ProxynasError, SpaceError, SpecError
 from proxynas.core.text import cell, markdown, quoted, visible
@@ -62,6 +64,13 @@ def write(name: str, data: bytes | str) -> Callable[[Path], Path]:
     return make
 
 
+def channel(folder: Path) -> Path:
+    path = folder / "socket.csv"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    return path
+
+
 def itself(folder: Path) -> Path:
     path = folder / "link.csv"
     path.symlink_to(path)
@@ -87,6 +96,7 @@ def two_in_one(folder: Path) -> Path:
 ARCH = "D1-W32-relu-none-none"
 NO_FILES: dict[str, Callable[[Path], Path]] = {
     "a pipe": pipe,
+    "a socket": channel,
     "a device without end": lambda folder: Path("/dev/zero"),
     "a link to itself": itself,
     "a directory": lambda folder: folder,
@@ -136,6 +146,7 @@ IMPORTED = {
     "a bomb": (bomb, "unpacks to more than 256 MiB"),
     "a broken zip": (write("t.csv.zip", b"PK\x03\x04broken"), "cannot be unpacked"),
     "a zip of two": (two_in_one, "must hold one file, but holds 2"),
+    "a socket": (channel, "no regular file"),
     "a broken xz": (write("t.csv.xz", b"\xfd7zXZ\0broken"), "cannot be unpacked"),
     "half a gzip": (write("t.csv.gz", gzip.compress(b"arch,accuracy\n")[:-9]), "be unpacked"),
     "a column twice": (write("t.csv", "arch,accuracy,arch\na,1,b\n"), "'arch' comes twice"),
@@ -165,6 +176,7 @@ FLAGS = {
     "an image of 10^9": (["--image-size", "1000000000"], "image_size: input should be less"),
     "images larger than memory": (["--image-size", "10000"], "GiB of memory"),
     "a rate of 1e300": (["--lr", "1e300"], "lr: expected a number up to 1e+30"),
+    "a recipe's rate of 1e300": (["--recipe", "lr=1e300"], "expected a number up to 1e+30"),
     "a method's rate of 1e300": (["--set", "lr=1e300"], "expected a number up to 1e+30"),
     "a device of superscripts": (["--device", "cuda:²"], "device must be auto, cpu, cuda or"),
     "a nested setting": (["--set", f"lr={'[' * 3000}"], "lr"),
@@ -180,6 +192,11 @@ FLAGS = {
     "a long name": (["--space", "x" * 5000], "there is no search space"),
     "a space in a long folder": (["--space", "x" * 5000 + ".toml"], "x"),
     "a folder of a long name": (["--data", "./" + "x" * 300], "does not exist"),
+    "an output of a long name": (["--out", "x" * 300], "File name too long"),
+    "a recipe nested deep": (
+        ["--recipe", f"lr={'[' * 3000}"],
+        "lr: input should be a valid number",
+    ),
     "the system's folder": (["--data", "/proc"], "is a part of the system"),
     "a name that is not UTF-8": (["--data", "./caf\udce9"], "data: expected text in UTF-8"),
 }
@@ -190,7 +207,8 @@ def test_flags(
     case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     arguments, message = FLAGS[case]
-    out = ["--out", str(tmp_path / "out")]
+    monkeypatch.chdir(tmp_path)
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
     assert message in refused(run(monkeypatch, capsys, *CHEAP, *arguments, *out))
     assert not (tmp_path / "out").exists()
 
@@ -218,6 +236,11 @@ TOMLS = {
     "half a character in a setting": ('[settings]\ninit = "\\u0000"', "expected text in UTF-8"),
     "an escape code": ('data = "\\u001b[31m"', "unknown dataset"),
     "an empty name": ('proxy = ""', "proxy: string should have at least 1 character"),
+    "a list of 100,000 numbers": (
+        f"ipc = [{'1, ' * 100_000}]",
+        "ipc: input should be a valid integer",
+    ),
+    "a rate of 1e300": ("lr = 1e300", "lr: expected a number up to 1e+30"),
     "a list for a name": ("space = [1]", "space: input should be a valid string"),
     "a megabyte": (f'method = "{"x" * 10**6}"', "there is no method"),
 }
@@ -311,16 +334,20 @@ def test_names_are_shown_as_they_are(
     rows = "".join(f"{arch},0.{width}\n" for width, arch in enumerate(archs, 3))
     table = write("t.csv", f"arch,val_accuracy\n{rows}".replace("arch,", "# accuracy = "
                   '"val_accuracy"\narch,', 1))(tmp_path)  # fmt: skip
+    proxyset.read("digits-gm-ipc1").save(tmp_path / "[i]$z_{$<b>5.safetensors")
     code, out, err = run(
-        monkeypatch, capsys, *CHEAP, "--space", str(path),
-        "--truth", str(table), "--table", f"+1[red]$y_{{$={table}", "--out", str(tmp_path / "out"),
+        monkeypatch, capsys, *CHEAP, "--space", str(path), "--truth", str(table),
+        "--table", f"+1[red]$y_{{$={table}", "--also", str(tmp_path / "[i]$z_{$<b>5.safetensors"),
+        "--out", str(tmp_path / "out"),
     )  # fmt: skip
     assert code == 0, err
+    assert "[i]$z_{$<b>5" in out
     assert "[red]$y_{$" in out
     assert (tmp_path / "out" / "report.html").exists()
     assert ",'+1[red]$y_{$:" in (tmp_path / "out" / "indicators.csv").read_text()
-    assert "<b>4" not in (tmp_path / "out" / "report.html").read_text()
-    assert "made by code that its file names" in " ".join(out.split())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert not {"<b>4", "<b>5"} & {page[at : at + 4] for at in range(len(page))}
+    assert " ".join(out.split()).count("made by code that its file names") == 1
 
 
 def test_texts() -> None:
@@ -361,17 +388,24 @@ def test_folders_of_images(
     assert not (tmp_path / "out").exists()
 
 
-def test_folders_within_folders_and_links_in_circles(tmp_path: Path) -> None:
+def test_folders_within_folders_and_links_in_circles(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     folder = images(tmp_path / "images")
     (folder / "train" / "class0" / "again").symlink_to(folder / "train" / "class0")
     (folder / "train" / "class0" / "up").symlink_to(folder / "train")
     assert load_data(folder).num_classes == 2
-    deep = folder / "train" / "class1"
-    for _ in range(150):
-        deep = deep / "d"
-    deep.mkdir(parents=True)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match="cannot be reached"):
+        load_data(tmp_path / "loop")
+    monkeypatch.chdir(folder / "train" / "class1")
+    for _ in range(2000):  # deeper than a path can be long
+        os.mkdir("d")
+        os.chdir("d")
+    monkeypatch.undo()
     with pytest.raises(DataError, match="over 100 deep"):
         load_data(folder)
+    subprocess.run(["rm", "-rf", folder], check=True)  # pytest's way of removing it is recursive
 
 
 @pytest.mark.parametrize("place", ["/dev/null/x", "~nobody-here/x", "x" * 300, "/proc/x"])

@@ -177,6 +177,21 @@ def test_nothing_but_the_report_is_left_behind(tmp_path: Path) -> None:
     assert found == {"report.html", "report.json", "figures", *tables}
 
 
+@pytest.mark.parametrize("stage", ["drawings.build", "figures.png", "page.render"])
+def test_data_files_are_written_before_figures_and_the_page(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise ValueError("nothing can be drawn")
+
+    monkeypatch.setattr(f"proxynas.report.{stage}", fail)
+    with pytest.raises(ValueError, match="nothing can be drawn"):
+        write(tmp_path / "out", inputs(tmp_path / "run.sqlite", table()))
+    found = {file.name for file in (tmp_path / "out").iterdir()}
+    data = {"scores.csv", "indicators.csv", "timings.csv", "values.csv.gz", "report.json"}
+    assert found - {"figures"} == data
+
+
 @pytest.mark.parametrize("has_truth", [True, False])
 def test_json_is_valid_and_has_what_it_promises(tmp_path: Path, has_truth: bool) -> None:
     write(tmp_path, inputs(tmp_path / "run.sqlite", table() if has_truth else None))

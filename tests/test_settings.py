@@ -70,6 +70,7 @@ def test_the_file_of_a_run_with_a_proxy_set_can_be_read_back(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("candidates = true", "candidates: expected a number, but got true"),
         ("ipc = 0", "ipc: input should be greater than or equal to 1, but got 0"),
         ('ipc = "many"', "ipc: input should be a valid integer"),
         ("ipx = 1", "unknown key 'ipx'; did you mean 'ipc'"),

@@ -143,6 +143,8 @@ def test_rates() -> None:
     assert training.rate_at(Recipe(lr=1.0, updates=10, schedule="step"), 4) == 1.0
     assert training.rate_at(Recipe(lr=1.0, updates=10, schedule="step"), 5) == pytest.approx(0.1)
     assert training.rate_at(Recipe(lr=1.0, updates=10, schedule="cosine"), 5) == pytest.approx(0.5)
+    most = Recipe(lr=1.0, updates=10**7, schedule="cosine")  # one is known without the others
+    assert training.rate_at(most, 5 * 10**6) == pytest.approx(0.5)
     warm = Recipe(lr=1.0, updates=14, schedule="cosine", warmup=4)
     assert [training.rate_at(warm, update) for update in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert training.rate_at(warm, 9) == pytest.approx(0.5)
