@@ -2,6 +2,8 @@
 refuses it before any training or goes on without it."""
 
 import pickle
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +144,25 @@ def test_a_module_that_cannot_be_imported(line: str, tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(line)
     with pytest.raises(SpaceError, match=r"cannot import 'nets.py:make'.*write \"package"):
         load(str(path))
+
+
+CRASHES = {
+    "a segmentation fault": ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
+    "an abort": ("os.abort()", "SIGABRT"),
+}
+
+
+@pytest.mark.parametrize("case", CRASHES)
+def test_a_crash_of_python_in_the_first_process_is_one_line(case: str, tmp_path: Path) -> None:
+    crash, name = CRASHES[case]
+    path = space(tmp_path, f"if self.calls > 4: {crash}")  # in training
+    flags = "--updates 8 --seeds 1 --label 0 --verify 0 --steps 2 --truth none --workers 1"
+    more = ["--space", str(path), "--out", str(tmp_path / "out"), "--candidates", "3"]
+    command = [sys.executable, "-m", "proxynas", "search", *flags.split(), *more]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith("error: ")
+    assert f"'W5' failed: it crashed Python ({name})" in ended.stderr
 
 
 LATER = {

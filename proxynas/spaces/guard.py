@@ -2,12 +2,17 @@
 functions that say which are isomorphic.
 
 Such code is a program of somebody else. It may raise, leave the process or never end; whatever it
-does becomes one error with the architecture's name. What it cannot do anything about is a crash of
-the interpreter itself (a segmentation fault): that ends the process, and a rerun resumes.
+does becomes one error with the architecture's name. A crash of the interpreter itself (a
+segmentation fault) cannot be undone: it ends the process, with the same line, and a rerun resumes;
+a worker's crash fails its candidate alone.
 """
 
+import ctypes
+import faulthandler
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +25,7 @@ from torch.nn import functional as F
 
 from ..core import seeds
 from ..core.errors import ProxynasError, SpaceError
-from ..core.text import reason
+from ..core.text import cut, reason, visible
 
 
 class _Left(BaseException):
@@ -43,7 +48,7 @@ def guarded(what: str, seconds: float | None = None) -> Iterator[None]:
         SpaceError: it raised, left the process, or took longer.
     """
     try:
-        with _staying(), _limited(seconds):
+        with _staying(), _limited(seconds), _crashing(what):
             yield
     except ProxynasError:
         raise
@@ -72,6 +77,50 @@ def _staying() -> Iterator[None]:
         yield
     finally:
         os._exit = usual
+
+
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+_leave, _running = os._exit, list[str]()
+
+
+def _crashed(number: int) -> None:
+    """Say whose code it was, and end: nothing else of the process can be trusted any more."""
+    name = signal.Signals(number).name
+    advice = "what was done is kept; leave that network out (a worker's crash fails it alone)"
+    line = cut(visible(f"error: {_running[-1]}: it crashed Python ({name}); {advice}"), 380)
+    os.write(2, f"{line}\n".encode("utf-8", "backslashreplace"))
+    _leave(2)
+
+
+_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)(_crashed)
+
+
+@contextmanager
+def _crashing(what: str) -> Iterator[None]:
+    """End the command in order where code in C crashes. Python's own handlers of signals cannot,
+    as they wait for that code to return. A worker's parent knows by itself, and faulthandler stays
+    where it is on."""
+    main = threading.current_thread() is threading.main_thread()
+    if (
+        not main
+        or sys.platform != "linux"
+        or faulthandler.is_enabled()
+        or multiprocessing.parent_process() is not None
+    ):
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    _running.append(what)
+    usual = {
+        number: libc.signal(number, ctypes.cast(_HANDLER, ctypes.c_void_p)) for number in CRASHES
+    }
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            libc.signal(number, handler)
+        _running.pop()
 
 
 @contextmanager
