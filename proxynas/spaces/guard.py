@@ -81,10 +81,15 @@ def _staying() -> Iterator[None]:
 
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 _leave, _running = os._exit, list[str]()
+_libc = ctypes.CDLL(None)
+_libc.signal.restype, _libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
 
 
 def _crashed(number: int) -> None:
-    """Say whose code it was, and end: nothing else of the process can be trusted any more."""
+    """Say whose code it was, and end: nothing else of the process can be trusted any more. Should
+    even that hang (a lock of the allocator may be held), the system ends it after a few seconds."""
+    _libc.signal(signal.SIGALRM, None)  # to what the system does
+    _libc.alarm(5)
     name = signal.Signals(number).name
     advice = "what was done is kept; leave that network out (a worker's crash fails it alone)"
     line = cut(visible(f"error: {_running[-1]}: it crashed Python ({name}); {advice}"), 380)
@@ -109,17 +114,15 @@ def _crashing(what: str) -> Iterator[None]:
     ):
         yield
         return
-    libc = ctypes.CDLL(None)
-    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
     _running.append(what)
     usual = {
-        number: libc.signal(number, ctypes.cast(_HANDLER, ctypes.c_void_p)) for number in CRASHES
+        number: _libc.signal(number, ctypes.cast(_HANDLER, ctypes.c_void_p)) for number in CRASHES
     }
     try:
         yield
     finally:
         for number, handler in usual.items():
-            libc.signal(number, handler)
+            _libc.signal(number, handler)
         _running.pop()
 
 
