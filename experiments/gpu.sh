@@ -41,7 +41,10 @@ main() {
     shift
   done
   ((${#calls[@]})) || calls=(tests speed sets strong cells convnets)
-  [[ -z $tiny ]] || data=digits
+  if [[ -n $tiny ]]; then
+    data=digits
+    SETS=(random-ipc10 herding-ipc50 gm-ipc10 rcig-ipc10 apm-ipc50)
+  fi
   python=${PYTHON:-python}
   here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
   unfinished=""
@@ -103,10 +106,11 @@ call_speed() {
   fi
 }
 
-# A set that is not there yet, of so many images a class.
+# A set of SETS that is not there yet, of so many images a class.
 distil() {
   local name=$1 ipc=$2
   shift 2
+  [[ " ${SETS[*]} " == *" $name "* ]] || return 0
   [[ -f $out/$name.safetensors ]] || proxynas distill --data "$data" --ipc "$ipc" --out "$out/$name.safetensors" "$@"
 }
 
@@ -148,19 +152,23 @@ all_sets() {
   done
 }
 
-# The sets, each behind --also.
+# All sets whose names end so, but for one, each behind --also.
 also() {
   local name
-  for name in "$@"; do printf -- '--also\n%s\n' "$out/$name.safetensors"; done
+  for name in "${SETS[@]}"; do
+    [[ $name != *"$1" || $name == "$2" ]] || printf -- '--also\n%s\n' "$out/$name.safetensors"
+  done
 }
 
 call_cells() {
   all_sets || return 0
-  local more sizes=(--candidates 100 --seeds 3 --updates 391 --val-size 5000 --workers 4 --truth-data cifar10)
-  mapfile -t more < <(also random-ipc10 herding-ipc10 herding-ipc50 gm-ipc10 rcig-ipc10 apm-ipc50)
-  [[ -z $tiny ]] || sizes=(--candidates 2 --updates 1 --val-size 50 --workers 1 --truth none
-    --space-option cells=1 --space-option channels=4)
-  proxynas search --space nasbench201 --data "$data" --proxy "$out/random-ipc50.safetensors" "${more[@]}" "${sizes[@]}" \
+  local more first=random-ipc50 sizes=(--candidates 100 --seeds 3 --updates 391 --val-size 5000 --workers 4 --truth-data cifar10)
+  if [[ -n $tiny ]]; then
+    first=herding-ipc50
+    sizes=(--candidates 2 --updates 1 --val-size 50 --workers 1 --truth none --space-option cells=1 --space-option channels=4)
+  fi
+  mapfile -t more < <(also "" $first)
+  proxynas search --space nasbench201 --data "$data" --proxy "$out/$first.safetensors" "${more[@]}" "${sizes[@]}" \
     --batch-size 256 --lr 0.1 --recipe nesterov=true --recipe schedule=cosine \
     --recipe augment=color+crop+cutout+flip+scale+rotate --baseline early-stopping --baseline zero-cost \
     --label 0 --verify 0 --out "$out/cells"
@@ -170,7 +178,7 @@ call_convnets() {
   all_sets || return 0
   local more sizes=(--strategy all --seeds 3 --updates 100 --workers 4)
   local whole=(--candidates 60 --seeds 2 --epochs 10 --workers 2 --time-limit 300)
-  mapfile -t more < <(also herding-ipc10 gm-ipc10 rcig-ipc10)
+  mapfile -t more < <(also -ipc10 random-ipc10)
   if [[ -n $tiny ]]; then
     sizes=(--candidates 2 --updates 1 --val-size 50 --workers 1)
     whole=(--candidates 2 --seeds 1 --epochs 1 --workers 1)
