@@ -8,12 +8,14 @@ The first trains 60 ConvNets of at most ten million operations on fourteen sets 
 ``trained.csv``; it goes on where it stopped. The second splits the networks at random into 20 with
 labels and 40 without, a hundred times, takes the set, the rate, the number of updates and the
 indicator that rank the 20 best, and prints what ρ they have on the other 40: chosen among all sets,
-distilled ones, real images, or the settings of a single set; and in hindsight.
+distilled ones, real images, or the settings of a single set; in hindsight; and of what a search
+does without choosing, with a predictor fitted to the same labels beside it.
 """
 
 import csv
 import json
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +32,7 @@ from proxynas import datasets, spaces
 from proxynas.core import files, hardware
 from proxynas.datasets import Dataset
 from proxynas.engine import LOCAL
+from proxynas.predict import predictor
 from proxynas.search.score import Glimpse, Source, Work, score
 from proxynas.search.store import sotl_late
 from proxynas.specs import Recipe
@@ -55,6 +58,7 @@ SETS: dict[str, dict[str, Any]] = {
 }
 DISTILLED = ("GM", "DM", "unroll")
 RATES = (0.003, 0.01, 0.03)
+USUAL_RATE = 0.01
 UPDATES, POINTS = 100, 4
 NETWORKS, LABELS, MOST = 60, 20, 1e7
 SPLITS = 100
@@ -182,6 +186,11 @@ def summary(out: Out) -> None:
             "that is": " ".join(str(part) for part in list(values.columns)[hindsight]),
         }
         typer.echo(f"{way}: {json.dumps(found[way])}")
+    for name in ("GM, 200 steps", "random 0"):
+        found[f"fixed: {name}"] = _fixed(
+            pd.DataFrame(values[name, USUAL_RATE, UPDATES]), truth, splits
+        )
+        typer.echo(f"fixed: {name}: {json.dumps(found[f'fixed: {name}'])}")
     by_set = {
         str(name): round(float(held_out.mean(0)[np.asarray(names == name)].max()), 3)
         for name in dict.fromkeys(names)
@@ -191,12 +200,27 @@ def summary(out: Out) -> None:
     files.write_text(out / "chosen-for-ranking.json", json.dumps(found, indent=1))
 
 
+def _fixed(
+    values: pd.DataFrame, truth: pd.Series, splits: Sequence[NDArray[np.int64]]
+) -> dict[str, list[float]]:
+    """Held-out ρ of single indicators of one training as a search does it, and of a predictor that
+    is fitted to the labels on the four of them."""
+    rho = np.stack([_rho(values, truth, order[LABELS:]) for order in splits])
+    fitted = []
+    for seed, order in enumerate(splits):
+        labels = truth.iloc[order[:LABELS]]
+        prediction = predictor.fit(values, labels, prior=values["sotl"], seed=seed).scores
+        fitted.append(_rho(prediction.to_frame(), truth, order[LABELS:])[0])
+    found = {str(name): _spread(rho[:, i]) for i, name in enumerate(values.columns)}
+    return {**found, "predictor": _spread(np.array(fitted))}
+
+
 def _values(out: Path) -> tuple[pd.DataFrame, pd.Series]:
     """A row a network, a column a (set, rate, updates, indicator), higher is better; and truth."""
     rows = pd.read_csv(out / "trained.csv")
     rows[list(LOSSES)] *= -1
     values = rows.pivot(index="arch", columns=["set", "rate", "updates"], values=list(INDICATORS))
-    values = values.reorder_levels([1, 2, 3, 0], axis=1).fillna(-math.inf)
+    values = values.reorder_levels([1, 2, 3, 0], axis=1).sort_index(axis=1).fillna(-math.inf)
     known = table.find("convnet-grid", "digits")
     assert known is not None
     return values, known.accuracy().loc[values.index]

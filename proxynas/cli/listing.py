@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 
 from .. import datasets, proxyset, spaces, truth
 from ..core import resources
@@ -16,7 +16,12 @@ def tables() -> list[Table]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    return Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    first, *others = columns  # names are never cut: commands take them
+    table = Table(Column(first, no_wrap=True), title=title, title_justify="left")
+    table.box = box.SIMPLE_HEAD
+    for name in others:
+        table.add_column(name)
+    return table
 
 
 def _datasets() -> Table:
@@ -65,19 +70,17 @@ def _methods() -> Table:
 
 def _proxy_sets() -> Table:
     table = _table(
-        "Shipped proxy sets (--proxy NAME); accuracy of networks trained on one, on as many random "
-        "images in brackets",
-        *("name", "data", "method", "images per class", "core time", "test accuracy %", "ranks"),
+        "Shipped proxy sets (--proxy NAME: data, method, images per class); accuracy of networks "
+        "trained on one, on as many random images in brackets",
+        *("name", "core time", "test accuracy %", "ranks"),
     )
     for name in proxyset.names():
         about, card = proxyset.read(name).provenance, proxyset.card(name)
-        facts = [str(about[key]) for key in ("data", "method", "ipc")]
         measured = "–"
         if card is not None:
-            facts[0] = card.data
             arch, (mean, sd) = next(iter(card.accuracy.items()))
             beside = f" ({card.random[arch][0]:.1f})" if arch in card.random else ""
             measured = f"{mean:.1f} ± {sd:.1f}{beside}"
         took = f"{about['core_seconds']:.0f} s"
-        table.add_row(name, *facts, took, measured, "–" if card is None else card.ranks)
+        table.add_row(name, took, measured, "–" if card is None else card.ranks)
     return table
