@@ -135,7 +135,7 @@ def test_all_of_a_space_within_its_limits(small_spec: SearchSpec, tmp_path: Path
     spec = replace(
         small_spec,
         strategy="all",
-        candidates=60,
+        candidates=SearchSpec().candidates,
         constraints=("parameters<800",),
         seeds=1,
         updates=1,
@@ -164,7 +164,7 @@ def test_all_of_a_space_within_its_limits(small_spec: SearchSpec, tmp_path: Path
             "evolution takes one objective",
         ),
         (
-            {"strategy": "all", "space": "chain", "candidates": 60},
+            {"strategy": "all", "space": "chain", "candidates": SearchSpec().candidates},
             "would list 1,000,000,000,000 networks",
         ),
         ({"strategy": "tpe", "constraints": ("parameters<1",)}, "within parameters<1"),
