@@ -29,6 +29,7 @@ from proxynas import datasets, spaces, training
 from proxynas.core import files, hardware, seeds
 from proxynas.core.allocator import keep_freed_memory
 from proxynas.datasets import Dataset, Split
+from proxynas.specs import Recipe
 
 STUDENT = "D3-W32-relu-instancenorm-avgpooling"
 SIDE, IPC = 28, 10
@@ -128,9 +129,8 @@ def _train(
 
 
 def _batches(part: Split, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        for chosen in torch.split(torch.randperm(len(part), generator=rng), BATCH):
-            yield part.x[chosen], part.y[chosen]
+    for chosen in training.batches(len(part), Recipe(batch_size=BATCH), rng):
+        yield part.x[chosen], part.y[chosen]
 
 
 def _sized(x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ import torch
 import typer
 from scipy import stats
 
+import proxynas as pn
 from proxynas import datasets, proxyset, spaces
 from proxynas.core import files, hardware
 from proxynas.core.allocator import keep_freed_memory
@@ -99,7 +100,7 @@ def train(
     dataset = datasets.load(data)
     work = partial(_prepare, dataset, proxy or SETS, seed)
     names = [*work().sources]
-    done = set(_read(path).groupby(["arch", "source"]).groups) if path.exists() else set()
+    done = set(pd.read_csv(path).groupby(["arch", "source"]).groups) if path.exists() else set()
     tasks = [(arch, name) for arch in cells(count, seed) for name in names]
     left = [task for task in tasks if task not in done]
     typer.echo(f"{len(left)} of {len(tasks)} trainings to do: {', '.join(names)}")
@@ -130,9 +131,8 @@ def _prepare(dataset: Dataset, sets: Sequence[str], seed: int) -> Work:
         )
         sizes.add(len(loaded) // dataset.num_classes)
     for ipc in sorted(sizes):
-        chosen = random_images(dataset.train.y, ipc, seed)
-        name, images = f"random-ipc{ipc}", Split(dataset.train.x[chosen], dataset.train.y[chosen])
-        sources[name] = _source(name, dataset, images, None)
+        drawn, name = pn.make_proxy(dataset, "random", ipc=ipc, seed=seed), f"random-ipc{ipc}"
+        sources[name] = _source(name, dataset, Split(drawn.x, drawn.y), None)
     val = Split(dataset.val.x[:VALIDATION], dataset.val.y[:VALIDATION])
     return Work(spaces.load("nasbench201", SPACE), replace(dataset, val=val), sources, seed)
 
@@ -148,12 +148,6 @@ def _source(name: str, dataset: Dataset, images: Split, loaded: ProxySet | None)
         calibration=dataset.train.x[:256],
         val_points=POINTS,
     )
-
-
-def random_images(y: torch.Tensor, ipc: int, seed: int) -> torch.Tensor:
-    """Indices of ``ipc`` random images of each class."""
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    return torch.cat([order[y[order] == label][:ipc] for label in range(int(y.max()) + 1)])
 
 
 def _train(work: Work, task: Task) -> list[Row]:
@@ -201,7 +195,7 @@ def summary(
     ] = None,
 ) -> None:
     """Print a line a source and budget, and write ``ranking-study.json`` and the figure."""
-    study = _study(_read(out / "trained.csv"))
+    study = _study(pd.read_csv(out / "trained.csv"))
     found: Row = {
         "cells": len(study.table),
         "kinds": len(np.unique(study.kinds)),
@@ -258,7 +252,7 @@ class Study:
 
     def indicators(self, rows: pd.DataFrame) -> dict[str, pd.Series]:
         """Higher is better, of one source and budget; their combination with zero-cost last."""
-        one = rows.set_index("arch").loc[self.table.index]
+        one = rows.set_index("arch").reindex(self.table.index)  # NaN: failed
         values = {name: one[name] * (-1 if name in LOSSES else 1) for name in INDICATORS}
         ranks = [values["sotl_late"].rank(), *(self.table[name].rank() for name in PRIOR)]
         return {**values, COMBINED: pd.concat(ranks, axis=1).mean(axis=1)}
@@ -296,7 +290,9 @@ def _row(study: Study, rows: pd.DataFrame) -> Row:
 
 def _draw(found: Row, path: Path) -> None:
     """ρ against core seconds a candidate, a line a source."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, 3, figsize=(12, 4), sharex=True, sharey=True, layout="constrained"
+    )
     panels = (("val_accuracy", "rho"), (COMBINED, "rho"), (COMBINED, "best_tenth"))
     for axis, (indicator, which) in zip(axes, panels, strict=True):
         for name, budgets in found["sources"].items():
@@ -315,10 +311,6 @@ def _draw(found: Row, path: Path) -> None:
     axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path)
 
 
 if __name__ == "__main__":
