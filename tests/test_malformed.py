@@ -402,7 +402,7 @@ def test_folders_within_folders_and_links_in_circles(
     for _ in range(2000):  # deeper than a path can be long
         os.mkdir("d")
         os.chdir("d")
-    monkeypatch.undo()
+    os.chdir(tmp_path)
     with pytest.raises(DataError, match="over 100 deep"):
         load_data(folder)
     subprocess.run(["rm", "-rf", folder], check=True)  # pytest's way of removing it is recursive

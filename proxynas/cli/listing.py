@@ -17,11 +17,8 @@ def tables() -> list[Table]:
 
 def _table(title: str, *columns: str) -> Table:
     first, *others = columns  # names are never cut: commands take them
-    table = Table(Column(first, no_wrap=True), title=title, title_justify="left")
-    table.box = box.SIMPLE_HEAD
-    for name in others:
-        table.add_column(name)
-    return table
+    headers: list[Column | str] = [Column(first, no_wrap=True), *others]
+    return Table(*headers, title=title, title_justify="left", box=box.SIMPLE_HEAD)
 
 
 def _datasets() -> Table:

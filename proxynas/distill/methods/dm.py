@@ -15,10 +15,10 @@ differentiated twice, so a step is a forward pass over the real images and one t
 on the synthetic ones.
 
 Where implementations differ: as in the authors' code a class at a time passes through the network,
-and all classes together where it has batch norms, which then see both kinds of images as training
-does. ψ's output is what the network's last linear layer takes in, whatever the network. The
-published augmentation is ``color+crop+cutout+flip+scale+rotate``; the default here is none, as it
-is of every method. Generators (``synthetic``) are ours alone.
+and all classes together where it has batch norms, the real and the synthetic images apart. ψ's
+output is what the network's last linear layer takes in, whatever the network. The published
+augmentation is ``color+crop+cutout+flip+scale+rotate``; the default here is none, as it is of every
+method. Generators (``synthetic``) are ours alone.
 """
 
 import math
