@@ -22,7 +22,9 @@ from torch import Tensor
 from proxynas import proxyset
 from proxynas.core import files, tensorfile
 from proxynas.core.errors import ProxyFileError, RunFolderError
+from proxynas.core.progress import Progress
 from proxynas.datasets import Dataset, Preprocessing
+from proxynas.distill import loop
 from proxynas.distill.loop import distill
 from proxynas.pipeline import flow
 from proxynas.proxyset import ProxySet
@@ -193,6 +195,38 @@ def test_a_checkpoint_with_the_right_checksum_and_other_tensors(
     distill(spec, digits, checkpoint=path)
     change(path, STATES[case])
     with pytest.raises(RunFolderError, match=r"of another version.*remove it to start"):
+        distill(spec, digits, checkpoint=path)
+
+
+def test_a_checkpoint_without_what_its_next_step_reads(digits: Dataset, tmp_path: Path) -> None:
+    """The momentum of APM's images, which its set has no use for."""
+    path = tmp_path / "distill.checkpoint"
+    quick = {"experts": 1, "expert_epochs": 1, "epochs": 1, "checkpoints": 1}
+    spec = DistillSpec(method="apm", steps=2, settings=quick)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(spec, digits, checkpoint=path, on_step=stop)
+    change(path, lambda about, tensors: tensors.pop("velocity"))
+    with pytest.raises(RunFolderError, match=r"of another version.*remove it to start"):
+        distill(spec, digits, checkpoint=path)
+
+
+def test_lack_of_memory_is_not_the_fault_of_a_checkpoint(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, spec = tmp_path / "distill.checkpoint", DistillSpec(steps=2)
+    distill(spec, digits, checkpoint=path)
+
+    def full(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    starved = replace(loop.find(spec.method), finish=full)
+    monkeypatch.setattr(loop, "find", lambda name: starved)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
         distill(spec, digits, checkpoint=path)
 
 

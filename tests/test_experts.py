@@ -105,9 +105,10 @@ def test_an_expert_that_another_job_trains_is_waited_for(
         assert waiting.result(30) == cost
 
 
-def test_a_cache_that_cannot_be_written_is_said(
+def test_a_cache_that_cannot_be_written_is_said_before_training(
     toy: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training, "fit", lambda *a, **kw: pytest.fail("trained for nothing"))
     monkeypatch.setenv("PROXYNAS_CACHE", "/dev/null/x")
     with pytest.raises(RunFolderError, match="cannot write /dev/null/x"):
         pools(toy, 1).complete()

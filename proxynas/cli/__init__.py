@@ -12,7 +12,7 @@ from rich.text import Text
 
 from .. import __version__
 from ..core.allocator import keep_freed_memory
-from ..core.errors import STOPPED, ProxynasError, SpecError
+from ..core.errors import STOPPED, ProxynasError, SpecError, out_of_memory
 from ..core.settings import one_line
 from ..core.text import cut, visible
 from . import compare, distill, search, truth
@@ -128,7 +128,7 @@ def explained(error: BaseException) -> str | None:
     Every stage names what it knows best; this is for whatever else a file system, the memory or a
     setting can refuse.
     """
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if out_of_memory(error):
         return "there is not enough memory; ask for less at a time, or for fewer --workers"
     if isinstance(error, RecursionError):
         return "something given is nested too deep; make it flatter"

@@ -9,6 +9,15 @@ STOPPED = "stopped; rerun the same command to resume"
 """What Ctrl-C ends with."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory is full: Python's, or PyTorch's, which has no class for a CPU."""
+    text = str(error)
+    return isinstance(error, MemoryError) or any(said in text for said in OUT_OF_MEMORY)
+
+
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+
+
 class ProxynasError(Exception):
     """Base of all errors that a user can cause and fix."""
 

@@ -1,11 +1,11 @@
 """Experts: networks trained on the real data, once, and shared by all distillations that want them.
 
 A pool is a folder ``experts/<key>`` in the cache (:func:`proxynas.datasets.cache.cache_dir`); the
-key is made of the data and of how an expert is trained, so that another number of experts is the
-same pool, longer or shorter. Expert i is one ``.safetensors`` file with its weights, how well it
-validates and what it cost. It depends on nothing but the key and i, and is written whole the moment
-it is trained: an interruption loses only the expert in training, and the next call resumes and ends
-at the very same pool. A damaged expert is trained again.
+key is made of the data and of how an expert is trained (its ``pool.json``), so that another number
+of experts is the same pool, longer or shorter. Expert i is one ``.safetensors`` file with its
+weights, how well it validates and what it cost. It depends on nothing but the key and i, and is
+written whole the moment it is trained: an interruption loses only the expert in training, and the
+next call resumes and ends at the very same pool. A damaged expert is trained again.
 
 Each expert keeps the weights that validate best of those it had at ``validations`` moments of its
 training, evenly spaced (θ_T = the best θ_t by accuracy, then loss, on the validation split). The
@@ -90,8 +90,8 @@ class Pool:
     size: int
 
     @cached_property
-    def key(self) -> str:
-        """Identifies the pool, whatever its size, by the data and by how experts are trained.
+    def identity(self) -> str:
+        """Of which data the experts are and how they are trained, as JSON, whatever their number.
 
         The fingerprint is of the stored data; the first images show how they are preprocessed.
         """
@@ -107,7 +107,12 @@ class Pool:
             "weights": [f"{name} {tuple(value.shape)}" for name, value in weights.items()],
             "images": hashlib.sha256(images.cpu().contiguous().numpy().data).hexdigest(),
         }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+        return json.dumps(identity, sort_keys=True)
+
+    @cached_property
+    def key(self) -> str:
+        """Identifies the pool, whatever its size."""
+        return hashlib.sha256(self.identity.encode()).hexdigest()[:24]
 
     def path(self, i: int) -> Path:
         """The file of expert ``i``."""
@@ -156,6 +161,7 @@ class Pool:
     def _train(self, i: int) -> tuple[Expert, dict[str, Tensor]]:
         started = time.perf_counter()
         started_core = time.process_time()
+        files.write_text(self.path(i).with_name("pool.json"), self.identity)  # or fails before work
         data = self.dataset
         net = self._new(i)
         recipe = self.training.recipe(len(data.train))

@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter
 
 from .. import __version__, training
 from ..core import hardware, settings, tensorfile
-from ..core.errors import DivergedError, ProxynasError, RunFolderError, SpecError
+from ..core.errors import DivergedError, ProxynasError, RunFolderError, SpecError, out_of_memory
 from ..core.progress import Progress
 from ..datasets import Dataset
 from ..proxyset import ProxySet
@@ -60,11 +61,13 @@ def distill(
     if restored is not None:
         store.check(restored[0], method, task)
     state, progress = restored or (method.init(task), _initial_progress(shared))
+    resumed_at = progress.step if restored is not None else None
     progress.steps = steps
     meter.read(progress)
     try:
         while progress.step < steps and not _out_of_time(progress, spec):
-            state, loss = _step(method, task, state, progress.step)
+            with store.reading(progress.step == resumed_at):
+                state, loss = _step(method, task, state, progress.step)
             progress.losses.append(loss)
             progress.step += 1
             progress.loss = loss
@@ -180,15 +183,27 @@ class _Checkpoint:
         Raises:
             RunFolderError: its tensors are missing, or others.
         """
-        try:
+        with self.reading():
             x, _ = method.finish(task, state)
-        except ProxynasError:
-            raise
-        except Exception as error:  # whatever a method raises where a tensor is not as it left it
-            raise self._refused(OTHER_VERSION) from error
         like = task.dataset.train.x
         if x.shape[1:] != like.shape[1:] or x.dtype != like.dtype:
             raise self._refused(OTHER_VERSION)
+
+    @contextmanager
+    def reading(self, restored: bool = True) -> Iterator[None]:
+        """What a method raises over a state as it was restored is the checkpoint's fault.
+
+        Raises:
+            RunFolderError: a tensor is missing, or not as the method left it.
+        """
+        try:
+            yield
+        except ProxynasError:
+            raise
+        except Exception as error:
+            if not restored or out_of_memory(error):
+                raise
+            raise self._refused(OTHER_VERSION) from error
 
     def _refused(self, problem: str) -> RunFolderError:
         return RunFolderError(
