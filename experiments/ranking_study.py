@@ -5,9 +5,9 @@
 
 The first trains cells on every set and on the real images, batches of ten, the rate constant, and
 appends a line a training and moment to ``trained.csv``; it goes on where it stopped. One training
-gives ten budgets: what its indicators were after 100, 200, … 1,000 updates, and what it had cost by
-then, the validations included. A set is passed over a hundred times at most, so that one of a
-single image a class gives 10, 20, … 100 updates.
+gives several budgets: what its indicators were after 25, 50, … 1,000 updates, what the updates had
+cost by then, and what one validation costs. A set is passed over a hundred times at most, so that
+one of a single image a class ends at 100 updates.
 Half of the cells are among the truly best tenth of the 1,000 of ``nasbench201-zerocost.csv.gz`` or
 in what zero-cost indicators take for it, the others are any of the rest. The second makes the JSON
 and the figure.
@@ -29,16 +29,17 @@ import pandas as pd
 import torch
 import typer
 from scipy import stats
+from torch import Tensor, nn
 
 import proxynas as pn
-from proxynas import datasets, proxyset, spaces
-from proxynas.core import files, hardware
+from proxynas import datasets, proxyset, spaces, training
+from proxynas.core import files, hardware, seeds
 from proxynas.core.allocator import keep_freed_memory
 from proxynas.datasets import Dataset, Split
 from proxynas.engine import LOCAL
 from proxynas.proxyset import ProxySet
 from proxynas.rank import correlation
-from proxynas.search.score import Glimpse, Source, Work, score
+from proxynas.search.score import Source, Work
 from proxynas.search.store import sotl_late
 from proxynas.specs import Recipe
 
@@ -48,14 +49,18 @@ VALUES = Path(__file__).with_name("nasbench201-zerocost.csv.gz")
 SPACE = {"channels": 8, "cells": 1}
 """Of the cells that are trained; truth and zero-cost indicators are of the published ones."""
 
-UPDATES, POINTS, BATCH, RATE = 1000, 10, 10, 0.05
+MOMENTS = (25, 50, 100, 200, 500, 1000)
+"""Updates after which a training is looked at."""
+BATCH, RATE = 10, 0.05
 PASSES = 100
 VALIDATION = 500
 REAL = "real images"
 PRIOR = ("zero-cost:vote", "zero-cost:jacob_cov", "parameters:parameters")
 LOSSES = ("val_loss", "sotl", "sotl_late")
-INDICATORS = ("val_accuracy", "val_auc", *LOSSES)
-FIELDS = ("arch", "source", "updates", *INDICATORS, "seconds")
+INDICATORS = ("val_accuracy", *LOSSES)
+VALIDATED = ("val_accuracy", "val_loss")
+"""Indicators that cost a validation beside the training."""
+FIELDS = ("arch", "source", "updates", *INDICATORS, "train_seconds", "val_seconds")
 COMBINED = "sotl_late with vote, jacob_cov, parameters"
 FEW = ("12 epochs, half the data:val_accuracy", "12 epochs, all the data:test_accuracy")
 SETS = ("cifar10-gm-ipc1", "cifar10-apm-ipc10")
@@ -138,53 +143,54 @@ def _prepare(dataset: Dataset, sets: Sequence[str], seed: int) -> Work:
 
 
 def _source(name: str, dataset: Dataset, images: Split, loaded: ProxySet | None) -> Source:
-    updates = min(UPDATES, PASSES * len(images) // BATCH)
+    updates = min(MOMENTS[-1], PASSES * len(images) // BATCH)
     recipe = Recipe(updates, BATCH, lr=RATE, nesterov=True)
-    return Source(
-        name,
-        images.x,
-        images.y,
-        recipe if loaded is None else proxyset.candidate_recipe(loaded, recipe),
-        calibration=dataset.train.x[:256],
-        val_points=POINTS,
-    )
+    if loaded is not None:
+        recipe = proxyset.candidate_recipe(loaded, recipe)
+    return Source(name, images.x, images.y, recipe)
 
 
 def _train(work: Work, task: Task) -> list[Row]:
-    arch, source = task
+    arch, name = task
+    source, data = work.sources[name], work.dataset
     rows: list[Row] = []
-    started = time.process_time()
+    seed = seeds.derive(work.seed, name, arch)
+    with seeds.seeded(seeds.derive(seed, "init")):
+        net = work.space.build(arch, data.shape, data.num_classes)
+    validating, started = 0.0, time.process_time()
 
-    def note(losses: torch.Tensor, accuracies: Sequence[float], val_loss: float) -> None:
+    def look(_: int, watched: nn.Module, losses: Tensor) -> None:
+        nonlocal validating
+        before = time.process_time()
+        training.calibrate(watched, data.train.x[:256])
+        accuracy, loss = training.evaluate(watched, data.val.x, data.val.y)
+        seconds = time.process_time() - before
         rows.append(
             {
                 "arch": arch,
-                "source": source,
+                "source": name,
                 "updates": len(losses),
-                "val_accuracy": accuracies[-1],
-                "val_auc": float(np.mean(accuracies)),
-                "val_loss": val_loss,
+                "val_accuracy": accuracy,
+                "val_loss": loss,
                 "sotl": losses.sum().item(),
                 "sotl_late": sotl_late(losses.numpy()),
-                "seconds": time.process_time() - started,
+                "train_seconds": before - started - validating,
+                "val_seconds": seconds,
             }
         )
+        validating += seconds
 
-    def look(glimpse: Glimpse) -> None:
-        seen.append(glimpse.accuracies[-1])
-        note(glimpse.losses, glimpse.accuracies, glimpse.val_loss)
-
-    seen: list[float] = []
-    (row,) = score(work, source, arch, [0], look)
-    if row.failed is not None or row.val_accuracy is None or row.val_loss is None:
-        return _lost(task, row.failed or "it gave nothing")
-    note(torch.from_numpy(row.losses), [*seen, row.val_accuracy], row.val_loss)
-    return rows
+    moments = [moment for moment in MOMENTS if moment <= source.recipe.updates]
+    trained = training.fit(
+        [net], source.x, source.y, source.recipe, seed=seed, watch=look, watch_at=moments
+    )
+    whole = [row for row in rows if math.isfinite(row["sotl"])]  # a failure keeps what was before
+    return whole or _lost(task, trained.failed[0] or "it gave nothing")
 
 
 def _lost(task: Task, reason: str) -> list[Row]:
     typer.echo(f"  {task[0]} on {task[1]}: {reason}")
-    return [{"arch": task[0], "source": task[1], "updates": UPDATES}]
+    return [{"arch": task[0], "source": task[1]}]
 
 
 @app.command()
@@ -216,7 +222,8 @@ def summary(
     for name, budgets in found["sources"].items():
         for updates, row in budgets.items():
             values = "  ".join(f"{key} {row[key]['rho'][0]:.2f}" for key in (*INDICATORS, COMBINED))
-            typer.echo(f"{name} {updates}: {row['core_seconds']} s  {values}")
+            seconds = " + ".join(f"{value:.2f}" for value in row["core_seconds"].values())
+            typer.echo(f"{name} {updates}: {seconds} s  {values}")
     files.write_text(out / "ranking-study.json", json.dumps(found, indent=1, ensure_ascii=False))
     _draw(found, out / "ranking-study.png")
 
@@ -274,7 +281,8 @@ def _study(rows: pd.DataFrame) -> Study:
 def _row(study: Study, rows: pd.DataFrame) -> Row:
     values = study.indicators(rows)
     source, updates = rows["source"].iloc[0], rows["updates"].iloc[0]
-    result: Row = {"core_seconds": round(float(rows["seconds"].mean()), 2)}
+    seconds = [round(float(rows[f"{name}_seconds"].mean()), 3) for name in ("train", "val")]
+    result: Row = {"core_seconds": {"training": seconds[0], "a validation": seconds[1]}}
     result |= {name: study.agreement(value) for name, value in values.items()}
     result["minus_zero_cost"] = study.difference(values[COMBINED], study.table["prior"])
     trained = study.trained[study.trained["updates"] == updates]
@@ -296,7 +304,11 @@ def _draw(found: Row, path: Path) -> None:
     panels = (("val_accuracy", "rho"), (COMBINED, "rho"), (COMBINED, "best_tenth"))
     for axis, (indicator, which) in zip(axes, panels, strict=True):
         for name, budgets in found["sources"].items():
-            seconds = [row["core_seconds"] for row in budgets.values()]
+            seconds = [
+                row["core_seconds"]["training"]
+                + (indicator in VALIDATED) * row["core_seconds"]["a validation"]
+                for row in budgets.values()
+            ]
             rho = [row[indicator][which] for row in budgets.values()]
             (line,) = axis.plot(seconds, [value[0] for value in rho], "o-", ms=3, label=name)
             low, high = zip(*[value[1:] for value in rho], strict=True)

@@ -82,7 +82,7 @@ def test_two_workers_give_the_scores_of_one(chain_spec: SearchSpec, tmp_path: Pa
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
 def test_killed_between_rounds_and_resumed(chain_spec: SearchSpec, tmp_path: Path) -> None:
     spec = replace(
-        chain_spec, strategy="evolution", candidates=24, updates=40, indicator="sotl+vote"
+        chain_spec, strategy="evolution", candidates=15, updates=40, indicator="sotl+vote"
     )
     spec = replace(spec, baselines=("random", "zero-cost"))
     flow.search(spec, tmp_path / "whole", workers=1)
@@ -337,15 +337,11 @@ def test_budgets_plan_adaptive_searches(small_space: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["tpe", "evolution"])
-def test_a_space_of_ten_to_the_twelfth(
-    strategy: str, chain_spec: SearchSpec, tmp_path: Path
-) -> None:
+def test_a_space_of_ten_to_the_twelfth(chain_spec: SearchSpec, tmp_path: Path) -> None:
     """The short version of experiments/chain-search.toml: chosen networks train faster than drawn
     ones."""
     spec = replace(
         chain_spec,
-        strategy=strategy,
         candidates=40,
         round_size=10,
         updates=20,
@@ -353,11 +349,11 @@ def test_a_space_of_ten_to_the_twelfth(
         baselines=(),
         lr=0.05,
     )
-    flow.search(spec, tmp_path / "run", workers=1)
-    archs = pd.read_csv(tmp_path / "run" / "scores.csv").set_index("arch")
-    assert len(archs) == 40
-    assert (archs["parameters"] < 5e4).all()
-    drawn = replace(spec, strategy="random")
-    flow.search(drawn, tmp_path / "random", workers=1)
-    others = pd.read_csv(tmp_path / "random" / "scores.csv")
-    assert archs["sotl"].nsmallest(10).mean() < others["sotl"].nsmallest(10).mean()
+    found = {}
+    for strategy in ("random", "tpe", "evolution"):
+        flow.search(replace(spec, strategy=strategy), tmp_path / strategy, workers=1)  # type: ignore[arg-type]
+        found[strategy] = pd.read_csv(tmp_path / strategy / "scores.csv").set_index("arch")
+        assert len(found[strategy]) == 40
+        assert (found[strategy]["parameters"] < 5e4).all()
+    best = {strategy: rows["sotl"].nsmallest(10).mean() for strategy, rows in found.items()}
+    assert max(best["tpe"], best["evolution"]) < best["random"]
