@@ -21,6 +21,17 @@ UNROLL = {"students": [STUDENT], "real_batch": 60, "inner": 4}
 IFT = {"student": STUDENT, "real_batch": 60, "inner": 5, "terms": 3}
 APM = {"student": STUDENT, "epochs": 20, "checkpoints": 2, "experts": 2, "expert_epochs": 30}
 DM = {"student": STUDENT, "real_batch": 16}
+MTT = {
+    "student": STUDENT,
+    "inner": 5,
+    "start": 3,
+    "lr": 10.0,
+    "student_lr": 0.02,
+    "rate_lr": 1e-4,
+    "experts": 2,
+    "expert_lr": 0.05,
+    "expert_batch": 30,
+}
 BATCH_NORM = "D1-W32-relu-batchnorm-avgpooling"
 GTN = {"k": 8}
 FOUND = {
@@ -68,6 +79,13 @@ TABLE: dict[str, tuple[str, dict[str, Any]]] = {  # row: method and settings
     ),
     "dm-gtn-lrn": ("dm", {**DM, **GTN, "init": "noise", "synthetic": "gtn-lrn"}),
     "dm-gtn-rnd": ("dm", {**DM, **GTN, "init": "noise", "synthetic": "gtn-rnd"}),
+    "mtt-pixels": ("mtt", MTT),
+    "mtt-augmented-batches-batch-norm": (
+        "mtt",
+        {**MTT, "init": "noise", "augment": "crop+scale", "batch": 4, "student": BATCH_NORM},
+    ),
+    "mtt-gtn-lrn": ("mtt", {**MTT, **GTN, "init": "noise", "lr": 0.01, "synthetic": "gtn-lrn"}),
+    "mtt-gtn-rnd": ("mtt", {**MTT, **GTN, "init": "noise", "lr": 0.01, "synthetic": "gtn-rnd"}),
     "random": ("random", {}),
     "herding": ("herding", {"width": 8, "updates": 10}),
     "kcenter": ("kcenter", {"width": 8, "updates": 10}),

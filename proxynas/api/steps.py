@@ -122,8 +122,8 @@ def make_proxy(
 
     Args:
         data: the real data; only its train and validation splits are used.
-        method: ``gm``, ``unroll``, ``ift``, ``rcig``, ``apm`` or ``dm`` distil; ``random``,
-            ``herding`` and others select. See ``proxynas list``.
+        method: ``gm``, ``unroll``, ``ift``, ``rcig``, ``apm``, ``dm`` or ``mtt`` distil;
+            ``random``, ``herding`` and others select. See ``proxynas list``.
         ipc: images, or rows of a table, per class.
         steps: distillation steps; by default the method's own number.
         seconds: end it after this much wall-clock time.

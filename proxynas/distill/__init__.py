@@ -17,12 +17,12 @@ from typing import Any
 
 from ..core.errors import SpecError
 from .method import Method
-from .methods import apm, coreset, dm, gm, ift, rcig, unroll
+from .methods import apm, coreset, dm, gm, ift, mtt, rcig, unroll
 
 METHODS: dict[str, Method[Any]] = {
     method.name: method
     for method in (
-        *(gm.METHOD, unroll.METHOD, ift.METHOD, rcig.METHOD, apm.METHOD, dm.METHOD),
+        *(gm.METHOD, unroll.METHOD, ift.METHOD, rcig.METHOD, apm.METHOD, dm.METHOD, mtt.METHOD),
         *coreset.METHODS,
     )
 }

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from ..core import files, hardware, seeds, tensorfile, text
 from ..core.errors import DivergedError
 from ..datasets import Dataset
 from ..datasets.cache import cache_dir
+from .method import Shared
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ def _silent(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """How an expert is trained: ``epochs`` of SGD, a tenth of the rate from half of them on."""
+    """How an expert is trained: ``epochs`` of SGD, by default a tenth of the rate from half on."""
 
     arch: str  # see spaces.resolve
     epochs: int = 100
@@ -54,6 +56,7 @@ class Training:
     augment: str = ""
     validations: int = 10
     seed: int = 0
+    schedule: Literal["constant", "step"] = "step"
 
     def recipe(self, n: int) -> training.Recipe:
         """As the one training loop takes it, for ``n`` images."""
@@ -63,7 +66,7 @@ class Training:
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
-            schedule="step",
+            schedule=self.schedule,
             augment=self.augment,
         )
 
@@ -88,6 +91,7 @@ class Pool:
     dataset: Dataset
     training: Training
     size: int
+    format: str = FORMAT
 
     @cached_property
     def identity(self) -> str:
@@ -99,7 +103,7 @@ class Pool:
         images = data.train.x[:16]
         weights = self._new(0).state_dict()
         identity = {
-            "format": FORMAT,
+            "format": self.format,
             "training": asdict(self.training),
             "fingerprint": data.fingerprint,
             "classes": data.num_classes,
@@ -133,6 +137,22 @@ class Pool:
             on_done(i + 1, self.size)
         return experts
 
+    def shared(self, on_done: Callable[[int, int], None] = _silent) -> Shared:
+        """The pool as what distillations share, and what it cost when it was trained."""
+        experts = self.complete(on_done)
+        return Shared(
+            "experts",
+            self.key,
+            sum(expert.seconds for expert in experts),
+            sum(expert.core_seconds for expert in experts),
+            max(expert.peak_mib for expert in experts),
+            {
+                "count": len(experts),
+                "val_accuracy": [round(expert.val_accuracy, 4) for expert in experts],
+                "made_on": sorted({expert.made_on for expert in experts}),
+            },
+        )
+
     def network(self, i: int) -> nn.Module:
         """Expert ``i`` in evaluation mode, its weights fixed. Raises as :meth:`complete`."""
         net = self._new(i)
@@ -158,6 +178,9 @@ class Pool:
         with files.locked(self.path(i).with_suffix(".lock")):  # another job may train it right now
             return _read(self.path(i)) or self._train(i)
 
+    def _kept(self, net: nn.Module, updates: int) -> "BestSoFar":
+        return BestSoFar(self.dataset, _points(updates, self.training.validations))
+
     def _train(self, i: int) -> tuple[Expert, dict[str, Tensor]]:
         started = time.perf_counter()
         started_core = time.process_time()
@@ -165,7 +188,7 @@ class Pool:
         data = self.dataset
         net = self._new(i)
         recipe = self.training.recipe(len(data.train))
-        best = _BestSoFar(data, _points(recipe.updates, self.training.validations))
+        best = self._kept(net, recipe.updates)
         trained = training.fit(
             [net],
             data.train.x,
@@ -193,7 +216,7 @@ class Pool:
         return expert, best.weights
 
 
-class _BestSoFar:
+class BestSoFar:
     """The weights that validate best at the updates ``points``; the later of equally good ones."""
 
     def __init__(self, data: Dataset, points: list[int]) -> None:

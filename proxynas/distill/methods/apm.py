@@ -44,6 +44,7 @@ augmentation, because not all data bear it.
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -128,20 +129,8 @@ def pool(task: Task[APM]) -> Pool:
 def prepare(task: Task[APM], on_done: Callable[[int, int], None]) -> Shared:
     """Train the experts that are not there yet; what all of them cost when they were trained."""
     experts_pool = pool(task)
-    experts = experts_pool.complete(on_done)
-    return Shared(
-        "experts",
-        experts_pool.key,
-        sum(expert.seconds for expert in experts),
-        sum(expert.core_seconds for expert in experts),
-        max(expert.peak_mib for expert in experts),
-        {
-            "count": len(experts),
-            "val_accuracy": [round(expert.val_accuracy, 4) for expert in experts],
-            "labels": experts_pool.best(),
-            "made_on": sorted({expert.made_on for expert in experts}),
-        },
-    )
+    shared = experts_pool.shared(on_done)
+    return replace(shared, about={**shared.about, "labels": experts_pool.best()})
 
 
 def init(task: Task[APM]) -> State:
