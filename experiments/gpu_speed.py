@@ -56,7 +56,7 @@ def main(
         parts[f"{what}, ways"] = partial(compared, what, device, batch, updates, repeats)
         counts = (1, 2) if tiny else (1, 3, 10, 30)
         parts[f"{what}, seeds"] = partial(stacked, what, device, batch, updates, counts)
-    sizes = (2, 1, (1, 2)) if tiny else (24, 20, (1, 2, 4, 8))
+    sizes = (1, 1, (2,)) if tiny else (24, 20, (1, 2, 4, 8))
     parts["processes"] = partial(shared, device, *sizes)
     about: dict[str, Any] = {"device": hardware.describe(device), "torch": torch.__version__}
     about["parts"] = done = {}

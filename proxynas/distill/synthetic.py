@@ -220,6 +220,11 @@ def parameters_of(state: State, prefix: str = "synthetic") -> Parameters:
     return {name.removeprefix(start): state[name] for name in names}
 
 
+def drawn(task: Task[Learned], stream: tuple[object, ...], parameters: Parameters) -> Tensor:
+    """The synthetic images (C, ipc, …), noise of a random generator from ``stream`` of the seed."""
+    return make(task).images(parameters, task.ipc, seeds.generator(task.seed, *stream))
+
+
 def finish(
     task: Task[Learned], parameters: Parameters, batches: int, name: str
 ) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,7 @@ def init(task: Task[DM]) -> State:
 def step(task: Task[DM], state: State, k: int) -> tuple[State, float]:
     """One network, one match; the distance L, a mean over classes."""
     net = students.student(task, _arch(task), "dm", "student", k).requires_grad_(False)
-    images = partial(_images, task, k=k)
+    images = partial(synthetic.drawn, task, ("dm", "noise", k))
     parameters = synthetic.parameters_of(state)
     with torch.no_grad():
         x = images(parameters).clone().requires_grad_()  # (C, ipc, …)
@@ -153,12 +153,6 @@ def _means(embedded: Tensor, batches: Sequence[Tensor]) -> Tensor:
     """The mean embedding (classes, features) of each of the batches that were embedded together."""
     parts = torch.split(embedded, [len(batch) for batch in batches])
     return torch.stack([part.mean(0) for part in parts])
-
-
-def _images(task: Task[DM], parameters: students.Parameters, k: int) -> Tensor:
-    """The synthetic images (C, ipc, …)."""
-    generator = seeds.generator(task.seed, "dm", "noise", k)
-    return synthetic.make(task).images(parameters, task.ipc, generator)
 
 
 def _arch(task: Task[DM]) -> str:

@@ -117,7 +117,7 @@ def step(task: Task[GM], state: State, k: int) -> tuple[State, float]:
     total = 0.0
     for match in range(outer):
         _freeze_batch_norm(task, net, k, match)
-        images = partial(_images, task, stream=("noise", k, match))
+        images = partial(synthetic.drawn, task, ("gm", "noise", k, match))
         parameters = synthetic.parameters_of(state)
         with torch.no_grad():
             x = images(parameters).clone().requires_grad_()  # (C, ipc, …)
@@ -281,12 +281,6 @@ def _transforms(
     return transform, (transform if task.settings.siamese else augment.draw("", shape, generator))
 
 
-def _images(task: Task[GM], parameters: Parameters, stream: tuple[object, ...]) -> Tensor:
-    """The synthetic images (C, ipc, …)."""
-    generator = seeds.generator(task.seed, "gm", *stream)
-    return synthetic.make(task).images(parameters, task.ipc, generator)
-
-
 def _freeze_batch_norm(task: Task[GM], net: nn.Module, k: int, match: int) -> None:
     """Set batch norms to the statistics of 16 real images per class, for matching gradients."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
@@ -320,7 +314,8 @@ def _train_student(
     rounds, epochs_each = (epochs, 1) if gm.synthetic == "gtn-rnd" else (min(1, epochs), epochs)
     for place in range(rounds):
         with torch.no_grad():
-            images = _images(task, parameters, ("train", k, match, place)).flatten(0, 1)
+            stream = ("gm", "train", k, match, place)
+            images = synthetic.drawn(task, stream, parameters).flatten(0, 1)
         updates = epochs_each * math.ceil(len(images) / gm.student_batch)
         recipe = training.Recipe(
             updates,

@@ -120,7 +120,8 @@ def step(task: Task[IFT], state: State, k: int) -> tuple[State, float]:
     series = Series(ift.alpha or ALPHA[ift.synthetic], ift.terms)
     parameters = synthetic.parameters_of(state)
     y = class_labels(task.dataset.num_classes, task.ipc, task.dataset.train.x.device)  # (B,)
-    images = partial(_images, task, k, ift.inner)  # with noise of their own
+    of_their_own = ("ift", "noise", k, ift.inner)  # noise that no student was trained on
+    images = partial(synthetic.drawn, task, of_their_own)
     with torch.no_grad():
         student, loss = _trained_student(task, state, parameters, y, k)
         x = images(parameters)  # (C, ipc, …)
@@ -178,22 +179,16 @@ class Student:
     start: float | None = None
 
 
-def _images(task: Task[IFT], k: int, n: int, parameters: Parameters) -> Tensor:
-    """The synthetic images (C, ipc, …) that step ``n`` of the student sees in step ``k``."""
-    generator = seeds.generator(task.seed, "ift", "noise", k, n)
-    return synthetic.make(task).images(parameters, task.ipc, generator)
-
-
 def _trained_student(
     task: Task[IFT], state: State, parameters: Parameters, y: Tensor, k: int
 ) -> tuple[Student, Loss]:
     """Fig. 3, lines 4 and 5: the student of step ``k`` trained on the set, and its loss."""
     ift = task.settings
     student, loss = _student(task, state, k)
-    x = _images(task, k, 0, parameters).flatten(0, 1)  # (B, …)
+    x = synthetic.drawn(task, ("ift", "noise", k, 0), parameters).flatten(0, 1)  # (B, …)
     for n in range(ift.inner):
         if n > 0 and ift.synthetic == "gtn-rnd":
-            x = _images(task, k, n, parameters).flatten(0, 1)
+            x = synthetic.drawn(task, ("ift", "noise", k, n), parameters).flatten(0, 1)
         student, small = _descend(loss, student, x, y, ift)
         if small:
             break

@@ -125,7 +125,7 @@ def step(task: Task[MTT], state: State, k: int) -> tuple[State, float]:
     """Take up an expert's training, and follow it on the synthetic set; L."""
     mtt = task.settings
     parameters = _set(state)
-    images = partial(_images, task, k=k)
+    images = partial(synthetic.drawn, task, ("mtt", "noise", k))
     with torch.no_grad():
         x = images(parameters)  # (C, ipc, …)
     generator = seeds.generator(task.seed, "mtt", "expert", k)
@@ -210,12 +210,6 @@ def _steps(task: Task[MTT], y: Tensor, k: int) -> list[InnerStep]:
         transform = augment.draw(mtt.augment, task.dataset.shape, rng)
         steps.append(InnerStep(rows, y[rows], transform))
     return steps
-
-
-def _images(task: Task[MTT], parameters: Parameters, k: int) -> Tensor:
-    """The synthetic images (C, ipc, …)."""
-    generator = seeds.generator(task.seed, "mtt", "noise", k)
-    return synthetic.make(task).images(parameters, task.ipc, generator)
 
 
 def _set(state: State) -> Parameters:
