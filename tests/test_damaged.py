@@ -64,6 +64,7 @@ CRAFTED: dict[str, Change] = {
     "a label out of range": set_at("y", 0, to=10),
     "a label below zero": set_at("y", 0, to=-1),
     "an order out of range": set_at("order", 0, 0, to=99),
+    "a negative rate": set_at("rates", 0, to=-0.1),
     "infinite rates": set_at("rates", 0, to=float("inf")),
     "whole numbers for rates": lambda a, t: t.update(rates=t["rates"].long()),
     "fractions for an order": lambda a, t: t.update(order=t["order"].float()),

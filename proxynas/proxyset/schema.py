@@ -129,6 +129,7 @@ def _check_steps(tensors: Mapping[str, Tensor], n: int) -> None:
     if "rates" in tensors:
         rates = _finite(tensors, "rates")
         _require(rates.shape == order.shape[:1], f"rates must be one a step, but is {_of(rates)}")
+        _require(rates.min().item() >= 0, f"rates must not be negative, but {rates.min():g} is")
 
 
 def _check_whitening(tensors: Mapping[str, Tensor], entries: StoredPreprocessing) -> None:
