@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,12 +99,14 @@ def train(
     ] = None,
     count: Annotated[int, typer.Option(help="cells")] = 100,
     seed: Annotated[int, typer.Option(help="of cells, random images and trainings")] = 0,
+    updates: Annotated[int, typer.Option(help="updates of a training, at most")] = MOMENTS[-1],
+    draws: Annotated[int, typer.Option(help="random sets of each size")] = 1,
     workers: Annotated[int | None, typer.Option(help="trainings at a time")] = None,
 ) -> None:
     """Train all cells on all sets; what ``trained.csv`` has is not trained again."""
     path = out / "trained.csv"
     dataset = datasets.load(data)
-    work = partial(_prepare, dataset, proxy or SETS, seed)
+    work = partial(_prepare, dataset, proxy or SETS, Budget(seed, updates, draws))
     names = [*work().sources]
     done = set(pd.read_csv(path).groupby(["arch", "source"]).groups) if path.exists() else set()
     tasks = [(arch, name) for arch in cells(count, seed) for name in names]
@@ -123,27 +126,36 @@ def train(
             typer.echo(f"  {number} of {len(left)}  {rows[0]['source']}")
 
 
-def _prepare(dataset: Dataset, sets: Sequence[str], seed: int) -> Work:
+@dataclass(frozen=True)
+class Budget:
+    """The seed, the updates of a training at most, and the random sets of each size."""
+
+    seed: int
+    updates: int
+    draws: int
+
+
+def _prepare(dataset: Dataset, sets: Sequence[str], budget: Budget) -> Work:
     torch.set_flush_denormal(True)
     keep_freed_memory()
-    sources = {REAL: _source(REAL, dataset, dataset.train, None)}
+    sources = {REAL: _source(REAL, dataset.train, None, budget)}
     sizes = set()
     for name in sets:
         loaded = proxyset.read(name)
         proxyset.check(loaded, dataset)
-        sources[Path(name).stem] = _source(
-            Path(name).stem, dataset, Split(loaded.x, loaded.y), loaded
-        )
+        stem = Path(name).stem
+        sources[stem] = _source(stem, Split(loaded.x, loaded.y), loaded, budget)
         sizes.add(len(loaded) // dataset.num_classes)
-    for ipc in sorted(sizes):
-        drawn, name = pn.make_proxy(dataset, "random", ipc=ipc, seed=seed), f"random-ipc{ipc}"
-        sources[name] = _source(name, dataset, Split(drawn.x, drawn.y), None)
+    for ipc, draw in product(sorted(sizes), range(budget.draws)):
+        drawn = pn.make_proxy(dataset, "random", ipc=ipc, seed=budget.seed + draw)
+        name = f"random-ipc{ipc}" + (f"-{draw}" if draw else "")
+        sources[name] = _source(name, Split(drawn.x, drawn.y), None, budget)
     val = Split(dataset.val.x[:VALIDATION], dataset.val.y[:VALIDATION])
-    return Work(spaces.load("nasbench201", SPACE), replace(dataset, val=val), sources, seed)
+    return Work(spaces.load("nasbench201", SPACE), replace(dataset, val=val), sources, budget.seed)
 
 
-def _source(name: str, dataset: Dataset, images: Split, loaded: ProxySet | None) -> Source:
-    updates = min(MOMENTS[-1], PASSES * len(images) // BATCH)
+def _source(name: str, images: Split, loaded: ProxySet | None, budget: Budget) -> Source:
+    updates = min(budget.updates, PASSES * len(images) // BATCH)
     recipe = Recipe(updates, BATCH, lr=RATE, nesterov=True)
     if loaded is not None:
         recipe = proxyset.candidate_recipe(loaded, recipe)
@@ -286,7 +298,8 @@ def _row(study: Study, rows: pd.DataFrame) -> Row:
     result |= {name: study.agreement(value) for name, value in values.items()}
     result["minus_zero_cost"] = study.difference(values[COMBINED], study.table["prior"])
     trained = study.trained[study.trained["updates"] == updates]
-    for rival in (REAL, f"random-{source.split('-')[-1]}"):
+    rivals = [name for name in trained["source"].unique() if _random_of(source, name)]
+    for rival in (REAL, *rivals):
         others = trained[trained["source"] == rival]
         if rival != source and len(others) == len(study.table):
             theirs = study.indicators(others)
@@ -294,6 +307,11 @@ def _row(study: Study, rows: pd.DataFrame) -> Row:
                 name: study.difference(values[name], theirs[name]) for name in values
             }
     return result
+
+
+def _random_of(source: str, name: str) -> bool:
+    """Whether ``name`` is of random images, as many as those of ``source``."""
+    return name.startswith("random-") and name.split("-")[1] in source.split("-")
 
 
 def _draw(found: Row, path: Path) -> None:
