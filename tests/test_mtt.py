@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from proxynas import datasets, testing, training
 from proxynas.core import seeds
-from proxynas.core.errors import DivergedError
+from proxynas.core.errors import DivergedError, SpecError
 from proxynas.datasets import Dataset
 from proxynas.distill import students
 from proxynas.distill.experts import Training
@@ -161,6 +161,11 @@ def test_a_learning_rate_that_is_not_positive_any_more(
     monkeypatch.setattr(mtt, "hypergradient", lambda *_: found)
     with pytest.raises(DivergedError, match=r"not positive any more at step 0; lower rate_lr"):
         distill(DistillSpec(method="mtt", steps=9, settings=QUICK), digits)
+
+
+def test_a_generator_does_not_start_from_real_images(digits: Dataset) -> None:
+    with pytest.raises(SpecError, match="add init=noise"):
+        task_of(digits, synthetic="gtn-lrn")
 
 
 def test_tables() -> None:

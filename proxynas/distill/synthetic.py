@@ -187,7 +187,7 @@ def check(task: Task[Learned], pixels: Rule, gtn: Rule) -> None:
         raise SpecError(f"synthetic = {learned.synthetic!r} {reason}; expected 'pixels'")
     if learned.init == "real":
         reason = f"is for pixels, but synthetic is {learned.synthetic!r}"
-        raise SpecError(f"init = 'real' {reason}; leave it out")
+        raise SpecError(f"init = 'real' {reason}; add init=noise")
 
 
 def make(task: Task[Learned]) -> SyntheticSet:

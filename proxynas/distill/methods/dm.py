@@ -61,12 +61,6 @@ def check(task: Task[DM]) -> None:
         SpecError: see :func:`synthetic.check`; a network without a linear layer.
         SpaceError: an unknown student.
     """
-    dm = task.settings
-    if dm.synthetic != "pixels" and dm.init == "real":
-        raise SpecError(
-            f"synthetic = {dm.synthetic!r} cannot start from real images, which is dm's default; "
-            "add init=noise"
-        )
     synthetic.check(task, PIXELS, GTN)
     students.check(task, [_arch(task)])
     _last_linear(students.student(task, _arch(task), "dm", "check"), _arch(task))
