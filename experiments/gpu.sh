@@ -180,8 +180,8 @@ call_convnets() {
   local whole=(--candidates 60 --seeds 2 --epochs 10 --workers 2 --time-limit 300)
   mapfile -t more < <(also -ipc10 random-ipc10)
   if [[ -n $tiny ]]; then
-    sizes=(--candidates 2 --updates 1 --val-size 50 --workers 1)
-    whole=(--candidates 2 --seeds 1 --epochs 1 --workers 1)
+    sizes=(--candidates 2 --constraint 'flops<1e6' --updates 1 --val-size 50 --workers 1)
+    whole=(--candidates 2 --constraint 'flops<1e6' --seeds 1 --epochs 1 --workers 1)
   fi
   proxynas truth --space convnet-grid --data "$data" "${whole[@]}" --batch-size 256 --out "$out/convnets-truth.csv"
   [[ -z $unfinished ]] || return 0

@@ -1,13 +1,17 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from proxynas import truth
-from proxynas.core.errors import TruthError
+from proxynas import spaces, truth
+from proxynas.core.errors import RunFolderError, SpecError, TruthError
+from proxynas.core.settings import to_dict
 from proxynas.datasets import Dataset
+from proxynas.search.store import Store
 from proxynas.specs import TruthSpec
-from proxynas.truth.measure import measure
+from proxynas.truth.measure import candidates, measure
 
 
 def test_measured_tables_round_trip(small_space: Path, digits: Dataset, tmp_path: Path) -> None:
@@ -37,6 +41,29 @@ def test_an_interrupted_measurement_is_a_sample_and_goes_on(
     whole = measure(spec, tmp_path / "whole.csv", workers=1).rows
     columns = ["arch", "seed", "val_accuracy", "test_accuracy", "test_loss", "sotl"]
     pd.testing.assert_frame_equal(resumed[columns], whole[columns])
+
+
+def test_constraints_hold_and_a_store_from_before_them_goes_on(
+    small_space: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    spec = TruthSpec(space=str(small_space), seeds=1, epochs=1, batch_size=500)
+    space = spaces.load(str(small_space))
+    archs = candidates(spec, space, digits)
+    cost = {arch: space.cost(arch, digits.shape, 10)[1] for arch in archs}
+    median = sorted(cost.values())[len(cost) // 2]
+    limited = replace(spec, constraints=(f"flops<{median}",))
+    cheap = candidates(limited, space, digits)
+    assert set(cheap) == {arch for arch in archs if cost[arch] < median}
+    assert set(measure(limited, tmp_path / "cheap.csv", workers=1).rows["arch"]) == set(cheap)
+    with pytest.raises(RunFolderError, match="constraints"):
+        measure(spec, tmp_path / "cheap.csv", workers=1)
+    with pytest.raises(SpecError, match="none is within flops<1"):
+        candidates(replace(spec, constraints=("flops<1",)), space, digits)
+    store = Store(tmp_path / "old.sqlite")
+    old = {name: value for name, value in to_dict(spec).items() if name != "constraints"}
+    store.claim(json.dumps({**old, "fingerprint": digits.fingerprint}, sort_keys=True))
+    store.close()
+    assert len(measure(spec, tmp_path / "old.csv", workers=1).rows) == len(archs)
 
 
 def test_the_shipped_table_is_whole(digits: Dataset) -> None:

@@ -80,6 +80,18 @@ class SpaceSpec:
     time_limit: TimeLimit = None
 
 
+Constraints = Annotated[
+    tuple[ConstraintText, ...],
+    Option(
+        "Only networks with these costs, such as --constraint 'parameters<1e6' or "
+        "'flops<=2e7'. Repeatable.",
+        SPACE,
+        flag="--constraint",
+        metavar="LIMIT",
+    ),
+]
+
+
 @checked(frozen=True, config=settings.CONFIG)
 class CandidateSpec:
     """Which candidates of the space are scored.
@@ -110,16 +122,7 @@ class CandidateSpec:
             SPACE,
         ),
     ] = 10
-    constraints: Annotated[
-        tuple[ConstraintText, ...],
-        Option(
-            "Only networks with these costs, such as --constraint 'parameters<1e6' or "
-            "'flops<=2e7'. Repeatable.",
-            SPACE,
-            flag="--constraint",
-            metavar="LIMIT",
-        ),
-    ] = ()
+    constraints: Constraints = ()
     objectives: Annotated[
         tuple[Objective, ...],
         AfterValidator(_check_objectives),

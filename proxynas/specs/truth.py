@@ -10,7 +10,7 @@ from .data import DataSpec
 from .distill import Seed
 from .option import IMPORT, SPACE, TRAINING, Option, Positive, PositiveNumber, Repeats
 from .recipe import Recipe, whole_data_recipe
-from .search import Space, SpaceOptions, TimeLimit
+from .search import Constraints, Space, SpaceOptions, TimeLimit
 
 
 @checked(frozen=True, config=settings.CONFIG)
@@ -24,6 +24,7 @@ class TruthSpec(DataSpec):
         Positive | None,
         Option("How many networks to sample. Default: the whole space.", SPACE),
     ] = None
+    constraints: Constraints = ()
     seeds: Annotated[Repeats, Option("Training runs per network.", TRAINING)] = 3
     epochs: Annotated[Positive, Option("Passes over the real data.", TRAINING)] = 12
     batch_size: Annotated[Positive, Option("Batch size.", TRAINING)] = 25

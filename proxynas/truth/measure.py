@@ -18,7 +18,9 @@ from ..search.run import Wanted, pending, run
 from ..search.score import Source, Work
 from ..search.sources import WHOLE
 from ..search.store import Score, Store, ZeroCost
+from ..spaces.limits import Limits
 from ..specs import TruthSpec
+from ..specs.constraint import parse
 from .table import COLUMNS, FORMAT, TruthTable
 
 
@@ -32,11 +34,18 @@ def prepare(spec: TruthSpec, dataset: Dataset) -> Work:
     return Work(space, dataset, {WHOLE: source}, spec.seed, spec.device, time_limit=limit).placed()
 
 
-def candidates(spec: TruthSpec, space: spaces.SearchSpace) -> list[str]:
+def candidates(spec: TruthSpec, space: spaces.SearchSpace, dataset: Dataset) -> list[str]:
     """The candidates in the order in which they are measured: a random one, so that a part of a
-    table is a sample."""
+    table is a sample.
+
+    Raises:
+        SpecError: none, or almost none, is within the constraints.
+    """
     rng = np.random.default_rng(seeds.derive(spec.seed, "truth", "candidates"))
-    return space.sample(spec.candidates or space.size, rng)
+    cost = partial(space.cost, shape=dataset.shape, classes=dataset.num_classes)
+    limits = Limits([parse(text) for text in spec.constraints], cost)
+    wanted = spec.candidates or space.size
+    return space.sample(wanted, rng, admit=limits if limits.constraints else None)
 
 
 def measure(
@@ -61,7 +70,7 @@ def measure(
     space = spaces.load(spec.space, spec.space_options, spec.time_limit)
     dataset = datasets.load_for(spec)
     engine = engine.on(spec.device)
-    archs = candidates(spec, space)
+    archs = candidates(spec, space, dataset)
     wanted = Wanted(archs, [WHOLE], range(spec.seeds))
     space.check(archs[0], dataset.shape, dataset.num_classes)
     if out.suffix != ".csv":
@@ -73,6 +82,8 @@ def measure(
     store = Store(out.with_suffix(".sqlite"))
     try:
         identity = {**settings.to_dict(spec), "fingerprint": dataset.fingerprint}
+        if not spec.constraints:  # stores of versions that had none go on
+            del identity["constraints"]
         store.claim(json.dumps(identity, sort_keys=True))
         total = len(archs) * spec.seeds
         done = total - spec.seeds * len(pending(store, wanted))
