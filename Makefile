@@ -41,7 +41,8 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "proxynas needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
 	@echo "setting up $(VENV) (once; PyTorch is large)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,nasbench201]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev,nasbench201]'
+	@$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true # on all cores, where pip takes one
 	@touch $@
 
 .PHONY: help search test lint fuzz chaos bench clean

@@ -1,16 +1,19 @@
-"""What ranks NAS-Bench-201's cells best for its seconds: which set, trained on for how long?
+"""What ranks networks best for its seconds: which set, trained on for how long?
 
     python experiments/ranking_study.py train --data CIFAR-10 --out runs/ranking
     python experiments/ranking_study.py summary --out runs/ranking
 
-The first trains cells on every set and on the real images, batches of ten, the rate constant, and
-appends a line a training and moment to ``trained.csv``; it goes on where it stopped. One training
-gives several budgets: what its indicators were after 25, 50, … 1,000 updates, what the updates had
-cost by then, and what one validation costs. A set is passed over a hundred times at most, so that
-one of a single image a class ends at 100 updates.
-Half of the cells are among the truly best tenth of the 1,000 of ``nasbench201-zerocost.csv.gz`` or
-in what zero-cost indicators take for it, the others are any of the rest. The second makes the JSON
-and the figure.
+The first trains networks on every set and on the real images, batches of ten, the rate constant,
+and appends a line a training and moment to ``trained.csv``; it goes on where it stopped. One
+training gives several budgets: what its indicators were after 25, 50, … 1,000 updates, what the
+updates had cost by then, and what one validation costs. A set is passed over a hundred times at
+most, so that one of a single image a class ends at 100 updates. The second makes the JSON and the
+figure.
+
+The networks are cells of NAS-Bench-201: half of them among the truly best tenth of the 1,000 of
+``nasbench201-zerocost.csv.gz`` or in what zero-cost indicators take for it, the others any of the
+rest. With ``--truth`` they are the ConvNets of a table that ``proxynas truth`` made; their
+zero-cost indicators are measured first (``known.csv``).
 """
 
 import csv
@@ -40,19 +43,24 @@ from proxynas.datasets import Dataset, Split
 from proxynas.engine import LOCAL
 from proxynas.proxyset import ProxySet
 from proxynas.rank import correlation
+from proxynas.rank.indicators import VOTERS
+from proxynas.search import zerocost
 from proxynas.search.score import Source, Work
 from proxynas.search.store import sotl_late
 from proxynas.specs import Recipe
+from proxynas.truth import read as read_truth
 
 app = typer.Typer(add_completion=False)
 
 VALUES = Path(__file__).with_name("nasbench201-zerocost.csv.gz")
-SPACE = {"channels": 8, "cells": 1}
+CELLS, CONVNETS = "nasbench201", "convnet-grid"
+OPTIONS = {CELLS: {"channels": 8, "cells": 1}, CONVNETS: {}}
 """Of the cells that are trained; truth and zero-cost indicators are of the published ones."""
 
 MOMENTS = (25, 50, 100, 200, 500, 1000)
 """Updates after which a training is looked at."""
-BATCH, RATE = 10, 0.05
+RATE = {CELLS: 0.05, CONVNETS: 0.01}
+BATCH = 10
 PASSES = 100
 VALIDATION = 500
 REAL = "real images"
@@ -72,10 +80,46 @@ Task = tuple[str, str]
 Out = Annotated[Path, typer.Option(help="folder of the results")]
 
 
-def cells(count: int, seed: int) -> list[str]:
+@dataclass(frozen=True)
+class Ground:
+    """A space, and what is known of its networks before any is trained on a set."""
+
+    space: str
+    table: pd.DataFrame
+
+    def load(self) -> spaces.SearchSpace:
+        """The space."""
+        return spaces.load(self.space, OPTIONS[self.space])
+
+
+def ground(out: Path) -> Ground:
+    """The ConvNets that ``train`` was given, or the cells."""
+    path = out / "known.csv"
+    of_cells = not path.exists()
+    table = pd.read_csv(VALUES if of_cells else path, index_col="arch")
+    return Ground(CELLS if of_cells else CONVNETS, table)
+
+
+def add_ground(out: Path, dataset: Dataset, truth: Path) -> None:
+    """Write ``known.csv``: truth and zero-cost indicators of the ConvNets of a table."""
+    accuracy = read_truth(truth).accuracy()
+    space = spaces.load(CONVNETS)
+    voters = [*zerocost.INDICATORS]
+    rows = {}
+    for arch in accuracy.index:
+        row = zerocost.zero_cost(space, arch, dataset, voters, seed=0)
+        parameters, flops = space.cost(arch, dataset.shape, dataset.num_classes)
+        seconds = sum(row[f"{name}_seconds"] for name in voters)
+        costs = {"parameters:parameters": parameters, "flops": flops, "seconds": seconds}
+        rows[arch] = {f"zero-cost:{name}": row[name] for name in voters} | costs
+    found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("arch")
+    vote = zerocost.vote(found[[f"zero-cost:{name}" for name in VOTERS]])
+    files.write_text(out / "known.csv", found.assign(truth=accuracy, **{PRIOR[0]: vote}).to_csv())
+
+
+def cells(table: pd.DataFrame, count: int, seed: int) -> list[str]:
     """Cells to train, alternately of the promising half and of the rest, so that any first part of
     them is a sample like the whole."""
-    table = pd.read_csv(VALUES, index_col="arch")
     tenth = len(table) // 10
     promising = table["truth"].nlargest(tenth).index.union(_prior(table).nlargest(tenth).index)
     rng = np.random.default_rng(seed)
@@ -92,27 +136,33 @@ def _prior(table: pd.DataFrame) -> pd.Series:
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Option(help="CIFAR-10: a name or a folder")],
+    data: Annotated[str, typer.Option(help="a name or a folder; CIFAR-10 for cells")],
     out: Out,
     proxy: Annotated[
         list[str] | None, typer.Option(help="a set; by default the two of CIFAR-10 that ship")
     ] = None,
-    count: Annotated[int, typer.Option(help="cells")] = 100,
-    seed: Annotated[int, typer.Option(help="of cells, random images and trainings")] = 0,
+    truth: Annotated[Path | None, typer.Option(help="a table of ConvNets on these data")] = None,
+    count: Annotated[int, typer.Option(help="networks, at most")] = 100,
+    seed: Annotated[int, typer.Option(help="of networks, random images and trainings")] = 0,
     updates: Annotated[int, typer.Option(help="updates of a training, at most")] = MOMENTS[-1],
     draws: Annotated[int, typer.Option(help="random sets of each size")] = 1,
     workers: Annotated[int | None, typer.Option(help="trainings at a time")] = None,
 ) -> None:
-    """Train all cells on all sets; what ``trained.csv`` has is not trained again."""
+    """Train all networks on all sets; what ``trained.csv`` has is not trained again."""
     path = out / "trained.csv"
+    out.mkdir(parents=True, exist_ok=True)
     dataset = datasets.load(data)
-    work = partial(_prepare, dataset, proxy or SETS, Budget(seed, updates, draws))
+    if truth is not None and not (out / "known.csv").exists():
+        add_ground(out, dataset, truth)
+    known = ground(out)
+    budget = Budget(seed, updates, draws, RATE[known.space])
+    work = partial(_prepare, known, dataset, proxy or SETS, budget)
+    asked = cells(known.table, count, seed) if known.space == CELLS else known.table.index[:count]
     names = [*work().sources]
     done = set(pd.read_csv(path).groupby(["arch", "source"]).groups) if path.exists() else set()
-    tasks = [(arch, name) for arch in cells(count, seed) for name in names]
+    tasks = [(arch, name) for arch in asked for name in names]
     left = [task for task in tasks if task not in done]
     typer.echo(f"{len(left)} of {len(tasks)} trainings to do: {', '.join(names)}")
-    out.mkdir(parents=True, exist_ok=True)
     with (
         LOCAL.opened(work, LOCAL.workers(workers)) as mapped,
         open(path, "a", newline="", encoding="utf-8") as file,
@@ -128,14 +178,15 @@ def train(
 
 @dataclass(frozen=True)
 class Budget:
-    """The seed, the updates of a training at most, and the random sets of each size."""
+    """The seed, the updates of a training at most, the random sets of each size, the rate."""
 
     seed: int
     updates: int
     draws: int
+    rate: float
 
 
-def _prepare(dataset: Dataset, sets: Sequence[str], budget: Budget) -> Work:
+def _prepare(known: Ground, dataset: Dataset, sets: Sequence[str], budget: Budget) -> Work:
     torch.set_flush_denormal(True)
     keep_freed_memory()
     sources = {REAL: _source(REAL, dataset.train, None, budget)}
@@ -151,12 +202,12 @@ def _prepare(dataset: Dataset, sets: Sequence[str], budget: Budget) -> Work:
         name = f"random-ipc{ipc}" + (f"-{draw}" if draw else "")
         sources[name] = _source(name, Split(drawn.x, drawn.y), None, budget)
     val = Split(dataset.val.x[:VALIDATION], dataset.val.y[:VALIDATION])
-    return Work(spaces.load("nasbench201", SPACE), replace(dataset, val=val), sources, budget.seed)
+    return Work(known.load(), replace(dataset, val=val), sources, budget.seed)
 
 
 def _source(name: str, images: Split, loaded: ProxySet | None, budget: Budget) -> Source:
     updates = min(budget.updates, PASSES * len(images) // BATCH)
-    recipe = Recipe(updates, BATCH, lr=RATE, nesterov=True)
+    recipe = Recipe(updates, BATCH, lr=budget.rate, nesterov=True)
     if loaded is not None:
         recipe = proxyset.candidate_recipe(loaded, recipe)
     return Source(name, images.x, images.y, recipe)
@@ -212,10 +263,11 @@ def summary(
         list[str] | None, typer.Option(help="a set that was distilled, for what that cost")
     ] = None,
 ) -> None:
-    """Print a line a source and budget, and write ``ranking-study.json`` and the figure."""
-    study = _study(pd.read_csv(out / "trained.csv"))
+    """Print a line a source and budget, and write the JSON and the figure."""
+    known = ground(out)
+    study = _study(known, pd.read_csv(out / "trained.csv"))
     found: Row = {
-        "cells": len(study.table),
+        "networks": len(study.table),
         "kinds": len(np.unique(study.kinds)),
         "truly_best_tenth": int(study.top.sum()),
         "hardware": hardware.describe("cpu"),
@@ -224,7 +276,11 @@ def summary(
         },
         "without training": {
             "zero-cost": study.agreement(study.table["prior"]),
-            **{column.split(":")[0]: study.agreement(study.table[column]) for column in FEW},
+            **{
+                column.split(":")[0]: study.agreement(study.table[column])
+                for column in FEW
+                if column in study.table
+            },
         },
         "sources": {
             name: {str(updates): _row(study, rows) for updates, rows in trained.groupby("updates")}
@@ -236,13 +292,14 @@ def summary(
             values = "  ".join(f"{key} {row[key]['rho'][0]:.2f}" for key in (*INDICATORS, COMBINED))
             seconds = " + ".join(f"{value:.2f}" for value in row["core_seconds"].values())
             typer.echo(f"{name} {updates}: {seconds} s  {values}")
-    files.write_text(out / "ranking-study.json", json.dumps(found, indent=1, ensure_ascii=False))
-    _draw(found, out / "ranking-study.png")
+    name = "ranking-study" if known.space == CELLS else "ranking-convnets"
+    files.write_text(out / f"{name}.json", json.dumps(found, indent=1, ensure_ascii=False))
+    _draw(found, out / f"{name}.png")
 
 
 @dataclass(frozen=True)
 class Study:
-    """Cells that were trained on every source, in the order of ``table``."""
+    """Networks that were trained on every source, in the order of ``table``."""
 
     table: pd.DataFrame
     trained: pd.DataFrame
@@ -251,7 +308,7 @@ class Study:
     draws: correlation.Ints
 
     def agreement(self, values: pd.Series) -> Row:
-        """ρ with truth over all cells, and among the truly best tenth, with 95 % intervals."""
+        """ρ with truth over all networks, and among the truly best tenth, with 95 % intervals."""
         x = values.fillna(-math.inf).to_numpy(dtype=float)
         y, result = self.table["truth"].to_numpy(), Row()
         for name, held in (("rho", np.ones(len(x), dtype=bool)), ("best_tenth", self.top)):
@@ -277,13 +334,13 @@ class Study:
         return {**values, COMBINED: pd.concat(ranks, axis=1).mean(axis=1)}
 
 
-def _study(rows: pd.DataFrame) -> Study:
+def _study(ground: Ground, rows: pd.DataFrame) -> Study:
     whole = rows.groupby("arch")["source"].nunique() == rows["source"].nunique()
-    known = pd.read_csv(VALUES, index_col="arch")
+    known = ground.table
     best = known["truth"].nlargest(len(known) // 10).index
     table = known.loc[whole[whole].index]
     table = table.assign(prior=_prior(table))
-    kind = spaces.load("nasbench201", SPACE).kind or str
+    kind = ground.load().kind or str
     kinds = np.array([kind(str(arch)) for arch in table.index])
     draws = correlation.resample(len(table), 2000, np.random.default_rng(0), kinds)
     trained = rows[rows["arch"].isin(table.index)]
@@ -332,10 +389,10 @@ def _draw(found: Row, path: Path) -> None:
             low, high = zip(*[value[1:] for value in rho], strict=True)
             axis.fill_between(seconds, low, high, color=line.get_color(), alpha=0.1, lw=0)
         for (name, value), style in zip(
-            found["without training"].items(), (":", "-.", "--"), strict=True
+            found["without training"].items(), (":", "-.", "--"), strict=False
         ):
             axis.axhline(value[which][0], color="0.4", ls=style, lw=1, label=name)
-        part = "over all cells" if which == "rho" else "among the truly best tenth"
+        part = "over all" if which == "rho" else "among the truly best tenth"
         axis.set(xscale="log", xlabel="core seconds a candidate", title=f"{indicator},\n{part}")
     axes[0].set_ylabel("ρ with truth")
     axes[0].legend(fontsize=7)
