@@ -36,7 +36,7 @@ from ..distill.method import Task
 from ..distill.methods import gm, rcig
 from ..engine import LOCAL, Engine
 from ..engine.cluster import RayCluster
-from ..nets.pooling import HalvingAvgPool
+from ..nets.pooling import HalvingAvgPool, SmoothingAvgPool
 from ..search.store import ACCURACIES, Score, Store
 from ..specs import DistillSpec
 
@@ -133,19 +133,19 @@ def _algorithm_1(task: Task[gm.GM], state: dict[str, torch.Tensor]) -> None:
 
 
 def computing(repeats: int) -> list[Row]:
-    """What every training has: 2×2 average pooling, PyTorch's against ours; and a process that
-    gives freed memory back, against one that keeps it."""
+    """What every training has: average pooling, PyTorch's against ours; and freed memory, kept."""
     x = torch.randn(64, 32, 32, 32, requires_grad=True)
-    pools = nn.AvgPool2d(2), HalvingAvgPool()
-    naive, fast = (partial(lambda pool: pool(x).square().sum().backward(), pool) for pool in pools)
-    rows = [compare("average pooling 2 × 2, 64 × 32 maps, 32 × 32", naive, fast, True, repeats)]
-    with (
-        ProcessPoolExecutor(1, get_context("spawn")) as usual,
-        ProcessPoolExecutor(1, get_context("spawn"), keep_freed_memory) as kept,
-    ):
+    threes = nn.AvgPool2d(3, 1, 1, count_include_pad=False), SmoothingAvgPool()
+    rows = []
+    for size, *pools in ((2, nn.AvgPool2d(2), HalvingAvgPool()), (3, *threes)):
+        naive, fast = (partial(lambda pool: pool(x).square().sum().backward(), p) for p in pools)
+        name = f"average pooling {size} × {size}, 64 × 32 maps, 32 × 32"
+        rows.append(compare(name, naive, fast, True, repeats))
+    spawned = partial(ProcessPoolExecutor, 1, get_context("spawn"))
+    with spawned() as usual, spawned(keep_freed_memory) as kept:
         naive, fast = (partial(lambda p: p.submit(_train_large).result(), p) for p in (usual, kept))
-        what = "training with batches of 256, 28 × 28, freed memory kept"
-        return [*rows, compare(what, naive, fast, True, repeats)]
+        name = "training with batches of 256, 28 × 28, freed memory kept"
+        return [*rows, compare(name, naive, fast, True, repeats)]
 
 
 def tabulating(device: str, repeats: int) -> list[Row]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import SpaceError
+from .pooling import SmoothingAvgPool
 
 Op = Literal["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
 OPS: tuple[Op, ...] = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -209,7 +210,7 @@ def _operation(op: Op, channels: int) -> nn.Module:
     if op == "skip_connect":
         return nn.Identity()
     if op == "avg_pool_3x3":
-        return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+        return SmoothingAvgPool()
     return _convolution(channels, channels, _KERNEL[op])
 
 
