@@ -43,7 +43,7 @@ class SmoothingAvgPool(nn.Module):
 
 def _neighbours(side: int, like: Tensor) -> Tensor:
     """How many of a value, the one before and the one after there are, (side,): 2 at the ends."""
-    count = torch.full((side,), 3, dtype=like.dtype)
+    count = torch.full((side,), 3, dtype=like.dtype, device=like.device)
     count[0] -= 1
     count[-1] -= 1
     return count
