@@ -27,12 +27,11 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import ranking_quality as quality
 import torch
 import typer
-from scipy import stats
 from torch import Tensor, nn
 
 import proxynas as pn
@@ -42,7 +41,6 @@ from proxynas.core.allocator import keep_freed_memory
 from proxynas.datasets import Dataset, Split
 from proxynas.engine import LOCAL
 from proxynas.proxyset import ProxySet
-from proxynas.rank import correlation
 from proxynas.rank.indicators import VOTERS
 from proxynas.search import zerocost
 from proxynas.search.score import Source, Work
@@ -63,15 +61,7 @@ RATE = {CELLS: 0.05, CONVNETS: 0.01}
 BATCH = 10
 PASSES = 100
 VALIDATION = 500
-REAL = "real images"
-PRIOR = ("zero-cost:vote", "zero-cost:jacob_cov", "parameters:parameters")
-LOSSES = ("val_loss", "sotl", "sotl_late")
-INDICATORS = ("val_accuracy", *LOSSES)
-VALIDATED = ("val_accuracy", "val_loss")
-"""Indicators that cost a validation beside the training."""
-FIELDS = ("arch", "source", "updates", *INDICATORS, "train_seconds", "val_seconds")
-COMBINED = "sotl_late with vote, jacob_cov, parameters"
-FEW = ("12 epochs, half the data:val_accuracy", "12 epochs, all the data:test_accuracy")
+FIELDS = ("arch", "source", "updates", *quality.INDICATORS, "train_seconds", "val_seconds")
 SETS = ("cifar10-gm-ipc1", "cifar10-apm-ipc10")
 
 Row = dict[str, Any]
@@ -114,24 +104,22 @@ def add_ground(out: Path, dataset: Dataset, truth: Path) -> None:
         rows[arch] = {f"zero-cost:{name}": row[name] for name in voters} | costs
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("arch")
     vote = zerocost.vote(found[[f"zero-cost:{name}" for name in VOTERS]])
-    files.write_text(out / "known.csv", found.assign(truth=accuracy, **{PRIOR[0]: vote}).to_csv())
+    files.write_text(
+        out / "known.csv", found.assign(truth=accuracy, **{quality.PRIOR[0]: vote}).to_csv()
+    )
 
 
 def cells(table: pd.DataFrame, count: int, seed: int) -> list[str]:
     """Cells to train, alternately of the promising half and of the rest, so that any first part of
     them is a sample like the whole."""
     tenth = len(table) // 10
-    promising = table["truth"].nlargest(tenth).index.union(_prior(table).nlargest(tenth).index)
+    promising = (
+        table["truth"].nlargest(tenth).index.union(quality.prior(table).nlargest(tenth).index)
+    )
     rng = np.random.default_rng(seed)
     halves = (promising.sort_values(), table.index.difference(promising))
     drawn = [rng.choice(half, count // 2, replace=False) for half in halves]
     return [str(arch) for pair in zip(*drawn, strict=True) for arch in pair]
-
-
-def _prior(table: pd.DataFrame) -> pd.Series:
-    """The mean rank of the zero-cost indicators that a search of cells uses."""
-    ranks: pd.Series = table[list(PRIOR)].rank().mean(axis=1)
-    return ranks
 
 
 @app.command()
@@ -151,6 +139,7 @@ def train(
     """Train all networks on all sets; what ``trained.csv`` has is not trained again."""
     path = out / "trained.csv"
     out.mkdir(parents=True, exist_ok=True)
+    _note_hardware(out / "hardware.txt")
     dataset = datasets.load(data)
     if truth is not None and not (out / "known.csv").exists():
         add_ground(out, dataset, truth)
@@ -176,6 +165,14 @@ def train(
             typer.echo(f"  {number} of {len(left)}  {rows[0]['source']}")
 
 
+def _note_hardware(path: Path) -> None:
+    """Add this machine to those that the trainings were made on."""
+    machines = path.read_text().splitlines() if path.exists() else []
+    here = hardware.describe("cpu")
+    if here not in machines:
+        files.write_text(path, "\n".join([*machines, here]) + "\n")
+
+
 @dataclass(frozen=True)
 class Budget:
     """The seed, the updates of a training at most, the random sets of each size, the rate."""
@@ -189,7 +186,7 @@ class Budget:
 def _prepare(known: Ground, dataset: Dataset, sets: Sequence[str], budget: Budget) -> Work:
     torch.set_flush_denormal(True)
     keep_freed_memory()
-    sources = {REAL: _source(REAL, dataset.train, None, budget)}
+    sources = {quality.REAL: _source(quality.REAL, dataset.train, None, budget)}
     sizes = set()
     for name in sets:
         loaded = proxyset.read(name)
@@ -262,142 +259,34 @@ def summary(
     proxy: Annotated[
         list[str] | None, typer.Option(help="a set that was distilled, for what that cost")
     ] = None,
+    name: Annotated[str | None, typer.Option(help="of the JSON and the figure")] = None,
 ) -> None:
     """Print a line a source and budget, and write the JSON and the figure."""
     known = ground(out)
-    study = _study(known, pd.read_csv(out / "trained.csv"))
+    study = quality.Study.of(known.load(), known.table, pd.read_csv(out / "trained.csv"))
+    made_on = out / "hardware.txt"
     found: Row = {
         "networks": len(study.table),
         "kinds": len(np.unique(study.kinds)),
-        "truly_best_tenth": int(study.top.sum()),
-        "hardware": hardware.describe("cpu"),
+        "truly_best": {key: int(held.sum()) for key, held in study.held.items() if key != "rho"},
+        "hardware": made_on.read_text().splitlines() if made_on.exists() else [],
         "distilling_core_seconds": {
-            name: round(proxyset.read(name).provenance["core_seconds"], 1) for name in proxy or SETS
+            Path(one).stem: round(proxyset.read(one).provenance["core_seconds"], 1)
+            for one in proxy or SETS
         },
-        "without training": {
-            "zero-cost": study.agreement(study.table["prior"]),
-            **{
-                column.split(":")[0]: study.agreement(study.table[column])
-                for column in FEW
-                if column in study.table
-            },
-        },
-        "sources": {
-            name: {str(updates): _row(study, rows) for updates, rows in trained.groupby("updates")}
-            for name, trained in study.trained.groupby("source")
-        },
+        "without training": study.without_training(),
+        "sources": study.sources(),
     }
-    for name, budgets in found["sources"].items():
+    found["cheapest"] = quality.cheapest(found)
+    for source, budgets in found["sources"].items():
         for updates, row in budgets.items():
-            values = "  ".join(f"{key} {row[key]['rho'][0]:.2f}" for key in (*INDICATORS, COMBINED))
+            shown = (*quality.INDICATORS, quality.COMBINED)
+            values = "  ".join(f"{key} {row[key]['rho'][0]:.2f}" for key in shown)
             seconds = " + ".join(f"{value:.2f}" for value in row["core_seconds"].values())
-            typer.echo(f"{name} {updates}: {seconds} s  {values}")
-    name = "ranking-study" if known.space == CELLS else "ranking-convnets"
+            typer.echo(f"{source} {updates}: {seconds} s  {values}")
+    name = name or ("ranking-study" if known.space == CELLS else "ranking-convnets")
     files.write_text(out / f"{name}.json", json.dumps(found, indent=1, ensure_ascii=False))
-    _draw(found, out / f"{name}.png")
-
-
-@dataclass(frozen=True)
-class Study:
-    """Networks that were trained on every source, in the order of ``table``."""
-
-    table: pd.DataFrame
-    trained: pd.DataFrame
-    kinds: correlation.Names
-    top: np.ndarray[Any, np.dtype[np.bool_]]
-    draws: correlation.Ints
-
-    def agreement(self, values: pd.Series) -> Row:
-        """ρ with truth over all networks, and among the truly best tenth, with 95 % intervals."""
-        x = values.fillna(-math.inf).to_numpy(dtype=float)
-        y, result = self.table["truth"].to_numpy(), Row()
-        for name, held in (("rho", np.ones(len(x), dtype=bool)), ("best_tenth", self.top)):
-            drawn = correlation.spearman_draws(x[held], y[held], self.draws[:, held])
-            rho = float(stats.spearmanr(x[held], y[held]).statistic)
-            result[name] = [round(value, 3) for value in (rho, *correlation.interval(drawn))]
-        return result
-
-    def difference(self, values: pd.Series, others: pd.Series) -> list[float]:
-        """ρ of one ranking minus ρ of another, with its 95 % interval."""
-        y = self.table["truth"].to_numpy()
-        pair = [one.fillna(-math.inf).to_numpy(dtype=float) for one in (values, others)]
-        drawn = [correlation.spearman_draws(x, y, self.draws) for x in pair]
-        rho = [float(stats.spearmanr(x, y).statistic) for x in pair]
-        interval = correlation.interval(drawn[0] - drawn[1])
-        return [round(value, 3) for value in (rho[0] - rho[1], *interval)]
-
-    def indicators(self, rows: pd.DataFrame) -> dict[str, pd.Series]:
-        """Higher is better, of one source and budget; their combination with zero-cost last."""
-        one = rows.set_index("arch").reindex(self.table.index)  # NaN: failed
-        values = {name: one[name] * (-1 if name in LOSSES else 1) for name in INDICATORS}
-        ranks = [values["sotl_late"].rank(), *(self.table[name].rank() for name in PRIOR)]
-        return {**values, COMBINED: pd.concat(ranks, axis=1).mean(axis=1)}
-
-
-def _study(ground: Ground, rows: pd.DataFrame) -> Study:
-    whole = rows.groupby("arch")["source"].nunique() == rows["source"].nunique()
-    known = ground.table
-    best = known["truth"].nlargest(len(known) // 10).index
-    table = known.loc[whole[whole].index]
-    table = table.assign(prior=_prior(table))
-    kind = ground.load().kind or str
-    kinds = np.array([kind(str(arch)) for arch in table.index])
-    draws = correlation.resample(len(table), 2000, np.random.default_rng(0), kinds)
-    trained = rows[rows["arch"].isin(table.index)]
-    return Study(table, trained, kinds, table.index.isin(best), draws)
-
-
-def _row(study: Study, rows: pd.DataFrame) -> Row:
-    values = study.indicators(rows)
-    source, updates = rows["source"].iloc[0], rows["updates"].iloc[0]
-    seconds = [round(float(rows[f"{name}_seconds"].mean()), 3) for name in ("train", "val")]
-    result: Row = {"core_seconds": {"training": seconds[0], "a validation": seconds[1]}}
-    result |= {name: study.agreement(value) for name, value in values.items()}
-    result["minus_zero_cost"] = study.difference(values[COMBINED], study.table["prior"])
-    trained = study.trained[study.trained["updates"] == updates]
-    rivals = [name for name in trained["source"].unique() if _random_of(source, name)]
-    for rival in (REAL, *rivals):
-        others = trained[trained["source"] == rival]
-        if rival != source and len(others) == len(study.table):
-            theirs = study.indicators(others)
-            result[f"minus {rival}"] = {
-                name: study.difference(values[name], theirs[name]) for name in values
-            }
-    return result
-
-
-def _random_of(source: str, name: str) -> bool:
-    """Whether ``name`` is of random images, as many as those of ``source``."""
-    return name.startswith("random-") and name.split("-")[1] in source.split("-")
-
-
-def _draw(found: Row, path: Path) -> None:
-    """ρ against core seconds a candidate, a line a source."""
-    figure, axes = plt.subplots(
-        1, 3, figsize=(12, 4), sharex=True, sharey=True, layout="constrained"
-    )
-    panels = (("val_accuracy", "rho"), (COMBINED, "rho"), (COMBINED, "best_tenth"))
-    for axis, (indicator, which) in zip(axes, panels, strict=True):
-        for name, budgets in found["sources"].items():
-            seconds = [
-                row["core_seconds"]["training"]
-                + (indicator in VALIDATED) * row["core_seconds"]["a validation"]
-                for row in budgets.values()
-            ]
-            rho = [row[indicator][which] for row in budgets.values()]
-            (line,) = axis.plot(seconds, [value[0] for value in rho], "o-", ms=3, label=name)
-            low, high = zip(*[value[1:] for value in rho], strict=True)
-            axis.fill_between(seconds, low, high, color=line.get_color(), alpha=0.1, lw=0)
-        for (name, value), style in zip(
-            found["without training"].items(), (":", "-.", "--"), strict=False
-        ):
-            axis.axhline(value[which][0], color="0.4", ls=style, lw=1, label=name)
-        part = "over all" if which == "rho" else "among the truly best tenth"
-        axis.set(xscale="log", xlabel="core seconds a candidate", title=f"{indicator},\n{part}")
-    axes[0].set_ylabel("ρ with truth")
-    axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    quality.draw(found, out / f"{name}.png")
 
 
 if __name__ == "__main__":

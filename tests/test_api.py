@@ -13,6 +13,7 @@ from proxynas import api
 from proxynas.core import resources
 from proxynas.core.errors import RunFolderError, SpecError, TruthError
 from proxynas.datasets import Dataset
+from proxynas.engine import LOCAL
 from proxynas.specs import Recipe
 
 
@@ -94,10 +95,12 @@ def test_ranking_evaluations(digits: Dataset) -> None:
         ({"ray_address": "auto"}, "--ray-address is for Ray"),
         ({"engine": "ray", "ray_address": "nowhere"}, "must be HOST:PORT"),
         ({"engine": "dask"}, "engine: input should be 'local' or 'ray'"),
+        ({"engine": LOCAL, "ray_address": "auto"}, "ray_address goes with engine='ray'"),
+        ({"engine": LOCAL, "gpus_per_task": 0.5}, "gpus_per_task goes with engine='ray'"),
     ],
 )
 def test_a_search_on_an_engine_that_is_not_there(
-    where: dict[str, str], message: str, tmp_path: Path
+    where: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     spec = pn.SearchSpec(proxy="digits-gm-ipc1", candidates=3, label=0, verify=0)
     with pytest.raises(SpecError, match=message):

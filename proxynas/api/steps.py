@@ -194,7 +194,7 @@ def run_search(
         out: the run directory; a search that is there is gone on with. By default
             ``runs/<data>-<space>-<proxy>-<digits>``.
         workers: tasks at a time; by default one per core.
-        engine: ``local``, processes of this machine, or ``ray``.
+        engine: ``local``, processes of this machine, ``ray``, or one of your own.
         ray_address: of a Ray cluster; by default RAY_ADDRESS, or Ray on this machine.
         gpus_per_task: what a task takes on Ray, such as 0.25; by default 1 where ``spec.device``
             is a GPU.
@@ -215,9 +215,13 @@ def run_search(
     ('report.html', ('proxy', 'sotl'))
     """
     folder = flow.default_folder(spec) if out is None else Path(out)
+    of_ray = {"ray_address": ray_address, "gpus_per_task": gpus_per_task}
     if isinstance(engine, str):
-        flags = {"engine": engine, "ray_address": ray_address, "gpus_per_task": gpus_per_task}
-        engine = make_engine(settings_of(EngineSpec, flags))
+        engine = make_engine(settings_of(EngineSpec, {"engine": engine, **of_ray}))
+    elif given := [name for name, value in of_ray.items() if value is not None]:
+        raise SpecError(
+            f"{given[0]} goes with engine='ray'; leave it out, or give it to the engine you made"
+        )
     return flow.search(spec, folder, workers=workers, engine=engine, watcher=watcher)
 
 
