@@ -1,0 +1,200 @@
+"""How well each source of ``ranking_study.py`` ranks, for its seconds, and the cheapest way to a
+given quality."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from proxynas import spaces
+from proxynas.rank import correlation
+
+REAL = "real images"
+PRIOR = ("zero-cost:vote", "zero-cost:jacob_cov", "parameters:parameters")
+LOSSES = ("val_loss", "sotl", "sotl_late")
+INDICATORS = ("val_accuracy", *LOSSES)
+VALIDATED = ("val_accuracy", "val_loss")
+"""Indicators that cost a validation beside the training."""
+COMBINED = "sotl_late with vote, jacob_cov, parameters"
+FEW = ("12 epochs, half the data:val_accuracy", "12 epochs, all the data:test_accuracy")
+SHARES = (5, 10, 20)
+"""Truly best networks, in % of all whose truth is known."""
+TARGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
+CANDIDATES = (100, 1000, 10_000)
+"""Of a search: they share what the set cost."""
+
+Row = dict[str, Any]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def prior(table: pd.DataFrame) -> pd.Series:
+    """The mean rank of the zero-cost indicators that a search of cells uses."""
+    ranks: pd.Series = table[list(PRIOR)].rank().mean(axis=1)
+    return ranks
+
+
+@dataclass(frozen=True)
+class Study:
+    """Networks that were trained on every source, in the order of ``table``."""
+
+    table: pd.DataFrame
+    trained: pd.DataFrame
+    kinds: correlation.Names
+    held: dict[str, Bools]
+    draws: correlation.Ints
+
+    @classmethod
+    def of(cls, space: spaces.SearchSpace, known: pd.DataFrame, rows: pd.DataFrame) -> "Study":
+        """Of ``rows`` (of a training and moment each), with what is ``known`` of all networks."""
+        whole = rows.groupby("arch")["source"].nunique() == rows["source"].nunique()
+        table = known.loc[whole[whole].index]
+        table = table.assign(prior=prior(table))
+        kind = space.kind or str
+        kinds = np.array([kind(str(arch)) for arch in table.index])
+        held = {"rho": np.ones(len(table), dtype=bool)}
+        for share in SHARES:
+            best = known["truth"].nlargest(len(known) * share // 100).index
+            held[f"best {share} %"] = table.index.isin(best)
+        draws = correlation.resample(len(table), 2000, np.random.default_rng(0), kinds)
+        return cls(table, rows[rows["arch"].isin(table.index)], kinds, held, draws)
+
+    def agreement(self, values: pd.Series) -> Row:
+        """ρ with truth over all networks and among the truly best, with 95 % intervals."""
+        x = values.fillna(-math.inf).to_numpy(dtype=float)
+        y, result = self.table["truth"].to_numpy(), Row()
+        for name, held in self.held.items():
+            drawn = correlation.spearman_draws(x[held], y[held], self.draws[:, held])
+            rho = float(stats.spearmanr(x[held], y[held]).statistic)
+            result[name] = [round(value, 3) for value in (rho, *correlation.interval(drawn))]
+        return result
+
+    def difference(self, values: pd.Series, others: pd.Series) -> list[float]:
+        """ρ of one ranking minus ρ of another, with its 95 % interval."""
+        y = self.table["truth"].to_numpy()
+        pair = [one.fillna(-math.inf).to_numpy(dtype=float) for one in (values, others)]
+        drawn = [correlation.spearman_draws(x, y, self.draws) for x in pair]
+        rho = [float(stats.spearmanr(x, y).statistic) for x in pair]
+        interval = correlation.interval(drawn[0] - drawn[1])
+        return [round(value, 3) for value in (rho[0] - rho[1], *interval)]
+
+    def indicators(self, rows: pd.DataFrame) -> dict[str, pd.Series]:
+        """Higher is better, of one source and budget; their combination with zero-cost last."""
+        one = rows.set_index("arch").reindex(self.table.index)  # NaN: failed
+        values = {name: one[name] * (-1 if name in LOSSES else 1) for name in INDICATORS}
+        ranks = [values["sotl_late"].rank(), *(self.table[name].rank() for name in PRIOR)]
+        return {**values, COMBINED: pd.concat(ranks, axis=1).mean(axis=1)}
+
+    def without_training(self) -> Row:
+        """What the zero-cost ranking and training for few epochs agree with truth."""
+        few = {column.split(":")[0]: self.table[column] for column in FEW if column in self.table}
+        ranked = {"zero-cost": self.table["prior"], **few}
+        return {name: self.agreement(values) for name, values in ranked.items()}
+
+    def sources(self) -> Row:
+        """What every source and budget costs, agrees with truth, and is better than others."""
+        return {
+            str(name): {
+                str(updates): self._row(rows) for updates, rows in trained.groupby("updates")
+            }
+            for name, trained in self.trained.groupby("source")
+        }
+
+    def _row(self, rows: pd.DataFrame) -> Row:
+        values = self.indicators(rows)
+        source, updates = rows["source"].iloc[0], rows["updates"].iloc[0]
+        seconds = [round(float(rows[f"{name}_seconds"].mean()), 3) for name in ("train", "val")]
+        result: Row = {"core_seconds": {"training": seconds[0], "a validation": seconds[1]}}
+        result |= {name: self.agreement(value) for name, value in values.items()}
+        result["minus_zero_cost"] = self.difference(values[COMBINED], self.table["prior"])
+        trained = self.trained[self.trained["updates"] == updates]
+        rivals = [name for name in trained["source"].unique() if _random_of(source, name)]
+        for rival in (REAL, *rivals):
+            others = trained[trained["source"] == rival]
+            if rival != source and len(others) == len(self.table):
+                theirs = self.indicators(others)
+                result[f"minus {rival}"] = {
+                    name: self.difference(values[name], theirs[name]) for name in values
+                }
+        return result
+
+
+def _random_of(source: str, name: str) -> bool:
+    """Whether ``name`` is of random images, as many as those of ``source``."""
+    return name.startswith("random-") and name.split("-")[1] in source.split("-")
+
+
+def seconds(row: Row, indicator: str) -> float:
+    """Core seconds of a candidate: its training, and a validation where the indicator needs one."""
+    spent = row["core_seconds"]
+    return float(spent["training"] + (indicator in VALIDATED) * spent["a validation"])
+
+
+def cheapest(found: Row) -> Row:
+    """For every ρ, and how many candidates share the distilling: the source, updates and indicator
+    that reach it for the fewest core seconds a candidate; of distilled sets and of the others.
+
+    By what the training gives alone, and combined with zero-cost indicators where these do not
+    reach the ρ themselves. The best of many ways, chosen by what they turned out to be, so that
+    each is a little flattered.
+    """
+    free = found["without training"]["zero-cost"]["rho"][0]
+    return {
+        name: {
+            str(target): {
+                str(candidates): {
+                    kind: _cheapest(found, target, candidates, indicators, kind == "distilled")
+                    for kind in ("distilled", "others")
+                }
+                for candidates in CANDIDATES
+            }
+            for target in TARGETS
+            if name == "alone" or target > free
+        }
+        for name, indicators in (("alone", INDICATORS), ("combined", (COMBINED,)))
+    }
+
+
+def _cheapest(
+    found: Row, target: float, candidates: int, indicators: Sequence[str], distilled: bool
+) -> tuple[float, str] | None:
+    distilling = found["distilling_core_seconds"]
+    ways = []
+    for source, budgets in found["sources"].items():
+        if (source in distilling) == distilled:
+            for (updates, row), indicator in product(budgets.items(), indicators):
+                if row[indicator]["rho"][0] >= target:
+                    cost = seconds(row, indicator) + distilling.get(source, 0) / candidates
+                    ways.append((round(cost, 2), f"{source}, {updates} updates, {indicator}"))
+    return min(ways, default=None)
+
+
+def draw(found: Row, path: Path) -> None:
+    """ρ against core seconds a candidate, a line a source."""
+    figure, axes = plt.subplots(
+        1, 3, figsize=(12, 4), sharex=True, sharey=True, layout="constrained"
+    )
+    panels = (("val_accuracy", "rho"), (COMBINED, "rho"), (COMBINED, "best 10 %"))
+    for axis, (indicator, which) in zip(axes, panels, strict=True):
+        for name, budgets in found["sources"].items():
+            spent = [seconds(row, indicator) for row in budgets.values()]
+            rho = [row[indicator][which] for row in budgets.values()]
+            (line,) = axis.plot(spent, [value[0] for value in rho], "o-", ms=3, label=name)
+            low, high = zip(*[value[1:] for value in rho], strict=True)
+            axis.fill_between(spent, low, high, color=line.get_color(), alpha=0.1, lw=0)
+        for (name, value), style in zip(
+            found["without training"].items(), (":", "-.", "--"), strict=False
+        ):
+            axis.axhline(value[which][0], color="0.4", ls=style, lw=1, label=name)
+        part = "over all" if which == "rho" else "among the truly best tenth"
+        axis.set(xscale="log", xlabel="core seconds a candidate", title=f"{indicator},\n{part}")
+    axes[0].set_ylabel("ρ with truth")
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
