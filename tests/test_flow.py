@@ -17,7 +17,7 @@ from proxynas.core import progress, rundir, settings
 from proxynas.core.errors import ProxyFileError, RunFolderError, SpaceError, SpecError, TruthError
 from proxynas.datasets import Dataset
 from proxynas.distill import loop
-from proxynas.pipeline import flow, selection, sources
+from proxynas.pipeline import flow, sources
 from proxynas.search import zerocost
 from proxynas.search.sources import TRAINED
 from proxynas.specs import SearchSpec
@@ -345,27 +345,6 @@ def test_zero_cost_indicators_may_see_other_networks(
     assert not (tmp_path / "c").exists()
 
 
-def test_what_picks_the_best_network(small_spec: SearchSpec) -> None:
-    small = spaces.load(small_spec.space)
-    (_, studied), reason = selection.choose_indicator(small_spec, spaces.load("convnet-grid"))
-    assert studied == "sotl+val_loss+vote"
-    assert "for ConvNets" in reason
-    assert "not been studied" in selection.choose_indicator(small_spec, small)[1]
-    own = replace(small, headline=spaces.Headline("snip+vote", "sotl", "I say so"))
-    assert selection.choose_indicator(small_spec, own) == (("zero-cost", "snip+vote"), "I say so")
-    wrong = replace(small, headline=spaces.Headline("snip+vote", "sotle", "I say so"))
-    with pytest.raises(SpecError, match=r"search space .*, without_zero_cost: .*sotle"):
-        selection.choose_indicator(small_spec, wrong)
-    assert selection.choose_indicator(replace(small_spec, baselines=()), own) == (
-        ("proxy", "sotl"),
-        "I say so",
-    )
-    assert selection.choose_indicator(replace(small_spec, indicator="val_loss"), own)[0] == (
-        "proxy",
-        "val_loss",
-    )
-
-
 def test_a_set_with_learned_rates_is_searched_with_them(
     small_spec: SearchSpec, tmp_path: Path
 ) -> None:
@@ -412,7 +391,3 @@ def test_a_run_directory_whose_data_or_sets_have_changed(
         (tmp_path / "run" / name).unlink()
     with pytest.raises(RunFolderError, match="holds runs of other settings"):
         flow.search(spec, tmp_path / "run", workers=1)
-
-
-def test_recipe_of_candidates(small_spec: SearchSpec) -> None:
-    assert replace(small_spec, recipe={"batch_size": 3}).candidate_recipe().batch_size == 3

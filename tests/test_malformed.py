@@ -3,28 +3,22 @@ and exit code 2, and nothing is written but where it was asked for."""
 
 import gzip
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from proxynas import proxyset
 from proxynas.core import hardware, settings
-from proxynas.core.errors import DataError, DeviceError, ProxynasError, SpaceError, SpecError
+from proxynas.core.errors import DeviceError, ProxynasError, SpaceError, SpecError
 from proxynas.core.text import cell, markdown, quoted, visible
-from proxynas.datasets import load as load_data
 from proxynas.pipeline import flow
 from proxynas.spaces import load
 from proxynas.specs import CompareSpec, SearchSpec
 
-from .test_cli import images, run
+from .test_cli import run
 from .test_foreign_code import TINY, space
 
 FLAGS_OF_CHEAP = (
@@ -365,59 +359,6 @@ def test_texts() -> None:
     assert quoted(deep) == "a value of type list"
 
 
-FOLDERS = {
-    "a pipe among images": lambda folder: os.mkfifo(folder / "train" / "class0" / "x.png"),
-    "a class that is not UTF-8": lambda folder: (folder / "train" / "class0").rename(
-        folder / "train" / "caf\udce9"
-    ),
-    "a device among images": lambda folder: (folder / "train" / "class0" / "x.png").symlink_to(
-        "/dev/zero"
-    ),
-    "a link to itself": lambda folder: (folder / "train" / "class0" / "x.png").symlink_to("x.png"),
-}
-
-
-@pytest.mark.parametrize("case", FOLDERS)
-def test_folders_of_images(
-    case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    folder = images(tmp_path / "images")
-    FOLDERS[case](folder)
-    arguments = [*CHEAP, "--data", str(folder), "--out", str(tmp_path / "out")]
-    refused(run(monkeypatch, capsys, *arguments))
-    assert not (tmp_path / "out").exists()
-
-
-def test_folders_within_folders_and_links_in_circles(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder = images(tmp_path / "images")
-    (folder / "train" / "class0" / "again").symlink_to(folder / "train" / "class0")
-    (folder / "train" / "class0" / "up").symlink_to(folder / "train")
-    assert load_data(folder).num_classes == 2
-    (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(DataError, match="cannot be reached"):
-        load_data(tmp_path / "loop")
-    monkeypatch.chdir(folder / "train" / "class1")
-    for _ in range(2000):  # deeper than a path can be long
-        os.mkdir("d")
-        os.chdir("d")
-    os.chdir(tmp_path)
-    with pytest.raises(DataError, match="over 100 deep"):
-        load_data(folder)
-    subprocess.run(["rm", "-rf", folder], check=True)  # pytest's way of removing it is recursive
-
-
-@pytest.mark.parametrize("place", ["/dev/null/x", "~nobody-here/x", "x" * 300, "/proc/x"])
-def test_a_cache_that_cannot_be_used_costs_time_alone(
-    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PROXYNAS_CACHE", place)
-    assert load_data(images(tmp_path / "images")).num_classes == 2
-    assert load_data("digits", whiten=0.1).num_classes == 10
-
-
 @pytest.mark.parametrize("device", ["cuda:²", "cuda:", "cuda:-1", "cuda:0x0", "cudanord", "CPU"])
 def test_devices(device: str) -> None:
     with pytest.raises(DeviceError, match="device"):
@@ -441,46 +382,6 @@ def test_a_result_of_other_settings_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "spec.toml").unlink()
     with pytest.raises(ProxynasError, match="of other settings than row 'r' has now"):
         compare(spec(2), tmp_path, workers=1)
-
-
-def command(*arguments: str, **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "proxynas", *arguments],
-        stderr=subprocess.PIPE, text=True, **options,
-    )  # type: ignore[call-overload,no-any-return]  # fmt: skip
-
-
-def test_a_full_and_a_closed_output() -> None:
-    with open("/dev/full", "w") as full:
-        process = command("list", stdout=full)
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "cannot" in err
-    assert err.count("\n") == 1
-    shell = f"{sys.executable} -m proxynas --version >&-"
-    closed = subprocess.run(shell, shell=True, capture_output=True, text=True, timeout=120)
-    assert (closed.returncode, closed.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("seconds", [0.4, 1.2])
-def test_ctrl_c_while_it_starts(seconds: float, tmp_path: Path) -> None:
-    """The parser, pydantic and PyTorch are imported in these seconds."""
-    process = command("distill", "--out", str(tmp_path / "a.safetensors"), stdout=subprocess.PIPE)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    if process.returncode == -signal.SIGINT:  # Python itself was still starting
-        return
-    assert process.returncode == 130, err
-    assert err.strip().endswith("stopped; rerun the same command to resume")
-    assert "Traceback" not in err
-
-
-def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
-    folder = images(tmp_path / "images")
-    Image.new("L", (9, 9)).save(folder / "train" / "class0" / "odd.png")
-    with pytest.raises(DataError, match=r"odd\.png"):
-        load_data(folder)
 
 
 def test_a_tiny_search_still_works(tmp_path: Path) -> None:
