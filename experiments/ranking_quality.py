@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from proxynas import spaces
+from proxynas.predict import predictor
 from proxynas.rank import correlation
 
 REAL = "real images"
@@ -22,7 +23,10 @@ LOSSES = ("val_loss", "sotl", "sotl_late")
 INDICATORS = ("val_accuracy", *LOSSES)
 VALIDATED = ("val_accuracy", "val_loss")
 """Indicators that cost a validation beside the training."""
-COMBINED = "sotl_late with vote, jacob_cov, parameters"
+COMBINED = {name: f"{name} with vote, jacob_cov, parameters" for name in INDICATORS}
+"""Mean ranks of an indicator and of what takes no training."""
+FREE = ("zero-cost:", "parameters:", "flops")
+"""How the columns of what takes no training begin."""
 FEW = ("12 epochs, half the data:val_accuracy", "12 epochs, all the data:test_accuracy")
 SHARES = (5, 10, 20)
 """Truly best networks, in % of all whose truth is known."""
@@ -85,11 +89,13 @@ class Study:
         return [round(value, 3) for value in (rho[0] - rho[1], *interval)]
 
     def indicators(self, rows: pd.DataFrame) -> dict[str, pd.Series]:
-        """Higher is better, of one source and budget; their combination with zero-cost last."""
+        """Higher is better, of one source and budget; their combinations with zero-cost last."""
         one = rows.set_index("arch").reindex(self.table.index)  # NaN: failed
         values = {name: one[name] * (-1 if name in LOSSES else 1) for name in INDICATORS}
-        ranks = [values["sotl_late"].rank(), *(self.table[name].rank() for name in PRIOR)]
-        return {**values, COMBINED: pd.concat(ranks, axis=1).mean(axis=1)}
+        free = [self.table[name].rank() for name in PRIOR]
+        for name, combined in COMBINED.items():
+            values[combined] = pd.concat([values[name].rank(), *free], axis=1).mean(axis=1)
+        return values
 
     def without_training(self) -> Row:
         """What the zero-cost ranking and training for few epochs agree with truth."""
@@ -112,7 +118,9 @@ class Study:
         seconds = [round(float(rows[f"{name}_seconds"].mean()), 3) for name in ("train", "val")]
         result: Row = {"core_seconds": {"training": seconds[0], "a validation": seconds[1]}}
         result |= {name: self.agreement(value) for name, value in values.items()}
-        result["minus_zero_cost"] = self.difference(values[COMBINED], self.table["prior"])
+        result["minus zero-cost"] = {
+            name: self.difference(values[name], self.table["prior"]) for name in COMBINED.values()
+        }
         trained = self.trained[self.trained["updates"] == updates]
         rivals = [name for name in trained["source"].unique() if _random_of(source, name)]
         for rival in (REAL, *rivals):
@@ -133,7 +141,8 @@ def _random_of(source: str, name: str) -> bool:
 def seconds(row: Row, indicator: str) -> float:
     """Core seconds of a candidate: its training, and a validation where the indicator needs one."""
     spent = row["core_seconds"]
-    return float(spent["training"] + (indicator in VALIDATED) * spent["a validation"])
+    validated = indicator.partition(" with ")[0] in VALIDATED
+    return float(spent["training"] + validated * spent["a validation"])
 
 
 def cheapest(found: Row) -> Row:
@@ -157,7 +166,7 @@ def cheapest(found: Row) -> Row:
             for target in TARGETS
             if name == "alone" or target > free
         }
-        for name, indicators in (("alone", INDICATORS), ("combined", (COMBINED,)))
+        for name, indicators in (("alone", INDICATORS), ("combined", [*COMBINED.values()]))
     }
 
 
@@ -175,12 +184,54 @@ def _cheapest(
     return min(ways, default=None)
 
 
+def predicted(study: Study, space: spaces.SearchSpace, labels: int, draws: int) -> Row:
+    """What a predictor that is fitted to some labels gains from each source's indicators.
+
+    A draw takes ``labels`` of the networks by chance and fits predictors to their truth: on what
+    takes no training (zero-cost indicators, costs, the space's axes), and on that with the four
+    indicators of a source and budget. ρ with truth over the networks without a label; means over
+    the draws, and the middle 95 % of the differences from the first within a draw.
+    """
+    columns = [name for name in map(str, study.table) if name.startswith(FREE) and "+" not in name]
+    free = study.table[columns]
+    axes = pd.DataFrame([space.describe(str(arch)) for arch in free.index], index=free.index)
+    inputs = {"no training": free}
+    for (source, updates), rows in study.trained.groupby(["source", "updates"]):
+        trained = study.indicators(rows)
+        beside = pd.DataFrame({name: trained[name] for name in INDICATORS})
+        inputs[f"{source}, {updates} updates"] = free.join(beside)
+    found: dict[str, list[float]] = {name: [] for name in inputs}
+    for seed in range(draws):
+        drawn = np.random.default_rng(seed).permutation(len(free))[:labels]
+        known = free.index[drawn]
+        rest = free.index.difference(known)
+        for name, features in inputs.items():
+            fitted = predictor.fit(
+                features, study.table.loc[known, "truth"],
+                prior=study.table["prior"], seed=seed, axes=axes, repeats=1,
+            )  # fmt: skip
+            rho = stats.spearmanr(fitted.scores[rest], study.table.loc[rest, "truth"]).statistic
+            found[name].append(float(rho))
+    base = np.array(found["no training"])
+    return {
+        name: {
+            "rho": round(float(np.mean(values)), 3),
+            "minus no training": [
+                round(float(value), 3)
+                for value in ((values - base).mean(), *correlation.interval(values - base))
+            ],
+        }
+        for name, values in ((name, np.array(values)) for name, values in found.items())
+    }
+
+
 def draw(found: Row, path: Path) -> None:
     """ρ against core seconds a candidate, a line a source."""
     figure, axes = plt.subplots(
         1, 3, figsize=(12, 4), sharex=True, sharey=True, layout="constrained"
     )
-    panels = (("val_accuracy", "rho"), (COMBINED, "rho"), (COMBINED, "best 10 %"))
+    late = COMBINED["sotl_late"]
+    panels = (("val_accuracy", "rho"), (late, "rho"), (late, "best 10 %"))
     for axis, (indicator, which) in zip(axes, panels, strict=True):
         for name, budgets in found["sources"].items():
             spent = [seconds(row, indicator) for row in budgets.values()]

@@ -280,13 +280,31 @@ def summary(
     found["cheapest"] = quality.cheapest(found)
     for source, budgets in found["sources"].items():
         for updates, row in budgets.items():
-            shown = (*quality.INDICATORS, quality.COMBINED)
+            shown = (*quality.INDICATORS, *quality.COMBINED.values())
             values = "  ".join(f"{key} {row[key]['rho'][0]:.2f}" for key in shown)
             seconds = " + ".join(f"{value:.2f}" for value in row["core_seconds"].values())
             typer.echo(f"{source} {updates}: {seconds} s  {values}")
     name = name or ("ranking-study" if known.space == CELLS else "ranking-convnets")
     files.write_text(out / f"{name}.json", json.dumps(found, indent=1, ensure_ascii=False))
     quality.draw(found, out / f"{name}.png")
+
+
+@app.command()
+def predict(
+    out: Out,
+    labels: Annotated[int, typer.Option(help="networks whose truth a predictor is fitted to")] = 40,
+    draws: Annotated[int, typer.Option(help="choices of these networks")] = 20,
+    name: Annotated[str, typer.Option(help="of the JSON")] = "ranking-predicted",
+) -> None:
+    """Print what a performance predictor gains from each source, and write it as JSON."""
+    known = ground(out)
+    space, rows = known.load(), pd.read_csv(out / "trained.csv")
+    study = quality.Study.of(space, known.table, rows)
+    about: Row = {"networks": len(study.table), "labels": labels, "draws": draws}
+    found = about | quality.predicted(study, space, labels, draws)
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    typer.echo(text)
+    files.write_text(out / f"{name}.json", text)
 
 
 if __name__ == "__main__":
