@@ -135,7 +135,10 @@ class Study:
 
 def _random_of(source: str, name: str) -> bool:
     """Whether ``name`` is of random images, as many as those of ``source``."""
-    return name.startswith("random-") and name.split("-")[1] in source.split("-")
+    parts = name.split("-")
+    return "random" in parts and any(
+        part.startswith("ipc") and part in source.split("-") for part in parts
+    )
 
 
 def seconds(row: Row, indicator: str) -> float:
