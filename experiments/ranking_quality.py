@@ -231,11 +231,16 @@ def predicted(study: Study, space: spaces.SearchSpace, labels: int, draws: int) 
 def draw(found: Row, path: Path) -> None:
     """ρ against core seconds a candidate, a line a source."""
     figure, axes = plt.subplots(
-        1, 3, figsize=(12, 4), sharex=True, sharey=True, layout="constrained"
+        1, 4, figsize=(14, 4), sharex=True, sharey=True, layout="constrained"
     )
-    late = COMBINED["sotl_late"]
-    panels = (("val_accuracy", "rho"), (late, "rho"), (late, "best 10 %"))
-    for axis, (indicator, which) in zip(axes, panels, strict=True):
+    late, tenth = COMBINED["sotl_late"], "best 10 %"
+    panels = (
+        ("val_accuracy", "rho", "validation accuracy"),
+        ("sotl_late", "rho", "late SoTL"),
+        (late, "rho", "late SoTL with zero-cost"),
+        (late, tenth, "the same, among the truly best tenth"),
+    )
+    for axis, (indicator, which, title) in zip(axes, panels, strict=True):
         for name, budgets in found["sources"].items():
             spent = [seconds(row, indicator) for row in budgets.values()]
             rho = [row[indicator][which] for row in budgets.values()]
@@ -246,8 +251,7 @@ def draw(found: Row, path: Path) -> None:
             found["without training"].items(), (":", "-.", "--"), strict=False
         ):
             axis.axhline(value[which][0], color="0.4", ls=style, lw=1, label=name)
-        part = "over all" if which == "rho" else "among the truly best tenth"
-        axis.set(xscale="log", xlabel="core seconds a candidate", title=f"{indicator},\n{part}")
+        axis.set(xscale="log", xlabel="core seconds a candidate", title=title)
     axes[0].set_ylabel("ρ with truth")
     axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=110)
