@@ -149,20 +149,24 @@ def seconds(row: Row, indicator: str) -> float:
 
 
 def cheapest(found: Row) -> Row:
-    """For every ρ, and how many candidates share the distilling: the source, updates and indicator
-    that reach it for the fewest core seconds a candidate; of distilled sets and of the others.
+    """For every ρ, and how many candidates share the making of a set: the source, updates and
+    indicator that reach it for the fewest core seconds a candidate; of each set that was made, and
+    of the other sources.
 
     By what the training gives alone, and combined with zero-cost indicators where these do not
     reach the ρ themselves. The best of many ways, chosen by what they turned out to be, so that
     each is a little flattered.
     """
     free = found["without training"]["zero-cost"]["rho"][0]
+    made = found["distilling_core_seconds"]
+    kinds = {source: [source] for source in made}
+    kinds["others"] = [source for source in found["sources"] if source not in made]
     return {
         name: {
             str(target): {
                 str(candidates): {
-                    kind: _cheapest(found, target, candidates, indicators, kind == "distilled")
-                    for kind in ("distilled", "others")
+                    kind: _cheapest(found, target, candidates, indicators, sources)
+                    for kind, sources in kinds.items()
                 }
                 for candidates in CANDIDATES
             }
@@ -174,16 +178,15 @@ def cheapest(found: Row) -> Row:
 
 
 def _cheapest(
-    found: Row, target: float, candidates: int, indicators: Sequence[str], distilled: bool
+    found: Row, target: float, candidates: int, indicators: Sequence[str], sources: Sequence[str]
 ) -> tuple[float, str] | None:
-    distilling = found["distilling_core_seconds"]
     ways = []
-    for source, budgets in found["sources"].items():
-        if (source in distilling) == distilled:
-            for (updates, row), indicator in product(budgets.items(), indicators):
-                if row[indicator]["rho"][0] >= target:
-                    cost = seconds(row, indicator) + distilling.get(source, 0) / candidates
-                    ways.append((round(cost, 2), f"{source}, {updates} updates, {indicator}"))
+    for source in sources:
+        shared = found["distilling_core_seconds"].get(source, 0) / candidates
+        for (updates, row), indicator in product(found["sources"][source].items(), indicators):
+            if row[indicator]["rho"][0] >= target:
+                cost = round(seconds(row, indicator) + shared, 2)
+                ways.append((cost, f"{source}, {updates} updates, {indicator}"))
     return min(ways, default=None)
 
 
