@@ -11,6 +11,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.progress import track
 from scipy import stats
 
 from proxynas import spaces
@@ -21,10 +23,10 @@ REAL = "real images"
 PRIOR = ("zero-cost:vote", "zero-cost:jacob_cov", "parameters:parameters")
 LOSSES = ("val_loss", "sotl", "sotl_late")
 INDICATORS = ("val_accuracy", *LOSSES)
-VALIDATED = ("val_accuracy", "val_loss")
-"""Indicators that cost a validation beside the training."""
 COMBINED = {name: f"{name} with vote, jacob_cov, parameters" for name in INDICATORS}
 """Mean ranks of an indicator and of what takes no training."""
+VALIDATED = {name for shown in ("val_accuracy", "val_loss") for name in (shown, COMBINED[shown])}
+"""Indicators that cost a validation beside the training."""
 FREE = ("zero-cost:", "parameters:", "flops")
 """How the columns of what takes no training begin."""
 FEW = ("12 epochs, half the data:val_accuracy", "12 epochs, all the data:test_accuracy")
@@ -135,17 +137,16 @@ class Study:
 
 def _random_of(source: str, name: str) -> bool:
     """Whether ``name`` is of random images, as many as those of ``source``."""
-    parts = name.split("-")
+    parts = set(name.split("-"))
     return "random" in parts and any(
-        part.startswith("ipc") and part in source.split("-") for part in parts
+        part.startswith("ipc") for part in parts.intersection(source.split("-"))
     )
 
 
 def seconds(row: Row, indicator: str) -> float:
     """Core seconds of a candidate: its training, and a validation where the indicator needs one."""
     spent = row["core_seconds"]
-    validated = indicator.partition(" with ")[0] in VALIDATED
-    return float(spent["training"] + validated * spent["a validation"])
+    return float(spent["training"] + (indicator in VALIDATED) * spent["a validation"])
 
 
 def cheapest(found: Row) -> Row:
@@ -207,7 +208,7 @@ def predicted(study: Study, space: spaces.SearchSpace, labels: int, draws: int) 
         beside = pd.DataFrame({name: trained[name] for name in INDICATORS})
         inputs[f"{source}, {updates} updates"] = free.join(beside)
     found: dict[str, list[float]] = {name: [] for name in inputs}
-    for seed in range(draws):
+    for seed in track(range(draws), "predictors", console=Console(stderr=True)):
         drawn = np.random.default_rng(seed).permutation(len(free))[:labels]
         known = free.index[drawn]
         rest = free.index.difference(known)
