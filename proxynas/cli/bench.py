@@ -158,6 +158,7 @@ def tabulating(device: str, repeats: int) -> list[Row]:
         (8, 2, 128, 1),
         (28, 3, 16, 1),
         (28, 3, 16, 10),
+        (32, 3, 16, 20),
         (28, 3, 32, 1),
     ):
         student = f"doubling-convnet:D{depth}-W{width}-none-softplus"

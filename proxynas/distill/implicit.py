@@ -38,10 +38,10 @@ Draw = Callable[[], Tensor | None]
 GROWTH, MARGIN = 1.2, 0.7
 """Factor between two rates that are tried, and of the highest at which the loss decreases."""
 TRIALS = 60
-SMALL_JACOBIAN, LARGE_JACOBIAN = 4_000_000, 32_000_000
+SMALL_JACOBIAN, LARGE_JACOBIAN = 4_000_000, 64_000_000
 """Entries of a Jacobian that is worth having in any case, and of the largest that may be.
 
-Read off ``make bench`` on two cores of an AMD EPYC (Zen 5).
+Read off ``make bench`` on two cores of an AMD EPYC (Zen 5), the last on those of an Intel Xeon.
 """
 ROUNDING = 1e-6
 """By how much of its largest value a loss may rise and still count as decreasing."""
