@@ -1,20 +1,26 @@
 """The table of a comparison, and the directory that it belongs to."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
+from typing import Any
 
 import pytest
 
 from proxynas import compare, proxyset
 from proxynas.cli import console
-from proxynas.compare.jobs import all_jobs
+from proxynas.compare import worker
+from proxynas.compare.jobs import Job, all_jobs
 from proxynas.compare.table import tabulate
 from proxynas.compare.worker import Result
-from proxynas.core.errors import RunFolderError
+from proxynas.core.errors import DivergedError, RunFolderError
 from proxynas.core.rundir import open_folder
 from proxynas.datasets import Dataset
+from proxynas.engine.contract import Mapper
+from proxynas.engine.local import LocalProcesses, alone
 
 from .test_compare import ARCH, make, one
 
@@ -115,3 +121,32 @@ def test_a_set_that_was_changed_is_no_result(digits: Dataset, tmp_path: Path) ->
     job.set().write_bytes(b"nothing")
     with pytest.raises(Exception, match=r"not a readable .safetensors"):
         one(spec, digits, tmp_path)
+
+
+class Here(LocalProcesses):
+    """Every task in this process."""
+
+    @contextmanager
+    def opened(self, prepare: Any, workers: int, *, apart: bool = False) -> Iterator[Mapper]:
+        yield alone(prepare)
+
+
+def test_a_set_that_cannot_be_made_is_not_tried_again_for_rows_that_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def diverges(dataset: Dataset, job: Job) -> None:
+        tried.append(job.row)
+        raise DivergedError("it grew")
+
+    monkeypatch.setattr(worker, "distilled", diverges)
+    rows = ({"name": "a"}, {"name": "b", "updates": 6}, {"name": "c", "method": "random"})
+    table = compare.compare(make(*rows), tmp_path, engine=Here())
+    assert tried == ["a", "c"]
+    assert [(line.failed, line.reasons) for line in table.lines] == [
+        (("diverged",), ("it grew",))
+    ] * 3
+    tried.clear()
+    assert compare.compare(make(*rows), tmp_path, engine=Here()) == table
+    assert tried == []

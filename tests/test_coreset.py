@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from proxynas import datasets, training
 from proxynas.core import seeds, settings
+from proxynas.core.errors import DivergedError
 from proxynas.datasets import Dataset, Split
 from proxynas.distill import METHODS
 from proxynas.distill.loop import distill
@@ -271,3 +272,17 @@ def test_el2n_takes_what_all_networks_have_wrong(small: Dataset) -> None:
     chosen = {"width": 16, "updates": 150, "networks": 2, "lr": 0.05}
     proxy = distill(DistillSpec(method="el2n", ipc=1, settings=chosen), data)
     assert len(set(rows_of(proxy.x, data)) & set(spoilt)) >= 8
+
+
+@pytest.mark.parametrize("name", [name for name in CHEAP if name != "random"])
+def test_a_network_that_diverges_is_said(name: str, small: Dataset) -> None:
+    spec = DistillSpec(method=name, settings={**CHEAP[name], "lr": 1e30})
+    with pytest.raises(DivergedError, match=rf"{name}: .* of its network; lower its rate"):
+        distill(spec, small)
+
+
+def test_images_under_8_by_8_have_features_of_their_own(small: Dataset) -> None:
+    """Three blocks leave one pixel of 4×4 ones to instance norm, which makes it a constant."""
+    tiny = replace(small, train=Split(F.avg_pool2d(small.train.x, 2), small.train.y))
+    task = Task(tiny, 1, coreset.Features(width=8, updates=5), 0, None)
+    assert coreset._features(task, "herding").std(0).max() > 0.01

@@ -16,7 +16,7 @@ from proxynas.compare import evaluation
 from proxynas.core.hardware import check
 from proxynas.datasets import Dataset
 from proxynas.distill import METHODS
-from proxynas.distill.loop import distill
+from proxynas.distill.loop import distill, fingerprint
 from proxynas.pipeline import flow
 from proxynas.search import zerocost
 from proxynas.specs import DistillSpec, EvaluationSpec
@@ -62,6 +62,13 @@ def test_a_method_takes_a_step_on_it(row: str, digits: Dataset, there: Dataset) 
     elif "gtn" not in row:  # whose noise is drawn on the device
         here = distill(spec, digits).x
         assert (made.x - here).norm() / here.norm() <= (0.0 if DEVICE == "cpu" else 0.05)
+
+
+def test_a_distillation_is_of_a_kind_of_device(digits: Dataset) -> None:
+    cpu, gpu, other = (
+        fingerprint(DistillSpec(device=device), digits) for device in ("cpu", "cuda", "cuda:1")
+    )
+    assert cpu != gpu == other
 
 
 @pytest.mark.parametrize("fused", [False, True])

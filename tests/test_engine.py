@@ -17,7 +17,7 @@ from torch import Tensor
 
 from proxynas.core.errors import DataError, WorkerError
 from proxynas.engine import LOCAL, devices, sharing
-from proxynas.engine.dispatch import RETRIES
+from proxynas.engine.dispatch import RETRIES, Died, Dispatcher, Done, Event, Raised, Ready
 from proxynas.engine.local import LocalProcesses, Processes
 
 
@@ -281,3 +281,46 @@ def test_a_process_that_is_gone_is_no_error() -> None:
 def children(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def send_much(context: int, task: int) -> bytes:
+    return bytes(50_000_000)
+
+
+def test_a_worker_that_dies_while_it_writes_is_dead() -> None:
+    team = Processes(partial(prepare, 0), [{}])
+    team.start(0)
+    assert team.wait() == [Ready(0)]
+    team.send(0, send_much, 1)
+    pipe = team._workers[0].pipe
+    assert pipe.poll(30)  # the rest waits until somebody reads
+    os.kill(team._workers[0].process.pid or 0, signal.SIGKILL)
+    assert team.wait() == [Died(0, "killed by SIGKILL")]
+
+
+class Scripted:
+    """A team whose events are given."""
+
+    def __init__(self, *events: list[Event]) -> None:
+        self.events = list(events)
+
+    def start(self, place: int) -> None:
+        pass
+
+    def send(self, place: int, work: Any, task: Any) -> None:
+        pass
+
+    def wait(self) -> list[Event]:
+        return self.events.pop(0)
+
+    def stop(self, place: int) -> None:
+        pass
+
+
+def test_what_is_done_together_with_an_error_is_kept() -> None:
+    error = DataError("task 2")
+    team = Scripted([Ready(0), Ready(1)], [Done(0, "one"), Raised(1, error)])
+    results = Dispatcher(team, 2, apart=False)(add, [1, 2], lost)
+    assert next(results) == "one"
+    with pytest.raises(DataError, match="task 2"):
+        next(results)

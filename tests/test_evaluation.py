@@ -1,5 +1,6 @@
 """Training networks on a proxy set: which networks, what is reported, and what is refused."""
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -202,3 +203,12 @@ def test_from_the_command_line(
     assert (left.value.code, err) == (0, "")
     for name in ("lenet", "mlp", "D1-W32-relu-none-none"):
         assert name in out
+
+
+def test_passes_are_of_the_batches_that_are_used(a_set: str) -> None:
+    made = proxyset.read(a_set)  # digits, ten a class
+    passes = {size: evaluation.recipe(made, EvaluationSpec(batch_size=size)) for size in (None, 10)}
+    assert passes[None].updates == 300 * math.ceil(len(made) / 256)
+    assert passes[10].updates == 300 * math.ceil(len(made) / 10)
+    ordered = replace(made, curriculum=Curriculum(torch.arange(len(made)).view(-1, 2)))
+    assert evaluation.recipe(ordered, EvaluationSpec()).updates == 300 * len(made) // 2

@@ -363,3 +363,19 @@ def losses(dataset: Dataset, config: dict[str, Any]) -> list[float]:
         state, loss = rcig.step(task, state, k)
         actual.append(loss)
     return actual
+
+
+def test_the_search_for_rates_takes_real_images_in_pieces(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a batch of 1,024 at once took more memory than any step."""
+    pieces = []
+    gradients = implicit.outer_gradients
+
+    def look(inner: Any, u: Any, synthetic: Any, outer: implicit.Outer, *rest: Any) -> Any:
+        pieces.append(outer.chunk)
+        return gradients(inner, u, synthetic, outer, *rest)
+
+    monkeypatch.setattr(implicit, "outer_gradients", look)
+    rcig.init(planned(double_of(digits), pool=1, hinv_lr=None))
+    assert pieces == [rcig.REAL_CHUNK]

@@ -11,10 +11,7 @@ import torch
 
 from proxynas import spaces
 from proxynas.core.errors import SpaceError, SpecError
-from proxynas.datasets import Dataset
-from proxynas.search.score import Source, Work, score
 from proxynas.spaces import notation
-from proxynas.training import Recipe
 
 
 def test_the_grid_is_zhaos() -> None:
@@ -361,20 +358,3 @@ def test_chains_of_every_operation() -> None:
     convolutions = 9 * 4 + 4 * 6 + (9 * 6 + 6 * 8) + 2 * 9 * 8 * 8 + 8 * 4 + 9 * 4 * 6 // 2
     norms = 2 * (4 + 6 + 6 + 8 + 8 + 8 + 4 + 6)
     assert parameters == convolutions + norms + 6 * 10 + 10
-
-
-def test_dropout_does_not_depend_on_what_ran_before(digits: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "nets.py").write_text(
-        "from torch import nn\n"
-        "def make(shape, classes, *, p):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Dropout(p), nn.Linear(64, classes))\n"
-    )
-    path = tmp_path / "mine.toml"
-    path.write_text('name="mine"\nfactory="nets.py:make"\narch="P{p}"\n[axes]\np=[0.5]\n')
-    source = Source("proxy", digits.train.x[:20], digits.train.y[:20], Recipe(updates=3))
-    work = Work(spaces.load(str(path)), digits, {"proxy": source}, seed=0)
-    first = score(work, "proxy", "P0.5", [0, 1])
-    torch.rand(5)
-    for one, two in zip(first, score(work, "proxy", "P0.5", [0, 1]), strict=True):
-        np.testing.assert_array_equal(one.losses, two.losses)
-    assert not np.array_equal(first[0].losses, first[1].losses)

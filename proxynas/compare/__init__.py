@@ -33,8 +33,10 @@ GM, seed 1 gm 100 ('D2-W32-relu-instancenorm-avgpooling',)
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -90,7 +92,10 @@ def compare(
         with engine.opened(work, workers, apart=True) as mapped:
             for distils in (True, False):  # first those that make the sets of the others
                 part = [job for job in missing if job.distils is distils]
-                for job, result in mapped(measure, part, partial(lost, dataset.fingerprint)):
+                known = [(job, found) for job in part if (found := _failed_before(job, results))]
+                left = [job for job in part if _failed_before(job, results) is None]
+                measured = mapped(measure, left, partial(lost, dataset.fingerprint))
+                for job, result in chain(known, measured):
                     files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
                     job.clean()
                     results[job.result] = result
@@ -100,6 +105,14 @@ def compare(
     files.write_text(folder / "table.json", table.json())
     files.write_text(folder / "table.md", table.markdown())
     return table
+
+
+def _failed_before(job: Job, results: Mapping[Path, Result]) -> Result | None:
+    """What came of a job whose set another row was to make, but could not."""
+    made = None if job.distils else results.get(job.maker)
+    if made is None or made.failed is None or job.set().exists():
+        return None
+    return replace(made, row=job.row, job=job.fingerprint)
 
 
 def _read(job: Job, dataset: Dataset) -> Result | None:

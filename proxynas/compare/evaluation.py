@@ -179,11 +179,12 @@ def recipe(proxy_set: ProxySet, spec: EvaluationSpec) -> Recipe:
     a tenth of the rate from half-way on (the code of Zhao 2021; the paper names no number).
     ``loo2023``: Adam 1e-4 on squared errors, 500 updates of warm-up and then a cosine, 1000 in all
     for ten images and 2000 for more (Loo 2023, Appendix C; Zhou 2022). ``augment`` and
-    ``batch_size`` replace those.
+    ``batch_size`` replace those; passes are of the batches that are really used, also where the set
+    says which.
     """
     augmented = proxy_set.recipe.augment if spec.augment is None else spec.augment
     if spec.protocol == "zhao2021":
-        published = _zhao2021(proxy_set, spec.updates, passes=1000 if augmented else 300)
+        published = _zhao2021(proxy_set, spec, passes=1000 if augmented else 300)
     else:
         published = _loo2023(proxy_set, spec.updates)
     changes = {"augment": spec.augment, "batch_size": spec.batch_size}
@@ -191,9 +192,11 @@ def recipe(proxy_set: ProxySet, spec: EvaluationSpec) -> Recipe:
     return settings.make(Recipe, {**settings.to_dict(published), **given})
 
 
-def _zhao2021(proxy_set: ProxySet, updates: int | None, passes: int) -> Recipe:
-    updates = updates or passes * math.ceil(len(proxy_set) / 256)
-    return replace(proxy_set.recipe, updates=updates, batch_size=256, schedule="step")
+def _zhao2021(proxy_set: ProxySet, spec: EvaluationSpec, passes: int) -> Recipe:
+    size, steps = spec.batch_size or 256, proxy_set.curriculum
+    batch = size if steps is None else steps.order.shape[1]
+    updates = spec.updates or passes * math.ceil(len(proxy_set) / batch)
+    return replace(proxy_set.recipe, updates=updates, batch_size=size, schedule="step")
 
 
 def _loo2023(proxy_set: ProxySet, updates: int | None) -> Recipe:

@@ -64,7 +64,15 @@ class Job:
     @property
     def result(self) -> Path:
         """Where its result is written."""
-        return self.folder / "results" / f"{self.slug}-{self.spec.seed}.json"
+        return self._result(self.slug)
+
+    @property
+    def maker(self) -> Path:
+        """Where the result is written of the job that makes its set, perhaps itself."""
+        return self._result(self.made_by)
+
+    def _result(self, slug: str) -> Path:
+        return self.folder / "results" / f"{slug}-{self.spec.seed}.json"
 
     def set(self, point: float = 1.0) -> Path:
         """The proxy set, as it is at a part of the seconds."""

@@ -186,6 +186,7 @@ class Pool:
         started_core = time.process_time()
         files.write_text(self.path(i).with_name("pool.json"), self.identity)  # or fails before work
         data = self.dataset
+        hardware.reset_peak(str(data.train.x.device))
         net = self._new(i)
         recipe = self.training.recipe(len(data.train))
         best = self._kept(net, recipe.updates)

@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter
 
 from .. import __version__, training
-from ..core import hardware, settings, tensorfile
+from ..core import hardware, seeds, settings, tensorfile
 from ..core.errors import DivergedError, ProxynasError, RunFolderError, SpecError, out_of_memory
 from ..core.progress import Progress
 from ..datasets import Dataset
@@ -54,13 +54,14 @@ def distill(
     """
     method = find(spec.method)
     task, steps = plan(spec, dataset)
+    hardware.reset_peak(spec.device)
     store = _Checkpoint(checkpoint, fingerprint(spec, dataset))
     restored = store.restore(dataset.train.x.device)  # first: what is shared may take hours
     shared = _prepare(method, task, spec, on_shared)
     meter = _Meter(spec.device)
     if restored is not None:
         store.check(restored[0], method, task)
-    state, progress = restored or (method.init(task), _initial_progress(shared))
+    state, progress = restored or (_begin(method, task), _initial_progress(shared))
     resumed_at = progress.step if restored is not None else None
     progress.steps = steps
     meter.read(progress)
@@ -113,8 +114,9 @@ def plan(spec: DistillSpec, dataset: Dataset) -> tuple[Task[Any], int]:
 
 
 def fingerprint(spec: DistillSpec, dataset: Dataset) -> str:
-    """Identifies a distillation by its settings and data, whatever the budget in seconds."""
-    described = settings.to_dict(spec)
+    """Identifies a distillation by its settings, data and kind of device, whatever the budget in
+    seconds."""
+    described = settings.to_dict(spec) | {"device": spec.device.partition(":")[0]}
     for key in ("seconds", "clock", "data", "data_root", "download"):
         described.pop(key, None)
     text = json.dumps({**described, "fingerprint": dataset.fingerprint}, sort_keys=True)
@@ -254,8 +256,14 @@ def _initial_progress(shared: Shared | None) -> Progress:
     )
 
 
+def _begin(method: Method[Any], task: Task[Any]) -> State:
+    with seeds.seeded(seeds.derive(task.seed, method.name, "global")):
+        return method.init(task)
+
+
 def _step(method: Method[Any], task: Task[Any], state: State, k: int) -> tuple[State, float]:
-    state, loss = method.step(task, state, k)
+    with seeds.seeded(seeds.derive(task.seed, method.name, "global", k)):  # dropout draws from it
+        state, loss = method.step(task, state, k)
     if not math.isfinite(loss):
         diverged = f"{method.name} diverged at step {k}: its loss is {loss}"
         raise DivergedError(f"{diverged}; lower its learning rate (--set lr=…)")
@@ -276,8 +284,8 @@ def _proxy_set(
         )
     extras = method.extras(task, state)
     return ProxySet(
-        x,
-        y,
+        x.cpu(),
+        y.cpu(),
         task.dataset.preprocessing,
         task.dataset.class_names,
         replace(recipe, **extras.recipe),

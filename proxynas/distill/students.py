@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .. import spaces
 from ..core import seeds
+from ..core.errors import SpecError
 from ..datasets import Dataset
 from . import tracing
 from .method import Task
@@ -22,6 +23,15 @@ Loss = Callable[[Parameters, Tensor, Tensor], Tensor]
 
 Forward = Callable[[Parameters, Tensor], Tensor]
 """Logits (R, B, K) of stacked students with the given parameters on images (B, …)."""
+
+DROPOUT = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 
 
 def default_student(shape: tuple[int, ...], width: int | None = None) -> str:
@@ -57,15 +67,24 @@ def doubling_student(shape: tuple[int, ...]) -> str:
     return f"doubling-convnet:D{depth}-W128-none-{activation}"
 
 
-def check(task: Task[object], archs: Sequence[str]) -> None:
-    """Refuse students that no space has, or that cannot be built for these data.
+def check(task: Task[object], archs: Sequence[str], *, dropout: bool = False) -> None:
+    """Refuse students that no space has, or that cannot be built for these data; and, without
+    ``dropout``, those that have it: a method that differentiates a student's training needs one
+    that computes the same whenever it is asked.
 
     Raises:
         SpaceError: unknown space or architecture, or one for other shapes.
+        SpecError: dropout.
     """
     for arch in archs:
         space, name = spaces.resolve(arch)
         space.check(name, task.dataset.shape, task.dataset.num_classes)
+        if not dropout and any(map(_drops, student(task, arch, "check").modules())):
+            raise SpecError(f"student {arch!r} has dropout; take one without, or apm or dm")
+
+
+def _drops(module: nn.Module) -> bool:
+    return isinstance(module, DROPOUT) and module.p > 0
 
 
 def student(task: Task[object], arch: str, *stream: object) -> nn.Module:

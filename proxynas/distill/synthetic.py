@@ -245,7 +245,8 @@ def generator_of(task: Task[Learned], parameters: Parameters, batches: int = 1) 
     """The distilled generator, of batches of ``ipc / batches`` per class; None for pixels."""
     if task.settings.synthetic == "pixels":
         return None
-    return Distilled(_network(parameters), task.settings.synthetic, task.ipc // batches)
+    network = {name: value.cpu() for name, value in _network(parameters).items()}
+    return Distilled(network, task.settings.synthetic, task.ipc // batches)
 
 
 def pull_back(

@@ -113,18 +113,22 @@ class Dispatcher:
             if not waiting and not doing:
                 return
             results = []
-            for event in self._team.wait():
-                attempt = doing.pop(event.place, None)
-                if isinstance(event, Died) and attempt is not None:
-                    attempt = replace(attempt, deaths=attempt.deaths + 1)
-                    if attempt.deaths > RETRIES:
-                        results.append(lost(attempt.task, _gave_up(event.reason)))
-                    else:
-                        log.warning("a worker died (%s); its task is tried again", event.reason)
-                        again.append(attempt)
-                elif isinstance(event, Done) and attempt is not None:
-                    results.append(event.result)
-                self._note(event, busy=attempt is not None)
+            try:
+                for event in self._team.wait():
+                    attempt = doing.pop(event.place, None)
+                    if isinstance(event, Died) and attempt is not None:
+                        attempt = replace(attempt, deaths=attempt.deaths + 1)
+                        if attempt.deaths > RETRIES:
+                            results.append(lost(attempt.task, _gave_up(event.reason)))
+                        else:
+                            log.warning("a worker died (%s); its task is tried again", event.reason)
+                            again.append(attempt)
+                    elif isinstance(event, Done) and attempt is not None:
+                        results.append(event.result)
+                    self._note(event, busy=attempt is not None)
+            except Exception:
+                yield from results  # what was finished is kept
+                raise
 
     def _start(self, needed: int) -> None:
         """Start workers where there are none, as many as are needed beyond those that start."""

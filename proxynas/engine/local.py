@@ -148,7 +148,7 @@ class Processes:
             if not worker.pipe.poll():
                 raise EOFError
             kind, value = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it died while it wrote
             worker.process.join()
             reason = _reason(worker.process.exitcode or 0)
             self.stop(place)

@@ -139,19 +139,17 @@ def _trained(
         watch(Glimpse(place, losses, tuple(curves[place]), loss))
 
     points, updates = source.val_points, source.recipe.updates
-    order_seed = seeds.derive(work.seed, source.name, arch)
-    with seeds.seeded(seeds.derive(order_seed, "dropout")):  # which draws from the global generator
-        trained = training.fit(
-            nets,
-            source.x,
-            source.y,
-            source.recipe,
-            seed=order_seed,
-            replicas=replicas,
-            curriculum=source.curriculum,
-            watch=look,
-            watch_at=[updates * (i + 1) // points for i in range(points - 1)],
-        )
+    trained = training.fit(
+        nets,
+        source.x,
+        source.y,
+        source.recipe,
+        seed=seeds.derive(work.seed, source.name, arch),
+        replicas=replicas,
+        curriculum=source.curriculum,
+        watch=look,
+        watch_at=[updates * (i + 1) // points for i in range(points - 1)],
+    )
     return trained, curves
 
 

@@ -68,8 +68,8 @@ def fit(
         x: images (N, C, H, W) or rows (N, D), float.
         y: labels, int64 (N,) or float (N, K).
         recipe: optimiser, rate, updates, batch size, loss.
-        seed: of the data order and the augmentation; replica ``r`` uses the streams ``(seed,
-            "order", replicas[r])`` and ``(seed, "augment", replicas[r])``.
+        seed: of the data order, the augmentation and dropout; replica ``r`` uses the streams
+            ``(seed, "order", replicas[r])`` and ``(seed, "augment", replicas[r])``.
         replicas: the replicas' numbers; by default 0, 1, 2, …
         fused: train them in one call, one after the other, or (``None``) as :func:`fusion_pays`
             says.
@@ -96,7 +96,8 @@ def fit(
         fused = fusion_pays(nets, x, recipe)
     for net in nets:
         net.train()
-    losses = (_fit_fused if fused else _fit_each)(nets, run, orders)
+    with seeds.seeded(seeds.derive(seed, "dropout", *numbers)):  # drawn from the global generator
+        losses = (_fit_fused if fused else _fit_each)(nets, run, orders)
     bad = ~torch.isfinite(losses)
     failed = tuple(_reason(row) for row in bad)
     losses = losses.masked_fill(bad.cumsum(1) > 0, math.nan)

@@ -109,7 +109,8 @@ def check(task: Task[APM]) -> None:
     if apm.augment and not task.dataset.is_images:
         reason = "is for images, but the data are tables"
         raise SpecError(f"augment = {apm.augment!r} {reason}; leave it out")
-    students.check(task, [_student_arch(task), apm.expert or _student_arch(task)])
+    archs = [_student_arch(task), apm.expert or _student_arch(task)]
+    students.check(task, archs, dropout=True)
 
 
 def pool(task: Task[APM]) -> Pool:

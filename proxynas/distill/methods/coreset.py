@@ -31,6 +31,7 @@ longer training; the bins are of half a power of ten, its code's for CIFAR-10. P
 ten networks after twenty of 200 epochs, and keeps half of the data and more.
 """
 
+import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -42,6 +43,7 @@ from torch.nn import functional as F
 
 from ... import training
 from ...core import seeds, settings
+from ...core.errors import DivergedError
 from ...nets import convnet, mlp
 from ..method import Method, S, State, Task, class_labels, draw, real_images
 
@@ -148,7 +150,7 @@ def init_best_random(task: Task[BestRandom]) -> State:
     for n in range(best_random.draws):
         x = real_images(dataset, task.ipc, seeds.generator(task.seed, "best-random", n))
         net = _network(task, "best-random", best_random.width)  # the same one judges every draw
-        training.fit([net], x.flatten(0, 1), y, recipe, seed=order_seed)
+        _check("best-random", training.fit([net], x.flatten(0, 1), y, recipe, seed=order_seed))
         accuracy, _ = training.evaluate(net, dataset.val.x, dataset.val.y)
         if accuracy > best:
             best = accuracy
@@ -249,7 +251,7 @@ def forgetting_events(
 
     handle = net.register_forward_hook(look)
     try:
-        training.fit([net], x, y, recipe, seed=seed, fused=False)
+        _check("forgetting", training.fit([net], x, y, recipe, seed=seed, fused=False))
     finally:
         handle.remove()
     return events.where(ever_right, recipe.updates + 1)
@@ -281,30 +283,42 @@ def _features(task: Task[Features], name: str) -> Tensor:
     """Features (N, F) of all training images, of a network trained on them."""
     net = _trained(task, name)
     with torch.no_grad():
-        pieces = torch.split(task.dataset.train.x, 512)
+        pieces = torch.split(task.dataset.train.x, task.settings.batch_size)
         return torch.cat([net.features(piece).flatten(1) for piece in pieces])
 
 
-def _logits(task: Task[object], net: nn.Module) -> Tensor:
+def _logits(task: Task[Features], net: nn.Module) -> Tensor:
     """Logits (N, K) of all training images."""
+    pieces = torch.split(task.dataset.train.x, task.settings.batch_size)
     with torch.no_grad():
-        return torch.cat([net(piece) for piece in torch.split(task.dataset.train.x, 512)])
+        return torch.cat([net(piece) for piece in pieces])
 
 
 def _trained(task: Task[Features], name: str, *number: int) -> convnet.ConvNet | mlp.MLP:
-    """A network trained on all training images, as the settings say, in evaluation mode."""
+    """A network trained on all training images, as the settings say, in evaluation mode.
+
+    Raises:
+        DivergedError: its loss stopped being finite.
+    """
     config, train = task.settings, task.dataset.train
     net = _network(task, name, config.width, *number)
     recipe = training.Recipe(config.updates, config.batch_size, lr=config.lr)
     order_seed = seeds.derive(task.seed, name, "order", *number)
-    training.fit([net], train.x, train.y, recipe, seed=order_seed)
+    _check(name, training.fit([net], train.x, train.y, recipe, seed=order_seed))
     return net.eval()
+
+
+def _check(name: str, trained: training.Trained) -> None:
+    reason = trained.failed[0]
+    if reason is not None:
+        raise DivergedError(f"{name}: {reason} of its network; lower its rate (--set lr=…)")
 
 
 def _network(task: Task[object], name: str, width: int, *number: int) -> convnet.ConvNet | mlp.MLP:
     """The published ConvNet, ``width`` wide, or for tables an MLP as deep.
 
-    It is initialised by the name, its number and the task's seed.
+    It is initialised by the name, its number and the task's seed. Of its three blocks images under
+    8×8 have as many as leave more than one pixel to the last norm.
     """
     dataset = task.dataset
     shape, classes = dataset.shape, dataset.num_classes
@@ -314,7 +328,7 @@ def _network(task: Task[object], name: str, width: int, *number: int) -> convnet
             net = convnet.ConvNet(
                 shape,
                 classes,
-                depth=3,
+                depth=max(1, min(3, int(math.log2(min(shape[1:]))))),
                 width=width,
                 norm="instancenorm",
                 activation="relu",

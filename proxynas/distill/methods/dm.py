@@ -62,7 +62,7 @@ def check(task: Task[DM]) -> None:
         SpaceError: an unknown student.
     """
     synthetic.check(task, PIXELS, GTN)
-    students.check(task, [_arch(task)])
+    students.check(task, [_arch(task)], dropout=True)
     _last_linear(students.student(task, _arch(task), "dm", "check"), _arch(task))
 
 

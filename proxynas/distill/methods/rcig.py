@@ -177,13 +177,11 @@ def step(task: Task[RCIG], state: State, k: int) -> tuple[State, float]:
     synthetic = _training_set(task, state)
     real_generator = seeds.generator(task.seed, "rcig", "real", k)
     real = students.real_batch(task.dataset, rcig.real_batch, real_generator)
-    one_by_one = not drawn.student.mixes and state["x.value"].device.type == "cpu"
-    chunk = REAL_CHUNK if one_by_one else None
     inner_rate, inverse_rate = state["rates"].tolist()
     gradient = implicit.hypergradient(
         inner_problem(task, drawn.student),
         synthetic,
-        Outer(real, state["tau.value"], _outer_loss(rcig), chunk),
+        _outer(task, state, drawn.student, real),
         (Loop(rcig.n_inner, inner_rate), Loop(rcig.n_hinv, inverse_rate)),
         partial(_draw_subset, task, seeds.generator(task.seed, "rcig", "subset", k)),
         _tabulates(task, drawn.student, synthetic),
@@ -296,7 +294,7 @@ def _find_rates(task: Task[RCIG], state: State) -> Tensor:
     u, _ = implicit.solve_inner(inner, synthetic, Loop(rcig.n_inner, inner_rate), draw)
     generator = seeds.generator(task.seed, "rcig", "tune", "real")
     real = students.real_batch(task.dataset, rcig.real_batch, generator)
-    outer = Outer(real, state["tau.value"], _outer_loss(rcig))
+    outer = _outer(task, state, student, real)
     _, g, _ = implicit.outer_gradients(inner, u, synthetic, outer, draw())
 
     def inverse_losses(rate: float) -> list[float]:
@@ -348,8 +346,12 @@ def _can_tabulate(task: Task[RCIG], student: linearised.Student) -> bool:
     return rcig.linearise and not student.mixes and _view(task).subset is None
 
 
-def _outer_loss(rcig: RCIG) -> implicit.OuterLoss:
-    return rcig.outer or ("platt" if rcig.reparameterise else "mse")
+def _outer(task: Task[RCIG], state: State, student: linearised.Student, real: Pair) -> Outer:
+    """The outer loss on a batch of real data; on a CPU in pieces, where no image needs others."""
+    rcig, x = task.settings, real[0]
+    kind = rcig.outer or ("platt" if rcig.reparameterise else "mse")
+    chunk = REAL_CHUNK if x.device.type == "cpu" and not student.mixes else None
+    return Outer(real, state["tau.value"], kind, chunk)
 
 
 def _training_set(task: Task[RCIG], state: State) -> Pair:

@@ -187,7 +187,8 @@ def extras(task: Task[Unroll], state: State) -> Extras:
         "nesterov": False,
         "weight_decay": 0.0,
     }
-    return Extras(Curriculum(order(task), learned_rates(task, state).detach()), generator, recipe)
+    rates = learned_rates(task, state).detach().cpu()
+    return Extras(Curriculum(order(task), rates), generator, recipe)
 
 
 def order(task: Task[Unroll]) -> Tensor:
