@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import nn
 
-from .api.evaluator import INDICATORS, Evaluator, check_indicator
+from .api.evaluator import INDICATORS, TRAINED, Evaluator, check_indicator
 from .core.extras import need
 from .spaces import SearchSpace
 
@@ -55,9 +55,9 @@ def trainable(
     have ``update``, and ``arch`` where there is a space.
 
     Raises:
-        SpecError: an unknown indicator, or Ray Tune is not installed.
+        SpecError: an indicator that is none of these, or Ray Tune is not installed.
     """
-    check_indicator(indicator)
+    check_indicator(indicator, TRAINED)
     wrap = need("ray.tune", "a trainable", "ray").with_parameters
     wrapped: Trainable = wrap(
         _train, networks=networks, evaluator=evaluator, indicator=indicator, seed=seed

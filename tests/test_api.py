@@ -1,5 +1,6 @@
 """What ``import proxynas`` gives."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,10 @@ def test_ranking_evaluations(digits: Dataset) -> None:
     assert pn.rank_networks(evaluations).truth is None
     with pytest.raises(SpecError, match="there are no evaluations to rank"):
         pn.rank_networks({})
+    assert pn.rank_networks(evaluations, {}).truth is None
+    for wrong in (93.0, math.nan, -0.1):
+        with pytest.raises(SpecError, match=r"truth must be accuracies in \[0, 1\], but D1"):
+            pn.rank_networks(evaluations, {archs[0]: wrong})
 
 
 @pytest.mark.parametrize(

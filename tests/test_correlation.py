@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from proxynas.rank import correlation
+from proxynas.rank import correlation, rank
+
+from .rankings import costs_of, scores_of, truth_of
 
 Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
 
@@ -146,3 +148,17 @@ def test_interval_over_kinds_covers_where_one_over_candidates_is_too_narrow() ->
 
     assert 0.88 <= coverage(draw, known, 200) <= 0.99
     assert coverage(alone, known, 200) < 0.8
+
+
+def test_few_kinds_have_no_interval() -> None:
+    """Twelve candidates of one kind: every resample would be all of them."""
+    archs = [f"n{i:02}" for i in range(12)]
+    truth = truth_of({arch: i / 12 for i, arch in enumerate(archs)})
+    scores = scores_of({"proxy": {arch: [(i * 5 % 12) / 12] for i, arch in enumerate(archs)}})
+    for kinds, known in ((1, False), (4, False), (5, True)):
+        found = rank(
+            scores, costs_of(archs), truth, kinds={a: str(i % kinds) for i, a in enumerate(archs)}
+        )
+        row = found.row(("proxy", "val_accuracy"))
+        assert math.isfinite(row["rho"])
+        assert math.isfinite(row["rho_low"]) is known

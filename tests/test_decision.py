@@ -158,6 +158,9 @@ def test_features_are_those_of_one_source_beside_what_takes_no_training() -> Non
         "zero-cost:synflow",
         "parameters:parameters",
     ]
+    seen = values.copy()
+    seen["random", "predicted"] = seen["zero-cost", "predicted"] = 1.0  # fitted to labels
+    assert list(features(seen, "random")) == list(features(values, "random"))
     assert list(features(values, "zero-cost")) == ["zero-cost:synflow", "parameters:parameters"]
 
 
@@ -175,6 +178,20 @@ def test_a_search_without_truth_ends_with_a_winner_that_loads(
     data = datasets.load_for(spec)
     accuracy = training.evaluate(loaded["net"], data.test.x, data.test.y)[0]
     assert accuracy == pytest.approx(found["winner"]["accuracy"])
+
+
+def test_a_report_by_another_indicator_decides_nothing_anew(
+    small_spec: SearchSpec, tmp_path: Path
+) -> None:
+    spec = replace(small_spec, truth="none", label=2, verify=1, epochs=1)
+    flow.search(spec, tmp_path / "run", workers=1)
+    before = json.loads((tmp_path / "run" / "report.json").read_text())
+    flow.rewrite(tmp_path / "run", indicator="parameters")
+    after = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert after["winner"] == before["winner"]
+    assert after["best"] != before["best"]
+    assert after["ledger"]["total_s"] == before["ledger"]["total_s"]
+    assert after["ledger"]["decision"] == before["ledger"]["decision"]
 
 
 def test_an_interrupted_decision_resumes_to_the_same_scores(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import active_children
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 from proxynas import spaces
+from proxynas.core.errors import SpaceError
 from proxynas.core.progress import Watcher
 from proxynas.datasets import Dataset
 from proxynas.pipeline import flow
+from proxynas.search import run as run_module
 from proxynas.search.run import Wanted, pending, run
 from proxynas.search.score import Source, Work
 from proxynas.search.sources import ZERO_COST
@@ -71,3 +74,17 @@ def test_data_that_are_one_stay_one_on_another_device(digits: Dataset) -> None:
     assert whole.calibration.device.type == "meta"
     here = Work(work.space, digits, sources, seed=0).placed()
     assert here.sources["part"].x is sources["part"].x
+
+
+def test_a_network_that_fails_without_training_is_charged_once(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: object) -> None:
+        time.sleep(0.2)
+        raise SpaceError("it fails")
+
+    monkeypatch.setattr(run_module, "score_zero_cost", fails)
+    work = Work(spaces.load("convnet-grid"), digits, {}, seed=0)
+    _, rows = run_module._score(work, ("zero-cost", "D1-W32-relu-none-none", ()))
+    assert len(rows) > 1
+    assert 0.2 <= sum(row.seconds for row in rows) < 0.3

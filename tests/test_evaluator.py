@@ -160,6 +160,14 @@ def test_report_hears_of_the_indicator_on_the_way(
         )
 
 
+def test_costs_are_known_at_the_end(evaluator: pn.Evaluator) -> None:
+    told: list[tuple[int, float]] = []
+    found = evaluator.evaluate(
+        build, indicator="parameters", report=lambda update, value: told.append((update, value))
+    )
+    assert told == [(evaluator.trained_by.updates, found["parameters"])]
+
+
 def test_what_report_raises_ends_fused_replicas(
     proxy: ProxySet, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +286,7 @@ def test_bad_input(
 ) -> None:
     with pytest.raises(NetworkError, match="a network has one initialisation; give a function"):
         replace(evaluator, seeds=2).evaluate(build())
-    with pytest.raises(SpecError, match="there is no indicator 'accuracy'; known: val_accuracy"):
+    with pytest.raises(SpecError, match=r"must be one of val_accuracy, .*, but got 'accuracy'"):
         evaluator.evaluate(build, indicator="accuracy")
     with pytest.raises(DeviceError, match="device must be"):
         evaluator.evaluate(build, device="tpu")

@@ -196,7 +196,10 @@ def test_what_to_do_next_follows_from_the_verdict(tmp_path: Path) -> None:
 
     report = inputs(tmp_path / "run.sqlite", table())
     assert "Next time rank by “parameters”" in after(report)  # which is the truth itself here
-    assert "picks a verified winner" in after(inputs(tmp_path / "run.sqlite", None))
+    blind = inputs(tmp_path / "run.sqlite", None)
+    assert "picks a verified winner" in after(blind)
+    judged = verdict(blind.ranking, blind.ledger, HEADLINE, "")
+    assert "--config 'my run'/spec" in firstscreen.next_step(blind, judged, "my run").command
     assert "weights are in winner.safetensors and winner.py" in after(
         everything(tmp_path / "run.sqlite")
     )

@@ -151,6 +151,15 @@ def test_few_labels_leave_the_mean_rank(labels: int) -> None:
     assert found.std is None
 
 
+def test_features_that_tell_nothing_apart_leave_the_mean_rank() -> None:
+    features, truth, prior = population()
+    found = predictor.fit(features * 0, some(truth, 20), prior=prior, seed=0)
+    assert found.model == predictor.MEAN_RANK
+    axes = pd.DataFrame({"width": range(len(prior))}, index=prior.index)
+    found = predictor.fit(features * 0, some(truth, 20), prior=prior, seed=0, axes=axes)
+    assert found.model == "mean of ridge + axes, Gaussian process + axes"
+
+
 def test_axes_of_numbers_and_names_are_features() -> None:
     features, truth, prior = population(120)
     axes = pd.DataFrame(

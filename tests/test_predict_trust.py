@@ -29,6 +29,11 @@ def test_few_or_constant_pairs_have_no_correlation() -> None:
     assert math.isnan(trust.weighted_spearman(np.ones(5), np.arange(5.0), np.ones(5)))
 
 
+def test_labels_that_stand_for_no_others_are_no_pairs() -> None:
+    w = np.array([2.0, 2.0, 2.0, 0.0, 0.0])
+    assert math.isnan(trust.weighted_spearman(np.arange(5.0), np.arange(5.0), w))
+
+
 def test_the_standard_error_is_bonett_and_wrights_or_more() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal(50)

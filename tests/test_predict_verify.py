@@ -52,6 +52,17 @@ def test_headroom_is_small_after_a_winner_out_of_reach() -> None:
     assert two.high < one.high
 
 
+def test_nothing_is_better_than_a_winner_without_an_error() -> None:
+    features, truth, prior = population(60)
+    labels = some(truth, 20)
+    labels[labels.idxmax()] = 1.0
+    found = predictor.fit(features, labels, prior=prior, seed=0)
+    head = verify.headroom(found, labels, 0)
+    assert head is not None
+    assert head.probability == 0
+    assert head.high <= 0
+
+
 def test_the_bound_covers() -> None:
     """25 draws of 30 labels and 5 verified: 95 % would be 24, and fewer than 20 has a probability
     of 0.001.

@@ -115,7 +115,7 @@ def test_bad_input(
     small_space: Path, evaluator: pn.Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = pn.load_space(small_space)
-    with pytest.raises(SpecError, match="no indicator 'accuracy'"):
+    with pytest.raises(SpecError, match="but got 'accuracy'"):
         trainable(space, evaluator, "accuracy")
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "ray.tune", None)

@@ -171,7 +171,7 @@ class Evaluator:
             indicators = _means(rows) | networks.costs
             seconds, core_seconds = time.perf_counter() - started, _core_clock(device) - core
         if report is not None:
-            report(self.trained_by.updates, _means(rows[:1])[indicator])
+            report(self.trained_by.updates, (_means(rows[:1]) | networks.costs)[indicator])
         every = all(row.failed for row in rows)
         return Evaluation(indicators, seconds, core_seconds, rows[0].failed if every else None)
 
@@ -262,14 +262,14 @@ def _costs(net: nn.Module, shape: tuple[int, ...], classes: int) -> dict[str, fl
     return {"parameters": float(sum(p.numel() for p in trainable)), "flops": float(flops)}
 
 
-def check_indicator(name: str) -> None:
-    """Refuse a name that is none of :data:`INDICATORS`.
+def check_indicator(name: str, known: Sequence[str] = INDICATORS) -> None:
+    """Refuse a name that is none of those that are known, by default :data:`INDICATORS`.
 
     Raises:
         SpecError: lists those that there are.
     """
-    if name not in INDICATORS:
-        raise SpecError(f"there is no indicator {name!r}; known: {', '.join(INDICATORS)}")
+    if name not in known:
+        raise SpecError(f"the indicator must be one of {', '.join(known)}, but got {name!r}")
 
 
 def _told(report: Report | None, indicator: str, updates: int) -> Callable[[Glimpse], None]:

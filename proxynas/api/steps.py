@@ -267,7 +267,7 @@ def rank_networks(
         ``rows`` has ρ and τ with 95 % intervals, ``best(key)`` the networks in order.
 
     Raises:
-        SpecError: no evaluations, or an unknown indicator.
+        SpecError: no evaluations, an unknown indicator, or accuracies outside [0, 1].
 
     >>> import proxynas as pn
     >>> data, space = pn.load_data("digits"), pn.load_space("convnet-grid")
@@ -290,11 +290,14 @@ def rank_networks(
         [{name: evaluation[name] for name in COSTS} for evaluation in evaluations.values()],
         index=pd.Index(list(evaluations), name="arch"),
     )
-    table = truth if truth is None or isinstance(truth, TruthTable) else _table(truth)
+    table = truth if isinstance(truth, TruthTable) else _table(truth) if truth else None
     return rank.rank(pd.DataFrame(rows), costs, table, combine=combine)
 
 
 def _table(accuracies: Mapping[str, float]) -> TruthTable:
+    for arch, accuracy in accuracies.items():
+        if not 0 <= accuracy <= 1:
+            raise SpecError(f"truth must be accuracies in [0, 1], but {arch} has {accuracy:g}")
     rows = [
         {"arch": arch, "seed": 0, "test_accuracy": accuracy, "failed": None}
         for arch, accuracy in accuracies.items()

@@ -192,13 +192,13 @@ def feature_sources(values: pd.DataFrame) -> list[str]:
 
 
 def features(values: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The features for one source: its indicators, the zero-cost ones and the costs, no mean
-    ranks."""
+    """The features for one source: its indicators, the zero-cost ones and the costs; no mean ranks,
+    and no predictions, which have seen labels."""
     sources, names = (values.columns.get_level_values(level) for level in (0, 1))
     wanted = [
         (str(first), str(name))
         for first, name in zip(sources, names, strict=True)
-        if first in (source, ZERO_COST, *COSTS) and "+" not in name
+        if first in (source, ZERO_COST, *COSTS) and "+" not in name and name != PREDICTED
     ]
     return pd.DataFrame({f"{first}:{name}": values[first, name] for first, name in wanted})
 

@@ -22,6 +22,7 @@ from ..core.errors import RunFolderError
 from ..core.progress import Watcher
 from ..core.rundir import open_folder
 from ..engine import LOCAL, Engine
+from ..rank import Key
 from ..search.run import Wanted, pending, run, runs
 from ..search.sources import FEW_EPOCHS, PROXY, WHOLE, ZERO_COST
 from ..search.strategies import ADAPTIVE
@@ -32,6 +33,7 @@ from .oracles import Oracles
 from .reporting import Result, write_report
 from .rounds import Tally, add_costs, choose_in_rounds, first_candidates, make_strategy
 from .run import Run, prepare_run
+from .selection import choose_indicator
 from .sources import (
     also_names,
     check_proxy,
@@ -74,7 +76,7 @@ def search(
         if this.spec.strategy in ADAPTIVE:
             archs = choose_in_rounds(this, strategy, archs)
         score_all(this, archs)
-        decision = decide_by(this, oracles.of_run(this))
+        decision = decide_by(this, oracles.of_run(this), this.headline)
         if decision is not None and trains_winner(this, decision):
             with this.stage("winner"):
                 winner.train(this, str(decision.winner))
@@ -120,19 +122,20 @@ def score_all(this: Run, archs: list[str]) -> None:
     this.watcher.ended()
 
 
-def decide_by(this: Run, given: Oracles) -> Decision | None:
-    """Label, verify and pick; ``None`` where the spec asks for neither."""
+def decide_by(this: Run, given: Oracles, prior: Key) -> Decision | None:
+    """Label, verify and pick; ``None`` where the spec asks for neither. ``prior`` ranks the
+    candidates as long as nothing is fitted."""
     spec, store = this.spec, this.store
     if not spec.label and not spec.verify:
         return None
-    combine = [this.headline[1]] if "+" in this.headline[1] else []
+    combine = [prior[1]] if "+" in prior[1] else []
     values = rank.indicators.columns(
         store.scores(), store.zero_cost(), store.candidates(), None, combine
     )
     if not given.whole.charged:
         this.watcher.say(_announced(spec, len(values)))
-    with this.stage("labels"):
-        decision = decide(spec, given.whole, values, this.headline, given.short)
+    with this.stage("labels", once=True):
+        decision = decide(spec, given.whole, values, prior, given.short)
     this.watcher.ended()
     return decision
 
@@ -182,14 +185,14 @@ def rewrite(
         raise RunFolderError(
             f"{folder} is not a run directory; give the --out of a 'proxynas search'"
         )
-    spec = settings.make(SearchSpec, settings.read_toml(path), where=str(path))
+    searched = settings.make(SearchSpec, settings.read_toml(path), where=str(path))
     spec = replace(
-        spec,
-        truth=truth_table or spec.truth,
-        indicator=indicator or spec.indicator,
-        combine=(*spec.combine, *combine),
-        tables={**spec.tables, **(tables or {})},
-        label_epochs=spec.label_epochs or 0,
+        searched,
+        truth=truth_table or searched.truth,
+        indicator=indicator or searched.indicator,
+        combine=(*searched.combine, *combine),
+        tables={**searched.tables, **(tables or {})},
+        label_epochs=searched.label_epochs or 0,
     )
     also_names(spec)  # a table must not take the place of a source
     this = prepare_run(spec, folder, 1, Watcher())
@@ -202,7 +205,8 @@ def rewrite(
         proxyset.check(proxy, this.dataset)
         this.store.claim_sets(fingerprints(this.spec, folder))
         labelled = scores["source"].isin((WHOLE, FEW_EPOCHS)).any()
-        decision = decide_by(this, oracles.recorded(this)) if labelled else None
+        prior, _ = choose_indicator(searched, this.space)  # what was labelled hangs by it
+        decision = decide_by(this, oracles.recorded(this), prior) if labelled else None
         return write_report(this, proxy, decision)
     finally:
         this.store.close()

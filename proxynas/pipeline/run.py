@@ -66,14 +66,20 @@ class Run:
         return costs(self.space, self.dataset)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the wall-clock seconds of what is done within to a stage of the run store."""
-        started = time.perf_counter()
+    def stage(self, name: str, *, once: bool = False) -> Iterator[None]:
+        """Add the wall-clock seconds of what is done within to a stage of the run store.
+
+        With ``once`` they do not count where the stage was done before and nothing was trained in
+        it now, as when a report is written again.
+        """
+        started, trained = time.perf_counter(), self.store.trainings()
         try:
             yield
         finally:
-            seconds = time.perf_counter() - started
-            self.store.add_stage_seconds(name, seconds, hardware.peak_mib(self.spec.device))
+            again = once and name in self.store.stages() and self.store.trainings() == trained
+            if not again:
+                seconds = time.perf_counter() - started
+                self.store.add_stage_seconds(name, seconds, hardware.peak_mib(self.spec.device))
 
 
 def prepare_run(

@@ -5,8 +5,8 @@ White et al. 2021, "How powerful are performance predictors in neural architectu
 features. Features and labels are seen as normal scores (:mod:`.scores`). What predicts is the mean
 of several models: choosing one of them by cross-validation makes its out-of-fold agreement look
 better than it is.
-Under :data:`LEAST_LABELS` nothing is fitted, and the mean rank that the caller gives as prior ranks
-the candidates.
+Under :data:`LEAST_LABELS`, or where no feature tells candidates apart, nothing is fitted, and the
+mean rank that the caller gives as prior ranks the candidates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ class Prediction:
     values: predicted accuracy by candidate, in the order of the features; higher is better. With
         :data:`MEAN_RANK` it is the prior.
     scores: the same as normal scores, which is what was predicted; they rank the candidates as
-        ``values`` do.
+        ``values`` do, and also those that are equal there, next to an accuracy of 0 or 1.
     std: how unsure the prediction is of each candidate, in normal scores, without the noise of
         labels; ``None`` with :data:`MEAN_RANK`.
     error: root mean square of what the out-of-fold scores miss their labels' by; NaN with
@@ -52,8 +52,9 @@ class Prediction:
     model: what predicted.
     agreement: for every model Spearman's ρ of its out-of-fold predictions with the labels; empty
         with the mean rank.
-    out_of_fold: for every label that did not fail the mean score that models predicted which had
-        not seen it. With :data:`MEAN_RANK`, which sees none, the prior's.
+    out_of_fold: for every label that did not fail the mean score that models predicted which were
+        fitted without it; only the Gaussian process's length, variance and noise are of all labels.
+        With :data:`MEAN_RANK`, which sees none, the prior's.
     scale: from normal scores to accuracy; ``None`` with :data:`MEAN_RANK`.
     """
 
@@ -107,9 +108,12 @@ def fit(
     at = features.index.get_indexer(known.index)
     y = known.to_numpy()
     target = normal_scores(y)
+    inputs = {suffix: x for suffix, x in _inputs(features, axes).items() if x.shape[1]}
+    if not inputs:  # all candidates look the same
+        return _mean_rank(prior.reindex(features.index), known)
     fits = [
         Fit(name + suffix, model(x[at], target, seeds.derive(seed, name)), x, at)
-        for suffix, x in _inputs(features, axes).items()
+        for suffix, x in inputs.items()
         for name, model in models.items()
     ]
     held_out = _held_out(fits, y, folds, repeats, seed)

@@ -59,12 +59,11 @@ def standardised(x: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Scale:
-    """A strictly increasing map between accuracies in [0, 1] and their normal scores among some
-    labels.
+    """An increasing map between accuracies in [0, 1] and their normal scores among some labels.
 
     ``scores`` and ``accuracies`` are the distinct points (m,) of it, ascending. Between two it is
     linear. Beyond the ends it goes on as steeply as over the quarter of the points that is nearest,
-    and bends towards 0 and 1, so that predictions far out do not become equal by clipping.
+    and bends towards 0 and 1, so that predictions beyond become equal only where floats do.
     """
 
     scores: Floats

@@ -32,7 +32,7 @@ LEVEL = 0.95
 class Trust:
     """ρ of the prediction over the candidates without label, as estimated from those with one.
 
-    rho: the estimate; NaN where there are fewer than :data:`LEAST_PAIRS` labels.
+    rho: the estimate; NaN where fewer than :data:`LEAST_PAIRS` labels stand for others.
     low, high: its 95 % interval; −1 and 1 where nothing is known.
     labels: pairs of prediction and label that it comes from.
     effective: as many equally weighted labels would say as much.
@@ -83,8 +83,9 @@ def trust(prediction: Prediction, labels: pd.Series, weights: pd.Series, unlabel
 
 
 def weighted_spearman(x: Floats, y: Floats, w: Floats) -> float:
-    """ρ of arrays (n,) with weights (n,); NaN if n < :data:`LEAST_PAIRS` or one is constant."""
-    if len(x) < LEAST_PAIRS:
+    """ρ of arrays (n,) with weights (n,); NaN if fewer than :data:`LEAST_PAIRS` of these are above
+    zero, or one array is constant."""
+    if (w > 0).sum() < LEAST_PAIRS:
         return math.nan
     a, b = _mid_ranks(x, w), _mid_ranks(y, w)
     a, b = a - np.average(a, weights=w), b - np.average(b, weights=w)

@@ -22,6 +22,9 @@ CUTS = (1, 5, 10, 20)
 FEWEST = 10
 """Candidates that such a part must have: among fewer, ρ says nothing."""
 
+FEWEST_KINDS = 5
+"""Kinds of isomorphic candidates that resamples must be of: those of fewer are too much alike."""
+
 
 @dataclass(frozen=True)
 class NoiseCeiling:
@@ -170,7 +173,7 @@ def rank(
     known = known[rng.permutation(len(known))]  # ties at the border of the best fall by lot
     y = np.empty(0) if accuracy is None else accuracy[known].to_numpy()
     groups = None if kinds is None else np.array([kinds[arch] for arch in known], dtype=np.str_)
-    draws = correlation.resample(len(known), resamples, rng, groups)
+    draws = _resamples(len(known), resamples, rng, groups)
     best = _best_sets(y, resamples, rng, groups)
     rows, rho_draws = [], {}
     rhos: dict[Key, tuple[float, Floats]] = {}
@@ -226,8 +229,15 @@ def _best_sets(
         part = order[: len(y) * percent // 100]
         if len(part) >= FEWEST:
             of_part = None if kinds is None else kinds[part]
-            cuts[percent] = part, correlation.resample(len(part), resamples, rng, of_part)
+            cuts[percent] = part, _resamples(len(part), resamples, rng, of_part)
     return cuts
+
+
+def _resamples(n: int, resamples: int, rng: np.random.Generator, kinds: Names | None) -> Ints:
+    """Those of ``n`` candidates; none where these are of so few kinds that all would be alike."""
+    draws = correlation.resample(n, resamples, rng, kinds)
+    few = kinds is not None and len(set(kinds)) < min(n, FEWEST_KINDS)
+    return draws[:0] if few else draws
 
 
 def _compare(x: Floats, y: Floats, draws: Ints, best: _BestSets) -> tuple[dict[str, float], Floats]:

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from ..rank import Key, Ledger, Ranking, words
+from ..search.sources import ZERO_COST
 from . import colours
 from .charts import (
     Axis,
@@ -191,7 +192,8 @@ def _dots(part: pd.DataFrame, key: Key, colour: str, kind: str, n: int) -> Serie
     )
     x, y = part["x"].to_numpy(float), part["y"].to_numpy(float)
     if kind == "failed":
-        return Series("training failed", colour, x, y, "failed", texts, tuple(named.index))
+        why = "not available" if key[0] == ZERO_COST else "training failed"
+        return Series(why, colour, x, y, "failed", texts, tuple(named.index))
     return Series("", colour, x, y, "dots", texts, tuple(named.index))
 
 

@@ -1,6 +1,7 @@
 """The first screen: which network, how good, how sure, at what cost, and what to do next."""
 
 import math
+import shlex
 from dataclasses import dataclass
 
 from ..rank import Key, Verdict, paired_difference, words
@@ -81,7 +82,7 @@ def summary(inputs: ReportInputs, judged: Verdict) -> tuple[str, ...]:
         "whole data: "
         f"{accuracy} {measure} ({winner.training})."
     )
-    if inputs.has_truth or trust is None:
+    if trust is None or _has_rho(inputs):
         return first, *judged.summary[1:]
     if not math.isfinite(trust.rho):
         return first, f"Of {trust.labels} labels nothing can be said of the ranking."
@@ -137,7 +138,7 @@ def _verified(winner: Winner) -> Tile:
 
 def _how_sure(inputs: ReportInputs) -> Tile:
     row = inputs.ranking.row(inputs.headline)
-    if inputs.has_truth and math.isfinite(row["rho"]):
+    if _has_rho(inputs):
         interval = words.span(row["rho_low"], row["rho_high"])
         note = f"95 % interval {interval}, {row['n']:,} candidates with known truth"
         return Tile("How sure", f"ρ = {words.number(row['rho'])}", note)
@@ -155,6 +156,10 @@ def _how_sure(inputs: ReportInputs) -> Tile:
         else "no candidate has a known truth"
     )
     return Tile("How sure", "not known", why)
+
+
+def _has_rho(inputs: ReportInputs) -> bool:
+    return inputs.has_truth and math.isfinite(inputs.ranking.row(inputs.headline)["rho"])
 
 
 def _cost(inputs: ReportInputs) -> Tile:
@@ -186,9 +191,9 @@ def next_step(inputs: ReportInputs, judged: Verdict, run: str = "RUN") -> Next:
     case, rival = _case(inputs, judged)
     name = "" if rival is None else words.label(rival)
     places = {
-        "data": inputs.spec.get("data", "DATA"),
-        "space": inputs.spec.get("space", "SPACE"),
-        "run": run,
+        "data": shlex.quote(inputs.spec.get("data", "DATA")),
+        "space": shlex.quote(inputs.spec.get("space", "SPACE")),
+        "run": shlex.quote(run),
         "more": 10 * len(inputs.ranking.values),
     }
     text = NEXT[case].format(arch=row["winner"], rival=name)

@@ -9,6 +9,7 @@ from typing import Any
 from ..rank import Key, Ranking, words
 from ..rank.indicators import LOWER_IS_BETTER
 from ..rank.ranking import NoiseCeiling
+from ..search.sources import ZERO_COST
 from .drawings import capital
 from .inputs import ReportInputs
 
@@ -123,7 +124,7 @@ def best(inputs: ReportInputs) -> Table:
         cells = [
             _count(place),
             _words(str(arch)),
-            _indicator(-value if key[1] in LOWER_IS_BETTER else value, key[1]),
+            _indicator(-value if key[1] in LOWER_IS_BETTER else value, key),
         ]
         cells += [_number(100 * truth, 1)] if inputs.has_truth else []
         rows.append((*cells, *map(_count, sizes)))
@@ -181,9 +182,10 @@ def _words(text: str) -> Cell:
     return Cell(text, text)
 
 
-def _indicator(value: float, name: str) -> Cell:
+def _indicator(value: float, key: Key) -> Cell:
+    source, name = key
     if not math.isfinite(value):
-        return Cell("failed", "failed")
+        return _words("not available" if source == ZERO_COST else "failed")
     if name == "val_accuracy":
         return Cell(words.percent(value), value)
     return _count(value) if name in ("parameters", "flops") else _number(value, 3)

@@ -127,7 +127,8 @@ def _score(work: Work, task: Task) -> tuple[list[Score], list[ZeroCost]]:
                 return [], score_zero_cost(space, arch, work.dataset, work.seed)
             return score(work, source, arch, replicas), []
     except SpaceError as error:
-        share = (time.perf_counter() - started) / max(1, len(replicas))
+        rows = len(zerocost.INDICATORS) if source == ZERO_COST else len(replicas)
+        share = (time.perf_counter() - started) / rows
         return _lost(task, str(error), share)
 
 

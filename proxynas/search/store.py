@@ -221,6 +221,12 @@ class Store:
             [(name, seconds, peak_mib)],
         )
 
+    def trainings(self) -> int:
+        """Trainings that have ended, failed ones among them."""
+        with self._reading():
+            rows = self._db.execute("SELECT count(*) FROM scores").fetchone()
+        return int(rows[0])
+
     def forget(self, source: str, arch: str) -> None:
         """Remove the rows of one candidate on one source, so that they are scored again."""
         self._write("DELETE FROM scores WHERE source = ? AND arch = ?", [(source, arch)])
