@@ -185,11 +185,9 @@ def test_a_training_that_fails_is_a_trial_that_fails(space: Any, evaluator: pn.E
 
 
 def test_bad_input(space: Any, evaluator: pn.Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        SpecError, match=r"must be one of val_accuracy, val_loss, .* but got 'accuracy'"
-    ):
+    with pytest.raises(SpecError, match=r"one of val_accuracy, val_loss, .* but got 'accuracy'"):
         objective(space, evaluator, "accuracy")
-    with pytest.raises(SpecError, match="no indicator ''"):
+    with pytest.raises(SpecError, match="but got ''"):
         objective(space, evaluator, [])
     with pytest.raises(SpecError, match=r"would minimize val_accuracy; .*=\['maximize'\]"):
         optuna.create_study().optimize(objective(space, evaluator), n_trials=1)
