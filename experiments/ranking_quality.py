@@ -2,7 +2,7 @@
 given quality."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,12 +20,17 @@ from proxynas.predict import predictor
 from proxynas.rank import correlation
 
 REAL = "real images"
-PRIOR = ("zero-cost:vote", "zero-cost:jacob_cov", "parameters:parameters")
+VOTE = "zero-cost:vote"
+PRIORS = {
+    "nasbench201": (VOTE, "zero-cost:jacob_cov", "parameters:parameters"),
+    "convnet-grid": (VOTE,),
+}
+"""What takes no training, by space: what a search there ranks by beside trainings."""
 LOSSES = ("val_loss", "sotl", "sotl_late")
 INDICATORS = ("val_accuracy", *LOSSES)
-COMBINED = {name: f"{name} with vote, jacob_cov, parameters" for name in INDICATORS}
-"""Mean ranks of an indicator and of what takes no training."""
-VALIDATED = {name for shown in ("val_accuracy", "val_loss") for name in (shown, COMBINED[shown])}
+WITH = " with "
+"""Between an indicator and what takes no training, whose mean rank it is."""
+VALIDATED = ("val_accuracy", "val_loss")
 """Indicators that cost a validation beside the training."""
 FREE = ("zero-cost:", "parameters:", "flops")
 """How the columns of what takes no training begin."""
@@ -40,10 +45,15 @@ Row = dict[str, Any]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def prior(table: pd.DataFrame) -> pd.Series:
-    """The mean rank of the zero-cost indicators that a search of cells uses."""
-    ranks: pd.Series = table[list(PRIOR)].rank().mean(axis=1)
+def prior(table: pd.DataFrame, space: str) -> pd.Series:
+    """The mean rank of the zero-cost indicators that a search of a space uses."""
+    ranks: pd.Series = table[list(PRIORS[space])].rank().mean(axis=1)
     return ranks
+
+
+def combined(indicators: Iterable[str]) -> list[str]:
+    """Those that are mean ranks with what takes no training."""
+    return [name for name in indicators if WITH in name]
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Study:
     """Networks that were trained on every source, in the order of ``table``."""
 
     table: pd.DataFrame
+    free: tuple[str, ...]
     trained: pd.DataFrame
     kinds: correlation.Names
     held: dict[str, Bools]
@@ -61,7 +72,7 @@ class Study:
         """Of ``rows`` (of a training and moment each), with what is ``known`` of all networks."""
         whole = rows.groupby("arch")["source"].nunique() == rows["source"].nunique()
         table = known.loc[whole[whole].index]
-        table = table.assign(prior=prior(table))
+        table = table.assign(prior=prior(table, space.name))
         kind = space.kind or str
         kinds = np.array([kind(str(arch)) for arch in table.index])
         held = {"rho": np.ones(len(table), dtype=bool)}
@@ -69,7 +80,8 @@ class Study:
             best = known["truth"].nlargest(len(known) * share // 100).index
             held[f"best {share} %"] = table.index.isin(best)
         draws = correlation.resample(len(table), 2000, np.random.default_rng(0), kinds)
-        return cls(table, rows[rows["arch"].isin(table.index)], kinds, held, draws)
+        trained = rows[rows["arch"].isin(table.index)]
+        return cls(table, PRIORS[space.name], trained, kinds, held, draws)
 
     def agreement(self, values: pd.Series) -> Row:
         """ρ with truth over all networks and among the truly best, with 95 % intervals."""
@@ -94,9 +106,10 @@ class Study:
         """Higher is better, of one source and budget; their combinations with zero-cost last."""
         one = rows.set_index("arch").reindex(self.table.index)  # NaN: failed
         values = {name: one[name] * (-1 if name in LOSSES else 1) for name in INDICATORS}
-        free = [self.table[name].rank() for name in PRIOR]
-        for name, combined in COMBINED.items():
-            values[combined] = pd.concat([values[name].rank(), *free], axis=1).mean(axis=1)
+        free = [self.table[name].rank() for name in self.free]
+        beside = WITH + ", ".join(name.split(":")[1] for name in self.free)
+        for name in INDICATORS:
+            values[name + beside] = pd.concat([values[name].rank(), *free], axis=1).mean(axis=1)
         return values
 
     def without_training(self) -> Row:
@@ -121,7 +134,7 @@ class Study:
         result: Row = {"core_seconds": {"training": seconds[0], "a validation": seconds[1]}}
         result |= {name: self.agreement(value) for name, value in values.items()}
         result["minus zero-cost"] = {
-            name: self.difference(values[name], self.table["prior"]) for name in COMBINED.values()
+            name: self.difference(values[name], self.table["prior"]) for name in combined(values)
         }
         trained = self.trained[self.trained["updates"] == updates]
         rivals = [name for name in trained["source"].unique() if _random_of(source, name)]
@@ -146,7 +159,8 @@ def _random_of(source: str, name: str) -> bool:
 def seconds(row: Row, indicator: str) -> float:
     """Core seconds of a candidate: its training, and a validation where the indicator needs one."""
     spent = row["core_seconds"]
-    return float(spent["training"] + (indicator in VALIDATED) * spent["a validation"])
+    validated = indicator.split(WITH)[0] in VALIDATED
+    return float(spent["training"] + validated * spent["a validation"])
 
 
 def cheapest(found: Row) -> Row:
@@ -174,8 +188,15 @@ def cheapest(found: Row) -> Row:
             for target in TARGETS
             if name == "alone" or target > free
         }
-        for name, indicators in (("alone", INDICATORS), ("combined", [*COMBINED.values()]))
+        for name, indicators in (("alone", INDICATORS), ("combined", combined(_any_row(found))))
     }
+
+
+def _any_row(found: Row) -> Row:
+    """What is known of some source and budget."""
+    budgets = next(iter(found["sources"].values()))
+    row: Row = next(iter(budgets.values()))
+    return row
 
 
 def _cheapest(
@@ -237,7 +258,8 @@ def draw(found: Row, path: Path) -> None:
     figure, axes = plt.subplots(
         1, 4, figsize=(14, 4), sharex=True, sharey=True, layout="constrained"
     )
-    late, tenth = COMBINED["sotl_late"], "best 10 %"
+    late = next(name for name in combined(_any_row(found)) if name.startswith("sotl_late"))
+    tenth = "best 10 %"
     panels = (
         ("val_accuracy", "rho", "validation accuracy"),
         ("sotl_late", "rho", "late SoTL"),

@@ -105,7 +105,7 @@ def add_ground(out: Path, dataset: Dataset, truth: Path) -> None:
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("arch")
     vote = zerocost.vote(found[[f"zero-cost:{name}" for name in VOTERS]])
     files.write_text(
-        out / "known.csv", found.assign(truth=accuracy, **{quality.PRIOR[0]: vote}).to_csv()
+        out / "known.csv", found.assign(truth=accuracy, **{quality.VOTE: vote}).to_csv()
     )
 
 
@@ -114,7 +114,9 @@ def cells(table: pd.DataFrame, count: int, seed: int) -> list[str]:
     them is a sample like the whole."""
     tenth = len(table) // 10
     promising = (
-        table["truth"].nlargest(tenth).index.union(quality.prior(table).nlargest(tenth).index)
+        table["truth"]
+        .nlargest(tenth)
+        .index.union(quality.prior(table, CELLS).nlargest(tenth).index)
     )
     rng = np.random.default_rng(seed)
     halves = (promising.sort_values(), table.index.difference(promising))
@@ -280,7 +282,7 @@ def summary(
     found["cheapest"] = quality.cheapest(found)
     for source, budgets in found["sources"].items():
         for updates, row in budgets.items():
-            shown = (*quality.INDICATORS, *quality.COMBINED.values())
+            shown = (*quality.INDICATORS, *quality.combined(row))
             values = "  ".join(f"{key} {row[key]['rho'][0]:.2f}" for key in shown)
             seconds = " + ".join(f"{value:.2f}" for value in row["core_seconds"].values())
             typer.echo(f"{source} {updates}: {seconds} s  {values}")
