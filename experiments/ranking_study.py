@@ -113,11 +113,8 @@ def cells(table: pd.DataFrame, count: int, seed: int) -> list[str]:
     """Cells to train, alternately of the promising half and of the rest, so that any first part of
     them is a sample like the whole."""
     tenth = len(table) // 10
-    promising = (
-        table["truth"]
-        .nlargest(tenth)
-        .index.union(quality.prior(table, CELLS).nlargest(tenth).index)
-    )
+    free = quality.prior(table, CELLS)
+    promising = table["truth"].nlargest(tenth).index.union(free.nlargest(tenth).index)
     rng = np.random.default_rng(seed)
     halves = (promising.sort_values(), table.index.difference(promising))
     drawn = [rng.choice(half, count // 2, replace=False) for half in halves]
@@ -266,6 +263,8 @@ def summary(
     """Print a line a source and budget, and write the JSON and the figure."""
     known = ground(out)
     study = quality.Study.of(known.load(), known.table, pd.read_csv(out / "trained.csv"))
+    if min(held.sum() for held in study.held.values()) < 3:
+        raise typer.BadParameter(f"{len(study.table)} networks are whole; train more of them first")
     made_on = out / "hardware.txt"
     found: Row = {
         "networks": len(study.table),
