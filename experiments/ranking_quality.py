@@ -122,7 +122,7 @@ class Study:
         """What every source and budget costs, agrees with truth, and is better than others."""
         return {
             str(name): {
-                str(updates): self._row(rows) for updates, rows in trained.groupby("updates")
+                f"{updates:g}": self._row(rows) for updates, rows in trained.groupby("updates")
             }
             for name, trained in self.trained.groupby("source")
         }
@@ -227,7 +227,7 @@ def predicted(study: Study, space: spaces.SearchSpace, labels: int, draws: int) 
     for (source, updates), rows in study.trained.groupby(["source", "updates"]):
         trained = study.indicators(rows)
         beside = pd.DataFrame({name: trained[name] for name in INDICATORS})
-        inputs[f"{source}, {updates} updates"] = free.join(beside)
+        inputs[f"{source}, {updates:g} updates"] = free.join(beside)
     found: dict[str, list[float]] = {name: [] for name in inputs}
     for seed in track(range(draws), "predictors", console=Console(stderr=True)):
         drawn = np.random.default_rng(seed).permutation(len(free))[:labels]
