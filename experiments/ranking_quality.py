@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from rich.console import Console
 from rich.progress import track
 from scipy import stats
@@ -278,6 +279,9 @@ def draw(found: Row, path: Path) -> None:
         ):
             axis.axhline(value[which][0], color="0.4", ls=style, lw=1, label=name)
         axis.set(xscale="log", xlabel="core seconds a candidate", title=title)
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes[0].set_ylabel("ρ with truth")
     axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=110)
