@@ -4,12 +4,14 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -28,6 +30,7 @@ from proxynas.report import (
     write,
 )
 from proxynas.report.tables import ROWS, best_rows
+from proxynas.truth import TruthTable
 
 from .test_report import ARCHS, Page, inputs, many, table
 
@@ -187,6 +190,32 @@ def test_the_first_screen_answers(tmp_path: Path) -> None:
     assert "an untrained candidate is better with probability 30 %, by 0.4 points" in good.note
     blind = replace(inputs(tmp_path / "none.sqlite", None), trust=Trust(0.8, 0.6, 0.9, 20))
     assert firstscreen.tiles(blind)[2].figure == "ρ ≈ 0.80"
+
+
+def test_a_correlation_that_truth_leaves_undefined_is_told_from_labels(tmp_path: Path) -> None:
+    report = everything(tmp_path / "run.sqlite")
+    rows = table().rows
+    two = TruthTable(rows[rows["arch"].isin(ARCHS[:2])], {})
+    ranking = rank(report.scores, report.costs, two, resamples=5)
+    report = replace(report, ranking=ranking)
+    assert math.isnan(ranking.row(HEADLINE)["rho"])
+    judged = verdict(report.ranking, report.ledger, HEADLINE, "")
+    assert (
+        "By 20 labels the ranking of the others has ρ ≈ 0.80"
+        in firstscreen.summary(report, judged)[1]
+    )
+    assert firstscreen.tiles(report)[2].figure == "ρ ≈ 0.80"
+
+
+def test_what_cannot_be_had_is_no_failed_training() -> None:
+    assert pagetables._indicator(-math.inf, ("zero-cost", "naswot")).text == "not available"
+    assert pagetables._indicator(-math.inf, ("proxy", "sotl")).text == "failed"
+    for source, why in (("zero-cost", "not available"), ("proxy", "training failed")):
+        series = drawings._dots(
+            pd.DataFrame({"x": [1.0], "y": [2.0], "truth": [0.5]}, index=["a"]),
+            (source, "naswot"), "bad", "failed", 30,
+        )  # fmt: skip
+        assert series.label == why
 
 
 def test_what_to_do_next_follows_from_the_verdict(tmp_path: Path) -> None:

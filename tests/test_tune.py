@@ -117,6 +117,8 @@ def test_bad_input(
     space = pn.load_space(small_space)
     with pytest.raises(SpecError, match="but got 'accuracy'"):
         trainable(space, evaluator, "accuracy")
+    with pytest.raises(SpecError, match="but got 'flops'"):  # no report on the way has it
+        trainable(space, evaluator, "flops")
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "ray.tune", None)
     for call in (partial(trainable, space, evaluator), partial(param_space, space)):
