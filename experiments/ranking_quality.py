@@ -41,6 +41,8 @@ SHARES = (5, 10, 20)
 TARGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95)
 CANDIDATES = (100, 1000, 10_000)
 """Of a search: they share what the set cost."""
+AT_RANDOM = 100
+"""Networks of a sample as if drawn from all (APM's Table 3 has as many)."""
 
 Row = dict[str, Any]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -50,6 +52,13 @@ def prior(table: pd.DataFrame, space: str) -> pd.Series:
     """The mean rank of the zero-cost indicators that a search of a space uses."""
     ranks: pd.Series = table[list(PRIORS[space])].rank().mean(axis=1)
     return ranks
+
+
+def promising(table: pd.DataFrame, space: str) -> pd.Index:
+    """The truly best tenth of all networks, and the tenth that takes no training to find."""
+    tenth = len(table) // 10
+    best = table["truth"].nlargest(tenth).index
+    return best.union(prior(table, space).nlargest(tenth).index).sort_values()
 
 
 def combined(indicators: Iterable[str]) -> list[str]:
@@ -67,6 +76,9 @@ class Study:
     kinds: correlation.Names
     held: dict[str, Bools]
     draws: correlation.Ints
+    at_random: correlation.Ints | None
+    """How often each network is in resamples of :data:`AT_RANDOM` that hold as many promising
+    networks as a random sample of all; None where all were trained."""
 
     @classmethod
     def of(cls, space: spaces.SearchSpace, known: pd.DataFrame, rows: pd.DataFrame) -> "Study":
@@ -82,7 +94,10 @@ class Study:
             held[f"best {share} %"] = table.index.isin(best)
         draws = correlation.resample(len(table), 2000, np.random.default_rng(0), kinds)
         trained = rows[rows["arch"].isin(table.index)]
-        return cls(table, PRIORS[space.name], trained, kinds, held, draws)
+        at_random = None
+        if len(table) < len(known):
+            at_random = _as_at_random(table.index, promising(known, space.name), len(known))
+        return cls(table, PRIORS[space.name], trained, kinds, held, draws, at_random)
 
     def agreement(self, values: pd.Series) -> Row:
         """ρ with truth over all networks and among the truly best, with 95 % intervals."""
@@ -92,6 +107,10 @@ class Study:
             drawn = correlation.spearman_draws(x[held], y[held], self.draws[:, held])
             rho = float(stats.spearmanr(x[held], y[held]).statistic)
             result[name] = [round(value, 3) for value in (rho, *correlation.interval(drawn))]
+        if self.at_random is not None:
+            drawn = correlation.spearman_draws(x, y, self.at_random)
+            values_drawn = (float(np.mean(drawn)), *correlation.interval(drawn))
+            result[f"{AT_RANDOM} at random"] = [round(value, 3) for value in values_drawn]
         return result
 
     def difference(self, values: pd.Series, others: pd.Series) -> list[float]:
@@ -147,6 +166,18 @@ class Study:
                     name: self.difference(values[name], theirs[name]) for name in values
                 }
         return result
+
+
+def _as_at_random(trained: pd.Index, best: pd.Index, count: int) -> correlation.Ints:
+    """How often each of ``trained`` is in 2,000 resamples with the share of ``best`` among
+    ``count``."""
+    held = trained.isin(best)
+    share = round(AT_RANDOM * len(best) / count)
+    draws = np.zeros((2000, len(trained)), dtype=np.int64)
+    rng = np.random.default_rng(0)
+    for half, size in ((held, share), (~held, AT_RANDOM - share)):
+        draws[:, half] = rng.multinomial(size, np.full(half.sum(), 1 / half.sum()), 2000)
+    return draws
 
 
 def _random_of(source: str, name: str) -> bool:

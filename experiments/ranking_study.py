@@ -112,11 +112,9 @@ def add_ground(out: Path, dataset: Dataset, truth: Path) -> None:
 def cells(table: pd.DataFrame, count: int, seed: int) -> list[str]:
     """Cells to train, alternately of the promising half and of the rest, so that any first part of
     them is a sample like the whole."""
-    tenth = len(table) // 10
-    free = quality.prior(table, CELLS)
-    promising = table["truth"].nlargest(tenth).index.union(free.nlargest(tenth).index)
+    promising = quality.promising(table, CELLS)
     rng = np.random.default_rng(seed)
-    halves = (promising.sort_values(), table.index.difference(promising))
+    halves = (promising, table.index.difference(promising))
     drawn = [rng.choice(half, count // 2, replace=False) for half in halves]
     return [str(arch) for pair in zip(*drawn, strict=True) for arch in pair]
 

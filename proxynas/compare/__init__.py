@@ -92,8 +92,9 @@ def compare(
         with engine.opened(work, workers, apart=True) as mapped:
             for distils in (True, False):  # first those that make the sets of the others
                 part = [job for job in missing if job.distils is distils]
-                known = [(job, found) for job in part if (found := _failed_before(job, results))]
-                left = [job for job in part if _failed_before(job, results) is None]
+                asked = [(job, _failed_before(job, results)) for job in part]
+                known = [(job, found) for job, found in asked if found is not None]
+                left = [job for job, found in asked if found is None]
                 measured = mapped(measure, left, partial(lost, dataset.fingerprint))
                 for job, result in chain(known, measured):
                     files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
