@@ -358,3 +358,39 @@ def test_chains_of_every_operation() -> None:
     convolutions = 9 * 4 + 4 * 6 + (9 * 6 + 6 * 8) + 2 * 9 * 8 * 8 + 8 * 4 + 9 * 4 * 6 // 2
     norms = 2 * (4 + 6 + 6 + 8 + 8 + 8 + 4 + 6)
     assert parameters == convolutions + norms + 6 * 10 + 10
+
+
+OWN = (
+    "from __future__ import annotations\n"
+    "from dataclasses import dataclass\n"
+    "from torch import nn\n"
+    "@dataclass\n"
+    "class Width:\n"
+    "    value: int\n"
+    "def make(shape, classes, *, w):\n"
+    "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(Width(w).value), nn.LazyLinear(classes))\n"
+    "other = make\n"
+)
+
+
+def test_the_code_of_ones_own_networks_is_in_the_fingerprint(tmp_path: Path) -> None:
+    path, code = tmp_path / "own.toml", tmp_path / "nets.py"
+    text = 'name="own"\nfactory="nets.py:make"\narch="W{w}"\n[axes]\nw=[2,3]\n'
+    path.write_text(text)
+    code.write_text(OWN)
+    first = spaces.load(str(path)).fingerprint
+    assert spaces.load(str(path)).fingerprint == first
+    code.write_text(OWN + "# another program\n")
+    second = spaces.load(str(path)).fingerprint
+    path.write_text(text.replace("make", "other"))
+    third = spaces.load(str(path)).fingerprint
+    assert len({first, second, third}) == 3
+
+
+def test_a_file_beside_the_one_with_the_factory_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "blocks.py").write_text("Block = None\n")
+    (tmp_path / "nets.py").write_text("from blocks import Block\ndef make(): ...\n")
+    path = tmp_path / "own.toml"
+    path.write_text('name="own"\nfactory="nets.py:make"\narch="W{w}"\n[axes]\nw=[2,3]\n')
+    with pytest.raises(SpaceError, match=r"No module named 'blocks'.*no files beside it"):
+        spaces.load(str(path))

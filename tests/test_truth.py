@@ -59,11 +59,12 @@ def test_constraints_hold_and_a_store_from_before_them_goes_on(
         measure(spec, tmp_path / "cheap.csv", workers=1)
     with pytest.raises(SpecError, match="none is within flops<1"):
         candidates(replace(spec, constraints=("flops<1",)), space, digits)
+    spec = TruthSpec(candidates=2, seeds=1, epochs=1, batch_size=500)
     store = Store(tmp_path / "old.sqlite")
     old = {name: value for name, value in to_dict(spec).items() if name != "constraints"}
     store.claim(json.dumps({**old, "fingerprint": digits.fingerprint}, sort_keys=True))
     store.close()
-    assert len(measure(spec, tmp_path / "old.csv", workers=1).rows) == len(archs)
+    assert len(measure(spec, tmp_path / "old.csv", workers=1).rows) == 2
 
 
 def test_the_shipped_table_is_whole(digits: Dataset) -> None:
@@ -104,3 +105,15 @@ def test_bad_tables(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(TruthError, match=message):
         truth.read(tmp_path / "bad.csv")
+
+
+def test_a_space_that_has_changed_is_another_measurement(
+    small_space: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    spec = TruthSpec(space=str(small_space), candidates=1, seeds=1, epochs=1, batch_size=500)
+    measure(spec, tmp_path / "a.csv", workers=1)
+    text = small_space.read_text()
+    assert "[axes]" in text
+    small_space.write_text(text.replace("[axes]", '[input]\nchannels = 3\n[axes]'))
+    with pytest.raises(RunFolderError, match="other settings"):
+        measure(spec, tmp_path / "a.csv", workers=1)

@@ -59,6 +59,9 @@ class Job:
         }
         for key in ("data", "data_root", "download"):
             described["distillation"].pop(key, None)
+        files = sorted({arch.rpartition(":")[0] for arch in self.archs if ".toml:" in arch})
+        if files:
+            described["spaces"] = [spaces.load(path).fingerprint for path in files]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -15,8 +15,11 @@ A network maps (B, C, H, W) to logits (B, classes), in training as well: GoogLeN
 need ``aux_logits = false`` and ``init_weights = true`` in [fixed].
 """
 
+import hashlib
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +128,7 @@ class Found:
     reference: str
     path: Path
     function: Callable[..., Any] = field(compare=False)
+    code: str  # a digest of the file that it is in; empty for a function of a package
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """What the function gives."""
@@ -141,7 +145,14 @@ def find(reference: str, path: Path) -> Found:
     Raises:
         SpaceError: it cannot be imported.
     """
-    return Found(reference, path.resolve(), _imported(reference, path))
+    return Found(reference, path.resolve(), _imported(reference, path), _code(reference, path))
+
+
+def _code(reference: str, path: Path) -> str:
+    name = reference.partition(":")[0]
+    if not name.endswith(".py"):
+        return ""
+    return hashlib.sha256((path.parent / name).read_bytes()).hexdigest()
 
 
 def _imported(reference: str, path: Path) -> Callable[..., Any]:
@@ -152,24 +163,38 @@ def _imported(reference: str, path: Path) -> Callable[..., Any]:
     except SpaceError as error:
         raise SpaceError(
             f"{error}; "
-            'write "package.module:function", or "file.py:function" for a file beside the TOML'
+            'write "package.module:function", or "file.py:function" for a file beside the TOML, '
+            "which may import what is installed, but no files beside it"
         ) from None
     return function
 
 
 def _module(name: str, path: Path) -> Any:
     if name.endswith(".py"):
-        spec = importlib.util.spec_from_file_location(
-            f"proxynas_space_{path.stem}", path.parent / name
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        return _executed(path.parent / name)
     if name.partition(".")[0] in NEED_TORCHVISION:
         importlib.import_module("proxynas.core.torchvision")  # makes it importable everywhere
     return importlib.import_module(name)
+
+
+def _executed(file: Path) -> Any:
+    """The module of a file."""
+    file = file.resolve()
+    name = f"proxynas_space_{file.stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # where dataclasses and pickle look for it
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name)
+        if before is not None:
+            sys.modules[name] = before
+        raise
+    return module
 
 
 NEED_TORCHVISION = ("torchvision", "timm")

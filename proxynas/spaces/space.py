@@ -21,7 +21,7 @@ from ..core import settings
 from ..core.errors import SpaceError, SpecError
 from ..nets.flops import forward_flops
 from . import notation
-from .factories import Factory, Foreign
+from .factories import Factory, Foreign, Found
 from .guard import check_network, guarded
 from .notation import Value
 
@@ -264,10 +264,13 @@ class SearchSpace:
     @property
     def fingerprint(self) -> str:
         """Names the grid and the fixed settings: the same for the same architectures, built the
-        same way."""
+        same way. Of a space that does not ship with proxynas, the file with its factory as well."""
         described = [self.name, self.arch, {k: list(v) for k, v in self.axes.items()}, self.fixed]
         if isinstance(self.factory, Foreign):
             described += [dict(self.factory.arguments), asdict(self.factory.input)]
+        made_by = self.factory.function if isinstance(self.factory, Foreign) else self.factory
+        if self.foreign and isinstance(made_by, Found):
+            described += [made_by.reference, made_by.code]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
     @cached_property
