@@ -5,8 +5,10 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +75,29 @@ def test_folder_with_its_own_val_split(tmp_path: Path, name: str) -> None:
     assert (len(data.train), len(data.val), len(data.test)) == (6, 6, 6)
     with pytest.raises(DataError, match="has a validation split already"):
         load(root, val_fraction=0.2)
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("Train", "Test"), ("train", "TEST")])
+def test_splits_by_other_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    counts = {f"{part}/{label}": 10 for part in names for label in ("cat", "dog")}
+    data = load(write_folder(tmp_path / "set", counts))
+    assert data.class_names == ("cat", "dog")
+    assert (len(data.train), len(data.val), len(data.test)) == (18, 2, 20)
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
+    counts = {f"{part}/{label}": 5 for part in ("Train", "training") for label in "ab"}
+    root = write_folder(tmp_path / "set", counts)
+    assert refusal(root) == (
+        f"expected one folder to train from, but got {root / 'Train'} and {root / 'training'}; "
+        "rename or merge them"
+    )
+
+
+def test_a_folder_of_the_system(tmp_path: Path) -> None:
+    assert "is a part of the system" in refusal("/proc/self")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        assert len(load(write_folder(Path(folder) / "set", {"a": 5, "b": 5})).train) > 0
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -293,6 +318,40 @@ def test_more_than_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "10 images of 6×5 need about" in refusal(
         write_folder(tmp_path / "set", {"a": 5, "b": 5})
     )
+
+
+def test_more_than_memory_holds_in_colour_or_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is grey, and then is not, takes three times as much."""
+    root = write_folder(tmp_path / "set", {"a": 5, "b": 5}, mode="L")
+    write_image(root / "b" / "9.png", mode="RGB")
+    need = 11 * 30 * pixels.BYTES_PER_PIXEL
+    memory = SimpleNamespace(available=2 * need)
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels.psutil, "virtual_memory", lambda: memory)
+        assert "11 images of 6×5 need about" in refusal(root)
+        memory.available = 3 * need
+        load(root)
+        memory.available = 2 * need
+        assert "11 images of 6×5 need about" in refusal(root)
+
+
+def test_images_of_another_size_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_folder(tmp_path / "set", {"a": 5, "b": 5})
+    Image.new("RGB", (500, 400)).save(root / "a" / "000.png")
+    monkeypatch.setattr(
+        pixels, "_eight_bits", lambda image: image if image.size == (6, 5) else pytest.fail("size")
+    )
+    assert "500×400" in refusal(root)
+
+
+def test_a_program_under_the_name_of_an_image(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", {"a": 5, "b": 5})
+    (root / "a" / "000.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 5\n")
+    assert "cannot be decoded (cannot identify image file" in refusal(root)
 
 
 def test_image_size_out_of_range() -> None:

@@ -94,6 +94,12 @@ def test_decode_other_modes(tmp_path: Path, write: Callable[[Path], np.ndarray[A
     assert np.array_equal(pixels.decode(tmp_path / "image.png"), expected)
 
 
+def test_a_grey_map_of_sixteen_bits(tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 30).astype(">u2").reshape(5, 6)
+    (tmp_path / "image.pgm").write_bytes(b"P5 6 5 65535\n" + values.tobytes())
+    assert np.array_equal(pixels.decode(tmp_path / "image.pgm"), values // 256)
+
+
 def test_floating_point_images_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "depth.tiff")
     with pytest.raises(DataError, match=r"depth\.tiff cannot be decoded \(pixels are of mode F"):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -123,6 +124,22 @@ def test_numbers_as_classes_are_sorted_by_value(tmp_path: Path) -> None:
     assert datasets.load(str(tmp_path / "t.csv")).class_names == ("-1", "9", "10")
 
 
+def test_numbers_of_one_value_are_one_class(tmp_path: Path) -> None:
+    lines = [f"{i},{label}" for label in ("1", "2.0", "1.0", "02", "2") for i in range(5)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    data = datasets.load(str(tmp_path / "t.csv"))
+    assert data.class_names == ("1", "2.0")
+    assert data.class_counts() == (7, 11)
+
+
+def test_the_header_of_a_nameless_array(tmp_path: Path) -> None:
+    frame = pd.DataFrame([[i, i * i, i % 3] for i in range(30)])
+    frame.to_csv(tmp_path / "with.csv", index=False)
+    frame.to_csv(tmp_path / "without.csv", index=False, header=False)
+    ours, theirs = (datasets.load(str(tmp_path / f"{name}.csv")) for name in ("with", "without"))
+    assert ours.fingerprint == theirs.fingerprint
+
+
 def test_the_smallest_table_and_a_constant_column(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("1,5,a\n2,5,a\n3,5,a\n4,5,b\n5,5,b\n6,5,b\n")
     dataset = datasets.load(str(tmp_path / "t.csv"))
@@ -158,7 +175,12 @@ BAD = {
         "tall,2,a\n" + GOOD,
         "line 1: expected a finite number in column 1, but got 'tall'",
     ),
-    "numbers as names": ("0,1,target\n" + GOOD, "but class 'target' has 1"),
+    "numbers as names": (
+        "0,1,target\n" + GOOD,
+        "but class 'target' has 1; the classes are those of the last column, and a header must have",
+    ),
+    "a first row without values": ("NA,?,a\n" + GOOD, "line 1: the value of column 1 is missing"),
+    "too large for float32": (GOOD * 20 + "1e300,4,b\n", "too large to be normalised"),
     "infinite": (GOOD + "inf,2,b\n", "line 7: expected a finite number in column 1, but got 'inf'"),
     "underscores": (
         GOOD + "1_000,2,b\n",

@@ -3,8 +3,8 @@
     train/<class>/*  test/<class>/*     the test split is the folder's own
     <class>/*                           everything is to train on
 
-A `val` folder (or `valid`, `validation`) beside `train` is taken as the validation split. A split
-that the folder does not have is cut from what there is to train on, stratified by class and always
+A `val` folder (or `valid`, `validation`) beside `train` is taken as the validation split; `training`
+and `testing` are `train` and `test`, and so is `Train`. A split that the folder does not have is cut from what there is to train on, stratified by class and always
 the same: first a fifth of it to test, then `val_fraction` of the rest to validate. Class folders
 are searched in depth; hidden files and folders, and files without the extension of an image, are
 left out. Images come in a fixed shuffled order, so that the first n of a split are a fair sample.
@@ -27,7 +27,7 @@ from ..core.errors import DataError
 from ..core.text import is_unicode, quoted
 from .base import Images, Progress, Stored
 from .cache import ImageCache
-from .pixels import EXTENSIONS, decode_all
+from .pixels import EXTENSIONS, check_memory, decode_all
 from .split import ORDER_SEED, keys, stratified
 from .vision import SOURCES
 
@@ -35,7 +35,13 @@ TEST_FRACTION = 0.2
 DEEPEST = 100
 """Folders in each other, below that of a class."""
 VAL_FRACTION = 0.1
-PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""What the folder of a split may be called, in small or capital letters."""
+SYSTEM = ("proc", "sys", "dev")
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ def _pixels(listing: Listing, image_size: int | None, progress: Progress | None)
     paths = [entry.path for entries in listing.parts.values() for entry in entries]
     x = cache.load()
     if x is not None and len(x) == len(paths):
+        check_memory(*x.shape)
         return x
     x = decode_all(paths, image_size, progress)
     cache.save(x)
@@ -146,15 +153,20 @@ def _part_folders(folder: Path) -> dict[str, Path]:
         )
     if not folder.is_dir():
         raise DataError(f"expected a folder of images, but {folder} is a file")
-    if os.path.realpath(folder).startswith(("/proc", "/sys", "/dev")):
+    top, *below = Path(os.path.realpath(folder)).parts[1:] or [""]
+    if top in SYSTEM and (top, *below[:1]) != ("dev", "shm"):
         raise DataError(f"expected a folder of images, but {folder} is a part of the system")
-    inside = {path.name: path for path in _subfolders(folder)}
-    parts = {
-        part: inside[name]
-        for part, names in PARTS.items()
-        for name in names[::-1]
-        if name in inside and _subfolders(inside[name])  # a class may be called "train" too
-    }
+    parts: dict[str, Path] = {}
+    for path in _subfolders(folder):
+        part = next((part for part, names in PARTS.items() if path.name.lower() in names), None)
+        if part is None or not _subfolders(path):  # a class may be called "train" too
+            continue
+        if part in parts:
+            raise DataError(
+                f"expected one folder to {part} from, but got {parts[part]} and {path}; "
+                "rename or merge them"
+            )
+        parts[part] = path
     if "train" in parts:
         return parts
     if parts:

@@ -19,7 +19,9 @@ from .base import Progress
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 BATCH = 256  # files that the threads decode between two calls of `progress`
-BYTES_PER_PIXEL = 6  # at the peak: once as stored, once as float32, once copied into its split
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may be, whatever its extension; others (EPS) would have other programs run."""
+BYTES_PER_PIXEL = 8  # at the peak: as stored, in float32, copied into its split, and something over
 
 UNDECODABLE = (
     *(OSError, SyntaxError, ValueError, EOFError),
@@ -38,29 +40,32 @@ def decode_all(paths: Sequence[Path], image_size: int | None, progress: Progress
     a file that is corrupt, for images that differ in size, and where the images would not fit in
     memory.
     """
-    out: Pixels | None = None  # (N, C, H, W)
+    out = _allocate(len(paths), decode(paths[0], image_size))  # (N, C, H, W)
+    like = None if image_size is not None else (paths[0], out.shape[2:])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
-            decoded = list(pool.map(partial(decode, image_size=image_size), batch))
-            if out is None:
-                out = _allocate(len(paths), decoded[0])
-            for i, image in enumerate(decoded):
-                _check_size(image, batch[i], out, paths[0])
-                out = _put(out, start + i, image)
+            decoded = pool.map(partial(decode, image_size=image_size, like=like), batch)
+            for i, image in enumerate(decoded, start):
+                out = _put(out, i, image)
             if progress is not None:
                 progress(start + len(batch), len(paths))
     return torch.from_numpy(out)
 
 
-def decode(path: Path, image_size: int | None = None) -> Pixels:
+def decode(
+    path: Path, image_size: int | None = None, like: tuple[Path, tuple[int, ...]] | None = None
+) -> Pixels:
     """Decode one file to uint8, (H, W) if it is grey and (H, W, 3) if not.
 
     Transparency is dropped, 16 bits become 8, a palette counts as colour, and of an animation the
-    first frame is taken.
+    first frame is taken. With `like`, a file and its (H, W), another size is refused before any
+    pixel is decoded.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
+            if like is not None:
+                _check_size(file.size, path, *like)
             image = _eight_bits(file)
             return np.asarray(image if image_size is None else _square(image, image_size))
     except PermissionError as error:
@@ -91,6 +96,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return image.convert("L")
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "I":  # of 16 bits in a PGM file
+        values = np.asarray(image)
+        if values.min() >= 0 and values.max() < 2**16:
+            return Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels are of mode {image.mode}, expected 8 or 16 bits")
     if image.mode == "P":
@@ -125,9 +134,11 @@ def check_memory(n: int, channels: int, height: int, width: int) -> None:
         )
 
 
-def _check_size(image: Pixels, path: Path, out: Pixels, first: Path) -> None:
-    (height, width), expected = image.shape[:2], out.shape[2:]
-    if (height, width) != expected:
+def _check_size(
+    size: tuple[int, int], path: Path, first: Path, expected: tuple[int, ...]
+) -> None:
+    width, height = size
+    if (height, width) != tuple(expected):
         raise DataError(
             f"expected images of one size, but {first} is {expected[1]}×{expected[0]} and {path} "
             f"is {width}×{height}: pass --image-size N to crop and resize them all to N×N"
@@ -137,6 +148,7 @@ def _check_size(image: Pixels, path: Path, out: Pixels, first: Path) -> None:
 def _put(out: Pixels, i: int, image: Pixels) -> Pixels:
     """Write `image` at `i`; if it is the first in colour, everything before it becomes RGB."""
     if image.ndim == 3 and out.shape[1] == 1:
+        check_memory(len(out), 3, *out.shape[2:])
         out = np.repeat(out, 3, axis=1)
     # grey broadcasts over the channels
     out[i] = image.transpose(2, 0, 1) if image.ndim == 3 else image

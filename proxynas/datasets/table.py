@@ -1,8 +1,9 @@
 """Tables: rows of numbers and a class each, from a CSV file.
 
 The columns are separated by commas; the last one is the target, as text or numbers, and all others
-are numbers. A first line without any number in front of its target is taken for a header, and blank
-lines are left out. The rows come in a fixed shuffled order, so that the first n of a split are a
+are numbers. A first line without any number in front of its target is taken for a header, and so
+are 0, 1, 2, … over three columns or more (pandas writes them for a nameless array); blank lines are
+left out. Targets that are numbers are the same class if their values are. The rows come in a fixed shuffled order, so that the first n of a split are a
 fair sample. A fifth of each class tests, then `val_fraction` of the rest validates, always the same
 rows. Every column is normalised to mean 0 and standard deviation 1 by the train split; one that
 never varies there only loses its mean.
@@ -15,6 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,7 @@ def read(path: Path, name: str, val_fraction: float | None) -> Dataset:
     of a class.
     """
     x, labels = _parse(path)
+    labels = _spelled_alike(labels)
     class_names = _classes(path, labels)
     number = {label: i for i, label in enumerate(class_names)}
     rows = shuffled(Rows(x, torch.tensor([number[label] for label in labels])))
@@ -81,6 +84,8 @@ def split(name: str, rows: Rows, class_names: tuple[str, ...], test: int, val: f
     train, val_split, test_split = (
         Split(pre.apply(part.x).float(), part.y) for part in parts.values()
     )
+    for part in (train, val_split, test_split):
+        _check_finite(part.x)
     return Dataset(name, train, val_split, test_split, pre, class_names, _fingerprint(parts))
 
 
@@ -95,7 +100,7 @@ def _parse(path: Path) -> tuple[Tensor, list[str]]:
                     f"{path}, line {line}: expected numbers and a target, separated by commas, "
                     "but got one column"
                 )
-            if not any(_is_number(cell) for cell in cells[:-1]):
+            if _is_header(cells):
                 _check_header(path, cells)
                 continue
         if len(cells) != width:
@@ -137,6 +142,14 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
+def _is_header(cells: list[str]) -> bool:
+    """Whether a first line names the columns."""
+    values = cells[:-1]
+    if any(_is_number(cell) for cell in values):
+        return len(cells) > 2 and cells == [str(column) for column in range(len(cells))]
+    return not any(values) or not all(cell.lower() in MISSING for cell in values)
+
+
 def _check_header(path: Path, cells: list[str]) -> None:
     if "" in cells[:-1]:
         column = cells.index("") + 1
@@ -168,6 +181,14 @@ def _number(path: Path, line: int, column: int, cell: str) -> float:
     return float(cell)
 
 
+def _spelled_alike(labels: list[str]) -> list[str]:
+    """The labels; where all are numbers, those of one value as the first of them is written."""
+    if not all(_is_number(label) for label in labels):
+        return labels
+    first: dict[Decimal, str] = {}
+    return [first.setdefault(Decimal(label), label) for label in labels]
+
+
 def _classes(path: Path, labels: list[str]) -> tuple[str, ...]:
     """Return the classes, numbers by their value and others by name."""
     counts = Counter(labels)
@@ -180,10 +201,12 @@ def _classes(path: Path, labels: list[str]) -> tuple[str, ...]:
     names = sorted(counts, key=lambda label: (float(label) if numeric else 0.0, label))
     rarest = min(names, key=lambda label: counts[label])
     if counts[rarest] < 3:
+        others = [count for label, count in counts.items() if label != labels[0]]
+        header = ", and a header must have no numbers" if min(others) >= 3 else ""
         raise DataError(
             f"expected at least 3 rows of each class in {path}, to train on, validate and test, "
             f"but class {quoted(rarest)} has {counts[rarest]}; "
-            "the classes are those of the last column"
+            f"the classes are those of the last column{header}"
         )
     return tuple(names)
 
@@ -192,10 +215,19 @@ def _statistics(x: Tensor) -> Preprocessing:
     """Mean and standard deviation of each column of `x` float64 (N, D)."""
     mean, std = x.mean(0), x.std(0, correction=0)
     if not (torch.isfinite(mean) & torch.isfinite(std)).all():
-        column = int(std.isfinite().int().argmin()) + 1
-        raise DataError(f"column {column} has values too large to be normalised")
+        raise DataError(_too_large(torch.isfinite(std)))
     varies = (x.amax(0) != x.amin(0)) & (std > 0)
     return Preprocessing(tuple(mean.tolist()), tuple(std.where(varies, 1.0).tolist()))
+
+
+def _check_finite(x: Tensor) -> None:
+    """Refuse normalised rows (N, D) that float32 cannot hold."""
+    if not torch.isfinite(x).all():
+        raise DataError(_too_large(torch.isfinite(x).all(0)))
+
+
+def _too_large(sound: Tensor) -> str:
+    return f"column {int(sound.int().argmin()) + 1} has values too large to be normalised"
 
 
 def _fingerprint(parts: dict[str, Rows]) -> str:
