@@ -12,7 +12,7 @@ import pytest
 import proxynas as pn
 from proxynas import api
 from proxynas.core import resources
-from proxynas.core.errors import RunFolderError, SpecError, TruthError
+from proxynas.core.errors import DeviceError, RunFolderError, SpecError, TruthError
 from proxynas.datasets import Dataset
 from proxynas.engine import LOCAL
 from proxynas.specs import Recipe
@@ -55,6 +55,14 @@ def test_a_set_is_made_once(digits: Dataset, tmp_path: Path) -> None:
     assert (
         pn.make_proxy(digits, "random", ipc=2).y == pn.make_proxy(digits, "random", ipc=2).y
     ).all()
+
+
+def test_what_is_out_of_range_is_one_of_its_own_errors(digits: Dataset) -> None:
+    with pytest.raises(SpecError, match="ipc"):
+        pn.make_proxy(digits, "random", ipc=0)
+    with pytest.raises(DeviceError, match="cuda or cuda:N, but got 'gpu'"):
+        pn.load_data("digits", device="gpu")
+    assert pn.load_data("moons", device="auto").train.x.device.type in ("cpu", "cuda")
 
 
 def test_the_command_makes_the_same_set(digits: Dataset, tmp_path: Path) -> None:

@@ -86,6 +86,17 @@ def test_truth_from_the_command_line_resumes(
     assert "runs of other settings" in err
 
 
+def test_truth_of_networks_that_all_fail_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out_file = tmp_path / "truth.csv"
+    flags = f"--candidates 2 --seeds 1 --epochs 1 --workers 1 --lr 1e30 --out {out_file}".split()
+    code, out, err = run(monkeypatch, capsys, "truth", *flags)
+    assert code == 2
+    assert "best" not in out
+    assert "2 of 2 trainings failed: " in err
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     import signal

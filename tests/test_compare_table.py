@@ -16,7 +16,7 @@ from proxynas.compare import worker
 from proxynas.compare.jobs import Job, all_jobs
 from proxynas.compare.table import tabulate
 from proxynas.compare.worker import Result
-from proxynas.core.errors import DivergedError, RunFolderError
+from proxynas.core.errors import DivergedError, RunFolderError, SpaceError
 from proxynas.core.rundir import open_folder
 from proxynas.datasets import Dataset
 from proxynas.engine.contract import Mapper
@@ -150,3 +150,19 @@ def test_a_set_that_cannot_be_made_is_not_tried_again_for_rows_that_share_it(
     tried.clear()
     assert compare.compare(make(*rows), tmp_path, engine=Here()) == table
     assert tried == []
+
+
+def test_what_memory_did_not_suffice_for_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(dataset: Dataset, job: Job) -> None:
+        raise SpaceError("building failed: MemoryError") from MemoryError("memory is full")
+
+    spec = make({"name": "a", "method": "random"})
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "distilled", too_large)
+        (line,) = compare.compare(spec, tmp_path, engine=Here()).lines
+        assert (line.failed, line.reasons) == (("lost",), ("building failed: MemoryError",))
+    assert not [*(tmp_path / "results").glob("*")]
+    (line,) = compare.compare(spec, tmp_path, engine=Here()).lines
+    assert line.failed == ()

@@ -368,7 +368,7 @@ OWN = (
     "class Width:\n"
     "    value: int\n"
     "def make(shape, classes, *, w):\n"
-    "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(Width(w).value), nn.LazyLinear(classes))\n"
+    "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(Width(w).value))\n"
     "other = make\n"
 )
 

@@ -177,7 +177,7 @@ BAD = {
     ),
     "numbers as names": (
         "0,1,target\n" + GOOD,
-        "but class 'target' has 1; the classes are those of the last column, and a header must have",
+        "but class 'target' has 1; the classes are those of the last column, and a header must",
     ),
     "a first row without values": ("NA,?,a\n" + GOOD, "line 1: the value of column 1 is missing"),
     "too large for float32": (GOOD * 20 + "1e300,4,b\n", "too large to be normalised"),

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from proxynas import spaces, truth
-from proxynas.core.errors import RunFolderError, SpecError, TruthError
+from proxynas.core.errors import RunFolderError, SpaceError, SpecError, TruthError
 from proxynas.core.settings import to_dict
 from proxynas.datasets import Dataset
 from proxynas.search.store import Store
@@ -98,6 +98,9 @@ def test_a_table_of_ones_own_needs_two_columns(tmp_path: Path) -> None:
             "seconds must be a number, but row 1 has '12s'",
         ),
         ("", "is not a truth table"),
+        ("arch,test_accuracy\na,0.5\n,0.6\n", "row 2 has no architecture"),
+        ('# epochs = "twelve"\narch,test_accuracy\na,0.5\n', "its header: epochs"),
+        ('# command.epochs = "twelve"\narch,test_accuracy\na,0.5\n', "command.epochs"),
         ("# = broken\narch,test_accuracy\na,0.5\n", "is not a truth table"),
     ],
 )
@@ -114,6 +117,17 @@ def test_a_space_that_has_changed_is_another_measurement(
     measure(spec, tmp_path / "a.csv", workers=1)
     text = small_space.read_text()
     assert "[axes]" in text
-    small_space.write_text(text.replace("[axes]", '[input]\nchannels = 3\n[axes]'))
+    small_space.write_text(text.replace("[axes]", "[input]\nchannels = 3\n[axes]"))
     with pytest.raises(RunFolderError, match="other settings"):
         measure(spec, tmp_path / "a.csv", workers=1)
+
+
+def test_images_networks_do_not_take_tables(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"NAS-Bench-201 needs images .* 'mlp-grid' is for tables"):
+        measure(TruthSpec(data="moons", space="nasbench201"), tmp_path / "a.csv", workers=1)
+
+
+def test_a_byte_order_mark_and_a_network_called_na(tmp_path: Path) -> None:
+    text = '\ufeff# accuracy = "val_accuracy"\narch,val_accuracy\nNA,0.5\nb,0.6\n'
+    (tmp_path / "a.csv").write_text(text)
+    assert truth.read(tmp_path / "a.csv").accuracy().to_dict() == {"NA": 0.5, "b": 0.6}

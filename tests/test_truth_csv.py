@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from proxynas.core.errors import TruthError
-from proxynas.truth import COLUMNS, importing
+from proxynas.truth import COLUMNS, TruthTable, importing
 from proxynas.truth.importing import Columns
 
 from .test_truth_import import EARLY, GRID, SPACE, by_run, stored
@@ -127,3 +127,24 @@ def test_table_is_written_with_its_header(tmp_path: Path) -> None:
     assert '# accuracy = "test_accuracy"' in text
     assert '# data = "cifar10"' in text
     assert "# epochs = 200" in text
+
+
+def test_runs_of_some_seeds_only(tmp_path: Path) -> None:
+    def imported(columns: Columns, seeds: list[int]) -> TruthTable:
+        return importing.from_csv(
+            csv(tmp_path, GOOD, "mine.csv"),
+            space=GRID,
+            data="my-photos",
+            split="test",
+            epochs=30,
+            columns=columns,
+            seeds=seeds,
+        )
+
+    columns = Columns("net", "top1", "run", percent=True)
+    table = imported(columns, [1])
+    assert by_run(table, "test_accuracy") == {(GRID.at(3), 1): 0.715}
+    with pytest.raises(TruthError, match=r"has no runs with seed 5, 6; name other seeds, or none"):
+        imported(columns, [5, 6])
+    with pytest.raises(TruthError, match=r"with the seeds \(--seed-column\)"):
+        imported(replace(columns, seed=None), [1])

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .. import datasets, proxyset, rank, spaces, truth
+from ..core import hardware
 from ..core.errors import SpecError, TruthError
 from ..core.progress import Watcher
 from ..core.settings import make as settings_of
@@ -43,10 +44,11 @@ def load_data(
         download: fetch what is not there.
         image_size: resize every image to a square of that size.
         zca: whiten images, such as 0.1 (:mod:`proxynas.datasets.zca`).
-        device: where its tensors lie.
+        device: where its tensors lie: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``.
 
     Raises:
         DataError: it is missing, damaged, or an argument is out of range.
+        DeviceError: no such device.
 
     >>> import proxynas as pn
     >>> data = pn.load_data("digits")
@@ -59,7 +61,7 @@ def load_data(
         download=download,
         image_size=image_size,
         whiten=zca,
-        device=device,
+        device=hardware.check(device),
     )
 
 
@@ -143,17 +145,18 @@ def make_proxy(
     ((10, 1, 8, 8), 'gm')
     """
     whitening = data.preprocessing.zca
-    spec = DistillSpec(
-        data=data.name,
-        device=str(data.train.x.device),
-        zca=None if whitening is None else whitening.regularisation.setting,
-        method=method,
-        ipc=ipc,
-        steps=steps,
-        seconds=seconds,
-        settings=dict(settings or {}),
-        seed=seed,
-    )
+    values = {
+        "data": data.name,
+        "device": str(data.train.x.device),
+        "zca": None if whitening is None else whitening.regularisation.setting,
+        "method": method,
+        "ipc": ipc,
+        "steps": steps,
+        "seconds": seconds,
+        "settings": dict(settings or {}),
+        "seed": seed,
+    }
+    spec = settings_of(DistillSpec, values)
     if out is None:
         return distill(spec, data)
     checkpoint = Path(f"{out}.checkpoint")

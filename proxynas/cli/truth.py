@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..core.errors import SpecError
+from ..core.errors import SpaceError, SpecError
 from ..specs import EngineSpec, ImportSpec, TruthSpec
 from ..specs.option import IMPORT, RUN
 from .options import Config, Given, Workers, take_engine, takes
@@ -66,6 +66,12 @@ def truth(
             engine=engine,
             on_done=lambda done, total, score: bar.update(done, total, score.arch),
         )
+    failed = table.rows["failed"].dropna()
+    if len(failed):
+        said = f"{len(failed)} of {len(table.rows)} trainings failed: {failed.iloc[0]}"
+        if len(failed) == len(table.rows):
+            raise SpaceError(said)
+        watcher.say(f"{said}; they count as 0")
     accuracy, seconds = table.accuracy(), table.rows["seconds"].sum()
     console.print(
         f"{out}: {len(accuracy)} networks × {spec.seeds} seeds, {seconds:,.0f} core seconds; "
@@ -152,6 +158,7 @@ def _imported(source: str, data: str, spec: ImportSpec, *, trust: bool) -> "Trut
             columns=importing.Columns(
                 spec.arch_column, spec.accuracy_column, spec.seed_column, spec.percent
             ),
+            seeds=spec.seeds or None,
         )
     return importing.from_nasbench201_file(
         Path(source),

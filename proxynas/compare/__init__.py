@@ -51,7 +51,7 @@ from ..engine import LOCAL, Engine
 from ..specs import CompareSpec
 from .jobs import Job, all_jobs
 from .table import Table, tabulate
-from .worker import Result, lost, measure, prepare
+from .worker import LOST, Result, lost, measure, prepare
 
 
 def compare(
@@ -97,8 +97,9 @@ def compare(
                 left = [job for job, found in asked if found is None]
                 measured = mapped(measure, left, partial(lost, dataset.fingerprint))
                 for job, result in chain(known, measured):
-                    files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
-                    job.clean()
+                    if result.failed != LOST:
+                        files.write_text(job.result, json.dumps(result.to_dict(), indent=1) + "\n")
+                        job.clean()
                     results[job.result] = result
                     watcher.comparing(len(results), len(jobs), job.title)
         watcher.ended()

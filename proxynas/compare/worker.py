@@ -6,7 +6,14 @@ from statistics import mean
 from typing import Any
 
 from ..core import hardware
-from ..core.errors import DataError, DivergedError, RunFolderError, SpaceError, SpecError
+from ..core.errors import (
+    DataError,
+    DivergedError,
+    RunFolderError,
+    SpaceError,
+    SpecError,
+    out_of_memory,
+)
 from ..datasets import Dataset
 from ..distill import find
 from ..distill.loop import plan
@@ -21,6 +28,9 @@ LOOKS = 2
 validation split."""
 
 
+LOST = "lost"
+"""What a result says that a machine did not suffice for: it is not kept, so that the next run tries
+again."""
 MEASURED = ("seconds", "core_seconds", "peak_mib", "base_mib", "steps", "made_on")
 """Entries of a set's provenance that a result has as well."""
 
@@ -39,7 +49,7 @@ class Result:
     row: str
     seed: int
     fingerprint: str  # of the data
-    failed: str | None = None  # "diverged" or "failed"
+    failed: str | None = None  # "diverged", "failed", or LOST
     reason: str = ""
     accuracies: dict[str, list[float]] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -71,13 +81,14 @@ def prepare(spec: CompareSpec, dataset: Dataset) -> Dataset:
 
 def lost(fingerprint: str, job: Job, reason: str) -> tuple[Job, Result]:
     """The result of a job whose worker died again and again."""
-    return job, Result(job.row, job.spec.seed, fingerprint, failed="failed", reason=reason)
+    return job, Result(job.row, job.spec.seed, fingerprint, failed=LOST, reason=reason)
 
 
 def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
     """Do a job, or finish it.
 
-    A distillation that diverges or cannot be done is a result.
+    A distillation that diverges or cannot be done is a result; one that memory did not suffice for
+    is :data:`LOST`.
 
     Raises:
         RunFolderError, ProxyFileError: the folder cannot be written, or what is in it is damaged or
@@ -95,6 +106,8 @@ def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
         accuracies, curve = evaluated(dataset, job, sets)
     except (DivergedError, SpecError, SpaceError, DataError) as error:
         kind = "diverged" if isinstance(error, DivergedError) else "failed"
+        if any(map(out_of_memory, filter(None, (error, error.__cause__)))):
+            kind = LOST
         return job, replace(empty, failed=kind, reason=str(error))
     about = sets[1.0].provenance
     measured = {key: about[key] for key in MEASURED}

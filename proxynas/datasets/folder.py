@@ -3,12 +3,13 @@
     train/<class>/*  test/<class>/*     the test split is the folder's own
     <class>/*                           everything is to train on
 
-A `val` folder (or `valid`, `validation`) beside `train` is taken as the validation split; `training`
-and `testing` are `train` and `test`, and so is `Train`. A split that the folder does not have is cut from what there is to train on, stratified by class and always
-the same: first a fifth of it to test, then `val_fraction` of the rest to validate. Class folders
-are searched in depth; hidden files and folders, and files without the extension of an image, are
-left out. Images come in a fixed shuffled order, so that the first n of a split are a fair sample.
-Orientation tags in photographs are not applied.
+A `val` folder (or `valid`, `validation`) beside `train` is taken as the validation split;
+`training` and `testing` are `train` and `test`, and so is `Train`. A split that the folder does not
+have is cut from what there is to train on, stratified by class and always the same: first a fifth
+of it to test, then `val_fraction` of the rest to validate. Class folders are searched in depth;
+hidden files and folders, and files without the extension of an image, are left out. Images come in
+a fixed shuffled order, so that the first n of a split are a fair sample. Orientation tags in
+photographs are not applied.
 """
 
 import os

@@ -134,9 +134,7 @@ def check_memory(n: int, channels: int, height: int, width: int) -> None:
         )
 
 
-def _check_size(
-    size: tuple[int, int], path: Path, first: Path, expected: tuple[int, ...]
-) -> None:
+def _check_size(size: tuple[int, int], path: Path, first: Path, expected: tuple[int, ...]) -> None:
     width, height = size
     if (height, width) != tuple(expected):
         raise DataError(

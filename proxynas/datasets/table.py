@@ -3,10 +3,10 @@
 The columns are separated by commas; the last one is the target, as text or numbers, and all others
 are numbers. A first line without any number in front of its target is taken for a header, and so
 are 0, 1, 2, … over three columns or more (pandas writes them for a nameless array); blank lines are
-left out. Targets that are numbers are the same class if their values are. The rows come in a fixed shuffled order, so that the first n of a split are a
-fair sample. A fifth of each class tests, then `val_fraction` of the rest validates, always the same
-rows. Every column is normalised to mean 0 and standard deviation 1 by the train split; one that
-never varies there only loses its mean.
+left out. Targets that are numbers are the same class if their values are. The rows come in a fixed
+shuffled order, so that the first n of a split are a fair sample. A fifth of each class tests, then
+`val_fraction` of the rest validates, always the same rows. Every column is normalised to mean 0 and
+standard deviation 1 by the train split; one that never varies there only loses its mean.
 """
 
 import csv

@@ -123,8 +123,11 @@ def make(
     """The network of one cell for images of ``shape`` (C, H, W).
 
     Raises:
-        SpaceError: ``channels`` or ``cells`` is under 1.
+        SpaceError: ``channels`` or ``cells`` is under 1, or ``shape`` is not that of images.
     """
+    if len(shape) != 3:
+        needs = "NAS-Bench-201 needs images (C, H, W)"
+        raise SpaceError(f"{needs}, but got shape {shape}; 'mlp-grid' is for tables")
     _check(channels, cells)
     ops: dict[str, Op] = {"e01": e01, "e02": e02, "e12": e12, "e03": e03, "e13": e13, "e23": e23}
     return Network(shape, classes, ops, channels, cells)

@@ -232,6 +232,7 @@ def from_csv(
     split: Split,
     epochs: int,
     columns: Columns | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> TruthTable:
     """A CSV file of your own, plain or compressed (.gz, .xz, .zip), a row per architecture or per
     (architecture, seed).
@@ -243,30 +244,37 @@ def from_csv(
         split: the split that the accuracies are of.
         epochs: how long they were trained.
         columns: what its columns are called.
+        seeds: which runs; ``None`` takes all.
 
     Raises:
-        TruthError: no such file or column, an architecture that is not in the space or comes twice,
-            or an accuracy that is missing or out of range.
+        TruthError: no such file, column or run, an architecture that is not in the space or comes
+            twice, or an accuracy that is missing or out of range; or seeds without their column.
     """
     columns = columns or Columns()
+    if seeds is not None and columns.seed is None:
+        raise TruthError(f"name the column of {path} with the seeds (--seed-column)")
     read = _read_csv(path, columns)
     accuracy = to_numbers(read[columns.accuracy])
-    seeds = pd.Series(0, read.index) if columns.seed is None else read[columns.seed]
-    seeds = to_numbers(seeds)
-    wrong = (seeds % 1 != 0) | (seeds.abs() > LARGEST_SEED)
+    runs = pd.Series(0, read.index) if columns.seed is None else read[columns.seed]
+    runs = to_numbers(runs)
+    wrong = (runs % 1 != 0) | (runs.abs() > LARGEST_SEED)
     if wrong.any():
         raise TruthError(
             f"{path}: the seeds in {columns.seed!r} must be whole numbers, "
             f"but row {_first(wrong)} is not"
         )
+    taken = runs.isin(list(seeds)) if seeds is not None else ~wrong
+    if seeds is not None and not taken.any():
+        asked = ", ".join(map(str, seeds))
+        raise TruthError(f"{path} has no runs with seed {asked}; name other seeds, or none")
     frame = pd.DataFrame(
         {
             "arch": read[columns.arch],
             f"{split}_accuracy": accuracy / (100 if columns.percent else 1),
-            "seed": seeds.astype("int64"),
+            "seed": runs.astype("int64"),
         }
     )
-    return _table(frame, space, data, split, epochs, path.name)
+    return _table(frame[taken], space, data, split, epochs, path.name)
 
 
 def _read_csv(path: Path, columns: Columns) -> pd.DataFrame:
@@ -276,7 +284,7 @@ def _read_csv(path: Path, columns: Columns) -> pd.DataFrame:
         TruthError: no such file, or no such column.
     """
     try:
-        read = read_rows(unpacked(path).decode(), columns.arch)
+        read = read_rows(unpacked(path).decode("utf-8-sig"), columns.arch)
     except ValueError as error:
         raise TruthError(f"{path} is not a CSV file: {cut(str(error))}") from None
     for name in (columns.arch, columns.accuracy, columns.seed):

@@ -29,6 +29,12 @@ NUMBERS = ("seed", "val_accuracy", "val_loss", "test_accuracy", "test_loss", "so
 COLUMNS = ("arch", *NUMBERS, "failed")
 
 
+class Command(TypedDict, total=False):
+    """What is read of the settings that a table was measured with."""
+
+    epochs: int
+
+
 class Header(TypedDict, total=False):
     """What is read of a table's header; there may be more, and all of it may be missing."""
 
@@ -37,7 +43,8 @@ class Header(TypedDict, total=False):
     fingerprint: str
     accuracy: str
     made_on: str
-    command: dict[str, Any]
+    command: Command
+    epochs: int
 
 
 HEADER = TypeAdapter(Header)
@@ -133,7 +140,7 @@ def read(path: Path) -> TruthTable:
     """
     data = files.read_bytes(path, TruthError, "a CSV file", f"the truth table {path}")
     try:
-        lines = data.decode().splitlines(keepends=True)
+        lines = data.decode("utf-8-sig").splitlines(keepends=True)
         header = settings.parse_toml(
             "".join(line[1:].lstrip(" ") for line in lines if line.startswith("#"))
         )
@@ -158,6 +165,10 @@ def read(path: Path) -> TruthTable:
             f"{path} lacks the column {sorted(missing)[0]!r}; "
             f"it has {cut(', '.join(map(str, rows.columns)))}"
         )
+    nameless = rows["arch"].str.strip() == ""
+    if nameless.any():
+        row = int(nameless.to_numpy().argmax()) + 1
+        raise TruthError(f"{path}: row {row} has no architecture; fill it in or leave the row out")
     rows = rows.assign(**{name: _numbers(rows, name, path) for name in NUMBERS if name in rows})
     accuracy = rows[column]
     if not accuracy.dropna().between(0, 1).all() or accuracy.isna().all():
@@ -177,7 +188,7 @@ def read(path: Path) -> TruthTable:
 
 
 def read_rows(text: str, arch: str = "arch") -> pd.DataFrame:
-    """The rows of a CSV text; what is in the column ``arch`` is text.
+    """The rows of a CSV text; what is in the column ``arch`` is text, ``NA`` as well.
 
     Raises:
         ValueError: it is not such a text, or has two columns of one name.
@@ -187,7 +198,11 @@ def read_rows(text: str, arch: str = "arch") -> pd.DataFrame:
     if twice:
         raise ValueError(f"the column {quoted(twice[0])} comes twice")
     try:
-        return pd.read_csv(io.StringIO(text), dtype={arch: "str"})
+        rows = pd.read_csv(io.StringIO(text), dtype={arch: "str"})
+        if arch in rows:
+            named = pd.read_csv(io.StringIO(text), dtype="str", usecols=[arch], na_filter=False)
+            rows[arch] = named[arch]
+        return rows
     except (OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
