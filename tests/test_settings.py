@@ -93,3 +93,16 @@ def test_bad_toml_is_one_clear_line(text: str, said: str, tmp_path: Path) -> Non
 def test_missing_toml(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"cannot read .*nothing\.toml: No such file"):
         settings.load(SearchSpec, tmp_path / "nothing.toml", {})
+
+
+def test_a_flag_and_its_field_are_one_key(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('baseline = ["zero-cost"]\n[set]\ninit = "real"\n')
+    spec = settings.load(SearchSpec, file, {})
+    assert (spec.baselines, spec.settings) == (("zero-cost",), {"init": "real"})
+    file.write_text('baseline = ["zero-cost"]\nbaselines = ["random"]\n')
+    with pytest.raises(SpecError, match="'baselines' is there twice"):
+        settings.load(SearchSpec, file, {})
+    file.write_text("workers = 2\n")
+    with pytest.raises(SpecError, match="'workers'; --workers is a flag of the command only"):
+        settings.load(SearchSpec, file, {})

@@ -218,11 +218,14 @@ def test_a_quarter_of_the_epochs_where_labels_are_trained_or_in_a_table(
 
     def chosen(truth: TruthTable | None, **given: object) -> int | None:
         spec = settings.make(SearchSpec, settings.merge(settings.to_dict(this.spec), given))
-        return oracles.settled(replace(this, spec=spec, truth=truth)).spec.label_epochs
+        settled = oracles.settled(replace(this, spec=spec, truth=truth), [*this.space])
+        return settled.spec.label_epochs
 
     assert chosen(None) == chosen(truth, oracle="none") == 3
     assert chosen(None, epochs=3) == chosen(None, label=0) == chosen(truth) == 0
     assert chosen(truth, label_table=str(tmp_path / "two.csv")) == 2
+    few = [this.space.at(0), this.space.at(1)]
+    assert chosen(table_of(dict.fromkeys(few, 0.9), epochs=12)) == 3  # it knows not all of them
     assert chosen(None, label_epochs=0) == 0
 
 

@@ -9,8 +9,9 @@ from proxynas import spaces, truth
 from proxynas.core.errors import RunFolderError, SpaceError, SpecError, TruthError
 from proxynas.core.settings import to_dict
 from proxynas.datasets import Dataset
+from proxynas.pipeline.rounds import make_strategy
 from proxynas.search.store import Store
-from proxynas.specs import TruthSpec
+from proxynas.specs import SearchSpec, TruthSpec
 from proxynas.truth.measure import candidates, measure
 
 
@@ -131,3 +132,10 @@ def test_a_byte_order_mark_and_a_network_called_na(tmp_path: Path) -> None:
     text = '\ufeff# accuracy = "val_accuracy"\narch,val_accuracy\nNA,0.5\nb,0.6\n'
     (tmp_path / "a.csv").write_text(text)
     assert truth.read(tmp_path / "a.csv").accuracy().to_dict() == {"NA": 0.5, "b": 0.6}
+
+
+def test_truth_of_a_sample_is_of_a_searchs_candidates(digits: Dataset) -> None:
+    space = spaces.load("convnet-grid")
+    spec = SearchSpec(candidates=7, seed=3)
+    searched = make_strategy(spec, space, lambda arch: (1, 1)).ask(7)
+    assert candidates(TruthSpec(candidates=7, seed=3), space, digits) == searched

@@ -22,8 +22,9 @@ Config = Annotated[
         "--config",
         "-c",
         help="A TOML file whose keys are the flags of this command, with underscores; flags win. "
-        "--set is \\[settings], --table \\[tables], --baseline and --arch the lists baselines and "
-        "archs. The spec.toml of a run directory is such a file.",
+        "Those that take KEY=VALUE are tables, such as \\[settings] or \\[set]; those that may be "
+        "repeated are lists. Flags under 'Run' are no keys. The spec.toml of a run directory is "
+        "such a file.",
         rich_help_panel=RUN,
     ),
 ]

@@ -27,7 +27,8 @@ def search(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Run directory. Default: runs/<data>-<space>-<proxy>-<digits>.",
+            help="Run directory. Default: runs/<data>-<space>-<proxy>-<digits>; with --budget "
+            "runs/<data>-<space>-budget-<budget>.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -43,7 +44,7 @@ def search(
 
       proxynas search
 
-      proxynas search --data fashion-mnist --candidates 40 --budget 10m
+      proxynas search --data fashion-mnist --download --candidates 40 --budget 10m
 
       proxynas search --data ./my-images --space ./my-space.toml --ipc 10 --out runs/mine
 
@@ -51,15 +52,16 @@ def search(
 
       proxynas search --space chain --strategy nsga2 --objective indicator --objective flops
     """
-    from ..api import run_search
     from ..core import settings
+
+    spec = settings.load(SearchSpec, config, given)  # before PyTorch, which takes seconds to import
+    from ..api import run_search
     from ..pipeline import flow, planning
     from .console import ConsoleWatcher
     from .console import out as console
 
     watcher, engine = ConsoleWatcher(), take_engine(given)
     if budget is None:
-        spec = settings.load(SearchSpec, config, given)
         folder = out or flow.default_folder(spec)
     else:
         planned = planning.plan(

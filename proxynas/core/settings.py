@@ -1,8 +1,9 @@
 """Settings: frozen dataclasses that are checked when made, and their way to TOML and back.
 
 Every stage declares its settings as a pydantic dataclass with :data:`CONFIG`. A flag and a TOML key
-of one name mean the same thing; :func:`load` merges them (flags win) and turns whatever is wrong
-into one :class:`~proxynas.core.errors.SpecError`.
+of one name mean the same thing, and where a flag is called otherwise than its field, both names are
+keys; :func:`load` merges them (flags win) and turns whatever is wrong into one
+:class:`~proxynas.core.errors.SpecError`.
 """
 
 import difflib
@@ -40,6 +41,9 @@ LARGEST = 2**24
 DEEPEST = 50
 """Lists and tables in each other."""
 
+FLAGS_ONLY = ("budget", "out", "workers", "engine", "ray_address", "gpus_per_task", "config")
+"""How and where a command runs, which is no setting of what it makes."""
+
 
 def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build settings ``cls`` from ``values``.
@@ -54,6 +58,8 @@ def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             close = difflib.get_close_matches(key, known, n=1)
             keys = f"known keys: {', '.join(sorted(known))}" if known else "it has none"
             hint = f"did you mean {close[0]!r}?" if close else keys
+            if key in FLAGS_ONLY:
+                hint = f"--{key.replace('_', '-')} is a flag of the command only"
             raise SpecError(f"{_at(where)}unknown key {quoted(key)}; {hint}")
     hints = get_type_hints(cls)
     for key, value in values.items():
@@ -67,8 +73,32 @@ def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 def load(cls: type[T], file: Path | None, flags: Mapping[str, Any]) -> T:
     """Settings from a TOML ``file`` (if any) with ``flags`` laid over it; a flag that is ``None``
     was not given."""
-    values = merge(read_toml(file) if file is not None else {}, flags)
-    return make(cls, values, where=str(file) if file is not None else "")
+    return make(cls, given(cls, file, flags), where=str(file) if file is not None else "")
+
+
+def given(cls: type, file: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`load` makes settings ``cls`` of.
+
+    Raises:
+        SpecError: the file cannot be read, or has a setting by both its names.
+    """
+    return merge({} if file is None else _by_field(cls, read_toml(file), file), flags)
+
+
+def _by_field(cls: type, values: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    fields_of = {
+        option.flag.removeprefix("--").replace("-", "_"): name
+        for name, hint in get_type_hints(cls, include_extras=True).items()
+        for option in getattr(hint, "__metadata__", ())
+        if getattr(option, "flag", "")
+    }
+    renamed = {}
+    for key, value in values.items():
+        name = key if key in fields_of.values() else fields_of.get(key, key)
+        if name in renamed:
+            raise SpecError(f"{file}: {name!r} is there twice, once as its flag is called")
+        renamed[name] = value
+    return renamed
 
 
 def known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,11 +60,15 @@ def search(
         ProxynasError: any of its kinds, see :mod:`proxynas.core.errors`; what was done before stays
             in the directory.
     """
-    this = oracles.settled(prepare_run(spec, folder, workers, watcher or Watcher(), engine))
+    this = prepare_run(spec, folder, workers, watcher or Watcher(), engine)
     check_proxy(this.spec, this.dataset)
-    oracles.check(this)
     strategy = make_strategy(this.spec, this.space, this.cost)
     archs = first_candidates(this.spec, this.space, strategy)
+    adaptive = spec.strategy in ADAPTIVE
+    this = oracles.settled(this, None if adaptive else archs)
+    oracles.check(this)
+    if not adaptive:
+        _say_how_many_are_known(this, archs)
     check_covered(this.tables, archs)
     for space in (this.space, this.zero_cost_space):  # a space of images refuses tables here
         space.check(archs[0], this.dataset.shape, this.dataset.num_classes)
@@ -73,7 +77,7 @@ def search(
     try:
         this.store.claim(this.identity)
         this.store.claim_sets(fingerprints(this.spec, folder))
-        if this.spec.strategy in ADAPTIVE:
+        if adaptive:
             archs = choose_in_rounds(this, strategy, archs)
         score_all(this, archs)
         decision = decide_by(this, oracles.of_run(this), this.headline)
@@ -83,6 +87,16 @@ def search(
         return write_report(this, proxy, decision)
     finally:
         this.store.close()
+
+
+def _say_how_many_are_known(this: Run, archs: Sequence[str]) -> None:
+    if this.truth is not None:
+        known = set(archs).intersection(this.truth.rows["arch"])
+        if len(known) < len(archs):
+            this.watcher.say(
+                f"the truth table knows {len(known)} of the {len(archs)} candidates; 'proxynas "
+                "truth' with as many candidates and the same seed measures these"
+            )
 
 
 def default_folder(spec: SearchSpec) -> Path:

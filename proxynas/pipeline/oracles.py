@@ -1,6 +1,7 @@
 """Who gives a search its labels: training in the run, or tables that are charged for them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,10 +30,11 @@ class Oracles:
     short: Labeller | None = None
 
 
-def settled(this: Run) -> Run:
+def settled(this: Run, archs: Sequence[str] | None) -> Run:
     """The run with its ``label_epochs`` chosen, where the spec leaves them open: a quarter of a
     whole training's, which pays (experiments/README.md), or 0, whole trainings, where a truth table
-    may be charged that has no label table.
+    that knows all candidates is charged and there is no label table. ``archs`` are the candidates,
+    ``None`` where they may be any of the space.
 
     Raises:
         TruthError: the label table cannot be read.
@@ -41,7 +43,9 @@ def settled(this: Run) -> Run:
     if spec.label_epochs is not None:
         return this
     few = spec.epochs // QUARTER if spec.label else 0
-    if this.truth is not None and spec.oracle == "auto" and few:
+    known = set() if this.truth is None else set(this.truth.rows["arch"])
+    knows_all = len(known) >= this.space.size if archs is None else known.issuperset(archs)
+    if few and spec.oracle == "auto" and knows_all:
         table = None if spec.label_table is None else truth.read(Path(spec.label_table))
         table = table or _shipped(this, few)
         few = 0 if table is None else table.epochs or few

@@ -82,14 +82,14 @@ def plan(
         SpecError: the budget is malformed, or too short for anything.
     """
     seconds, watcher = parse(budget), watcher or Watcher()
-    given = settings.merge(settings.read_toml(config) if config is not None else {}, flags)
+    given = settings.given(SearchSpec, config, flags)
     first = settings.make(SearchSpec, given, where=str(config) if config is not None else "")
     folder = out or Path("runs") / "-".join(
         [Path(first.data).name, Path(first.space).stem, f"budget-{budget}"]
     )
     kept = _kept(folder, given)
     if kept is not None:
-        return Plan(kept, folder, (f"the plan of {folder} is kept, since its run has begun",))
+        return Plan(kept, folder, (KEPT.format(folder=folder),))
     first = replace(first, device=hardware.check(first.device))
     dataset = datasets.load_for(first, watcher.loading)
     watcher.ended()
@@ -104,6 +104,9 @@ def plan(
         spec, labelling = _label_part(spec, given, dataset, machine, LABEL_SHARE * seconds)
     spec, distilling = _distill_part(spec, given, dataset, DISTILL_SHARE * seconds)
     return Plan(spec, folder, (*reasons, *labelling, *distilling))
+
+
+KEPT = "the plan of {folder} is kept, since its run has begun; for another give another --out"
 
 
 def parse(budget: str) -> float:

@@ -27,7 +27,7 @@ class DecisionSpec:
         Option(
             "Epochs of labels, and of the best by prediction (--shortlist), of which the best are "
             "verified; 0: as many as --epochs. Default: a quarter of --epochs; 0 where a truth "
-            "table is charged and there is no label table.",
+            "table that knows all candidates is charged and there is no label table.",
             DECISION,
         ),
     ] = None

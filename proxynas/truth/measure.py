@@ -36,12 +36,12 @@ def prepare(spec: TruthSpec, dataset: Dataset) -> Work:
 
 def candidates(spec: TruthSpec, space: spaces.SearchSpace, dataset: Dataset) -> list[str]:
     """The candidates in the order in which they are measured: a random one, so that a part of a
-    table is a sample.
+    table is a sample. A random search with as many candidates and the same seed has the same.
 
     Raises:
         SpecError: none, or almost none, is within the constraints.
     """
-    rng = np.random.default_rng(seeds.derive(spec.seed, "truth", "candidates"))
+    rng = np.random.default_rng(seeds.derive(spec.seed, "candidates"))  # a random search's
     cost = partial(space.cost, shape=dataset.shape, classes=dataset.num_classes)
     limits = Limits([parse(text) for text in spec.constraints], cost)
     wanted = spec.candidates or space.size
