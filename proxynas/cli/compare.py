@@ -40,7 +40,7 @@ def compare(
 
       proxynas compare -c table.toml --workers 2
 
-    with table.toml, whose further keys are those of 'proxynas distill' and 'proxynas evaluate':
+    with table.toml:
 
       data = "digits"
       seconds = 30
@@ -56,14 +56,19 @@ def compare(
       method = "gm"
       settings = { init = "real" }
       paper = { mlp = "what was published" }
+
+    Above the rows may be the flags below, and method, ipc, steps, settings (by method), archs,
+    updates, batch_size, protocol, augment and points; in a row all but data, seed, clock and
+    points, and labels, extend and paper. A network of another space is 'space:architecture'.
     """
-    from ..compare import compare as make
     from ..core import settings
+
+    spec = settings.load(CompareSpec, config, given)  # before PyTorch, which takes seconds
+    from ..compare import compare as make
     from .console import ConsoleWatcher
     from .console import out as console
 
     engine = take_engine(given)
-    spec = settings.load(CompareSpec, config, given)
     folder = out or Path("runs") / f"compare-{config.stem}"
     table = make(spec, folder, workers=workers, engine=engine, watcher=ConsoleWatcher())
     console.print()

@@ -41,13 +41,15 @@ def distill(
 
       proxynas distill --method unroll --set synthetic=gtn-lrn --out digits-gtn.safetensors
     """
+    from ..core import settings
+
+    spec = settings.load(DistillSpec, config, given)  # before PyTorch, which takes seconds
     from .. import datasets
-    from ..core import hardware, settings
+    from ..core import hardware
     from ..distill.reuse import Destination, reuse_or_distill
     from .console import ConsoleWatcher
     from .console import out as console
 
-    spec = settings.load(DistillSpec, config, given)
     spec = replace(spec, device=hardware.check(spec.device))
     if spec.clock == "core" and spec.seconds is None:
         raise SpecError(
@@ -132,8 +134,9 @@ def evaluate(
 ) -> None:
     """Train networks on a proxy set and print their accuracy on the real test split, mean ± sd.
 
-    The recipe is Zhao 2021's: 300 passes over the set (1000 with --augment) of SGD 0.01, momentum
-    0.9, weight decay 5e-4, a tenth of the rate from half-way on. With --protocol loo2023 it is Loo
+    The recipe is Zhao 2021's: 300 passes over the set (1000 with --augment) of SGD with momentum
+    0.9, weight decay 5e-4, a tenth of the rate from half-way on. Rate and loss are the set's: 0.01
+    and cross-entropy, or those that its soft labels are for. With --protocol loo2023 it is Loo
     2023's: 1000 (ten images) or 2000 updates of Adam 1e-4 on squared errors, a cosine after 500 of
     warm-up, on the network of that paper. Learning rates that a set has learned replace the
     recipe's; --extend strategy=1, 2 or 3 trains for longer than it has steps.

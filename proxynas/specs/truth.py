@@ -51,9 +51,13 @@ class ImportSpec:
         "test"
     )
     epochs: Annotated[
-        int,
-        Option("Epochs of training; NAS-Bench-201 has 12 and 200, which rank differently.", IMPORT),
-    ] = 200
+        int | None,
+        Option(
+            "Epochs of training; NAS-Bench-201 has 12 and 200, which rank differently. Default: "
+            "its 200; of a CSV not known.",
+            IMPORT,
+        ),
+    ] = None
     seeds: Annotated[
         tuple[int, ...],
         Option(

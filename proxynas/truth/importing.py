@@ -230,7 +230,7 @@ def from_csv(
     space: spaces.SearchSpace,
     data: str,
     split: Split,
-    epochs: int,
+    epochs: int | None,
     columns: Columns | None = None,
     seeds: Sequence[int] | None = None,
 ) -> TruthTable:
@@ -242,7 +242,7 @@ def from_csv(
         space: that the architectures are of.
         data: the name of the dataset that they were trained on.
         split: the split that the accuracies are of.
-        epochs: how long they were trained.
+        epochs: how long they were trained; ``None`` where that is not known.
         columns: what its columns are called.
         seeds: which runs; ``None`` takes all.
 
@@ -321,14 +321,14 @@ def _table(
     space: spaces.SearchSpace,
     data: str,
     split: Split,
-    epochs: int,
+    epochs: int | None,
     source: str,
 ) -> TruthTable:
     """Check the rows and add what every table has."""
     column = f"{split}_accuracy"
     if frame.empty:
         raise TruthError(f"{source} has no rows")
-    if epochs < 1:
+    if epochs is not None and epochs < 1:
         raise TruthError(f"the epochs must be at least 1, but got {epochs}")
     _check_archs(frame, space, source)
     wrong = ~frame[column].between(0, 1)
@@ -339,15 +339,16 @@ def _table(
             f"{source}: an accuracy must be between 0 and 1, but row {_first(wrong)} has "
             f"{value:g}; {hint}"
         )
-    header = {
+    header: dict[str, Any] = {
         "format": FORMAT,
         "space": space.name,
         "data": data,
         "accuracy": column,
-        "epochs": epochs,
         "source": source,
         "versions": {"proxynas": __version__},
     }
+    if epochs is not None:
+        header["epochs"] = epochs
     rows = frame.reindex(columns=list(COLUMNS)).sort_values(["arch", "seed"], ignore_index=True)
     return TruthTable(rows, header)
 
