@@ -130,7 +130,7 @@ def test_table_is_written_with_its_header(tmp_path: Path) -> None:
 
 
 def test_runs_of_some_seeds_only(tmp_path: Path) -> None:
-    def imported(columns: Columns, seeds: list[int]) -> TruthTable:
+    def imported(columns: Columns) -> TruthTable:
         return importing.from_csv(
             csv(tmp_path, GOOD, "mine.csv"),
             space=GRID,
@@ -138,13 +138,12 @@ def test_runs_of_some_seeds_only(tmp_path: Path) -> None:
             split="test",
             epochs=30,
             columns=columns,
-            seeds=seeds,
         )
 
     columns = Columns("net", "top1", "run", percent=True)
-    table = imported(columns, [1])
+    table = imported(replace(columns, seeds=(1,)))
     assert by_run(table, "test_accuracy") == {(GRID.at(3), 1): 0.715}
     with pytest.raises(TruthError, match=r"has no runs with seed 5, 6; name other seeds, or none"):
-        imported(columns, [5, 6])
+        imported(replace(columns, seeds=(5, 6)))
     with pytest.raises(TruthError, match=r"with the seeds \(--seed-column\)"):
-        imported(replace(columns, seed=None), [1])
+        imported(replace(columns, seed=None, seeds=(1,)))

@@ -10,6 +10,7 @@ from ..specs.option import RUN
 from .options import Given, Workers, take_engine, takes
 
 
+# reason: its docstring is what --help shows, an example file among it
 @takes(CompareSpec, EngineSpec)
 def compare(
     given: Given,
@@ -33,8 +34,8 @@ def compare(
 ) -> None:
     """Make a table of accuracies: distil every row several times and train networks on every set.
 
-    Rerunning the same command resumes. The run directory gets table.md, and table.json with
-    seconds, memory and accuracy on the way.
+    Rerunning resumes. The run directory gets table.md, and table.json with seconds, memory and
+    accuracy on the way.
 
     [bold]Example[/]
 
@@ -57,9 +58,8 @@ def compare(
       settings = { init = "real" }
       paper = { mlp = "what was published" }
 
-    Above the rows may be the flags below, and method, ipc, steps, settings (by method), archs,
-    updates, batch_size, protocol, augment and points; in a row all but data, seed, clock and
-    points, and labels, extend and paper. A network of another space is 'space:architecture'.
+    Above the rows also: method, ipc, steps, settings (by method), archs, updates, batch_size,
+    protocol, augment, points; in a row these but points, and seconds, labels, extend, paper.
     """
     from ..core import settings
 

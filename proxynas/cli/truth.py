@@ -13,6 +13,7 @@ from .options import Config, Given, Workers, take_engine, takes
 
 if TYPE_CHECKING:
     from ..truth import TruthTable
+    from .console import ConsoleWatcher
 
 
 @takes(TruthSpec, EngineSpec)
@@ -68,12 +69,7 @@ def truth(
             engine=engine,
             on_done=lambda done, total, score: bar.update(done, total, score.arch),
         )
-    failed = table.rows["failed"].dropna()
-    if len(failed):
-        said = f"{len(failed)} of {len(table.rows)} trainings failed: {failed.iloc[0]}"
-        if len(failed) == len(table.rows):
-            raise SpaceError(said)
-        watcher.say(f"{said}; they count as 0")
+    _say_what_failed(table, watcher)
     accuracy, seconds = table.accuracy(), table.rows["seconds"].sum()
     console.print(
         f"{out}: {len(accuracy)} networks × {spec.seeds} seeds, {seconds:,.0f} core seconds; "
@@ -81,6 +77,15 @@ def truth(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _say_what_failed(table: "TruthTable", watcher: "ConsoleWatcher") -> None:
+    failed = table.rows["failed"].dropna()
+    if len(failed):
+        said = f"{len(failed)} of {len(table.rows)} trainings failed: {failed.iloc[0]}"
+        if len(failed) == len(table.rows):
+            raise SpaceError(said)
+        watcher.say(f"{said}; they count as 0")
 
 
 @takes(ImportSpec)
@@ -159,9 +164,12 @@ def _imported(source: str, data: str, spec: ImportSpec, *, trust: bool) -> "Trut
             split=spec.split,
             epochs=spec.epochs,
             columns=importing.Columns(
-                spec.arch_column, spec.accuracy_column, spec.seed_column, spec.percent
+                spec.arch_column,
+                spec.accuracy_column,
+                spec.seed_column,
+                spec.percent,
+                spec.seeds or None,
             ),
-            seeds=spec.seeds or None,
         )
     return importing.from_nasbench201_file(
         Path(source),

@@ -61,12 +61,14 @@ class Columns:
 
     seed: of whole numbers; ``None`` if there is one row per architecture.
     percent: accuracies go from 0 to 100 instead of from 0 to 1.
+    seeds: which runs are taken; ``None``: all.
     """
 
     arch: str = "arch"
     accuracy: str = "accuracy"
     seed: str | None = None
     percent: bool = False
+    seeds: Sequence[int] | None = None
 
 
 _RECIPES = {12: "less", 200: "full"}
@@ -232,7 +234,6 @@ def from_csv(
     split: Split,
     epochs: int | None,
     columns: Columns | None = None,
-    seeds: Sequence[int] | None = None,
 ) -> TruthTable:
     """A CSV file of your own, plain or compressed (.gz, .xz, .zip), a row per architecture or per
     (architecture, seed).
@@ -243,14 +244,14 @@ def from_csv(
         data: the name of the dataset that they were trained on.
         split: the split that the accuracies are of.
         epochs: how long they were trained; ``None`` where that is not known.
-        columns: what its columns are called.
-        seeds: which runs; ``None`` takes all.
+        columns: what its columns are called, and which runs are taken.
 
     Raises:
         TruthError: no such file, column or run, an architecture that is not in the space or comes
             twice, or an accuracy that is missing or out of range; or seeds without their column.
     """
     columns = columns or Columns()
+    seeds = columns.seeds
     if seeds is not None and columns.seed is None:
         raise TruthError(f"name the column of {path} with the seeds (--seed-column)")
     read = _read_csv(path, columns)
