@@ -72,7 +72,7 @@ def test_truth_from_the_command_line_resumes(
 ) -> None:
     table = tmp_path / "truth.csv"
     flags = f"--space {small_space} --seeds 1 --epochs 1 --batch-size 100 --workers 1".split()
-    flags += ["--out", str(table)]
+    flags += ["--engine", "local", "--out", str(table)]
     code, out, _ = run(monkeypatch, capsys, "truth", *flags)
     assert code == 0
     assert "8 networks × 1 seeds" in out
@@ -137,7 +137,7 @@ def test_truth_of_others_becomes_a_table(
     )
     code, out, _ = call(*command, "--percent")
     assert code == 0
-    assert "2 networks, 2 runs, test accuracy after 200 epochs on cifar10; best 10.00 %" in out
+    assert "2 networks, 2 runs, test accuracy on cifar10; best 10.00 %" in out
     assert truth.read(tmp_path / "truth.csv").accuracy().tolist() == [0.0, 0.1]
     (tmp_path / "nb201.pth").write_bytes(b"")
     for arguments, message in (

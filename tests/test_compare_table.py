@@ -152,17 +152,31 @@ def test_a_set_that_cannot_be_made_is_not_tried_again_for_rows_that_share_it(
     assert tried == []
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
 def test_what_memory_did_not_suffice_for_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_large(dataset: Dataset, job: Job) -> None:
-        raise SpaceError("building failed: MemoryError") from MemoryError("memory is full")
+        full = MemoryError("memory is full")
+        if not wrapped:
+            raise full
+        raise SpaceError("building failed: memory is full") from full
 
     spec = make({"name": "a", "method": "random"})
     with monkeypatch.context() as patch:
         patch.setattr(worker, "distilled", too_large)
         (line,) = compare.compare(spec, tmp_path, engine=Here()).lines
-        assert (line.failed, line.reasons) == (("lost",), ("building failed: MemoryError",))
+        assert line.failed == ("lost",)
+        assert line.reasons[0].endswith(f"memory is full; {worker.AGAIN}")
     assert not [*(tmp_path / "results").glob("*")]
     (line,) = compare.compare(spec, tmp_path, engine=Here()).lines
     assert line.failed == ()
+
+
+def test_other_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(dataset: Dataset, job: Job) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(worker, "distilled", wrong)
+    with pytest.raises(RuntimeError, match="a bug"):
+        compare.compare(make({"name": "a", "method": "random"}), tmp_path, engine=Here())

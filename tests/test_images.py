@@ -100,6 +100,12 @@ def test_a_grey_map_of_sixteen_bits(tmp_path: Path) -> None:
     assert np.array_equal(pixels.decode(tmp_path / "image.pgm"), values // 256)
 
 
+def test_whole_numbers_of_32_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(30, dtype=np.int32).reshape(5, 6)).save(tmp_path / "depth.tiff")
+    with pytest.raises(DataError, match="pixels are of mode I, expected 8 or 16 bits"):
+        pixels.decode(tmp_path / "depth.tiff")
+
+
 def test_floating_point_images_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "depth.tiff")
     with pytest.raises(DataError, match=r"depth\.tiff cannot be decoded \(pixels are of mode F"):

@@ -1,10 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from proxynas import spaces, truth
 from proxynas.core import settings
 from proxynas.core.errors import SpecError
+from proxynas.core.seeds import derive
 from proxynas.datasets import Dataset
 from proxynas.distill.loop import distill
 from proxynas.pipeline import planning
@@ -103,6 +106,21 @@ def test_labels_fit_the_budget_or_are_left_out(small_space: Path, tmp_path: Path
     assert (long.label, long.verify, long.epochs) == (20, 5, 12)
     given = planning.plan("31s", None, {**flags, "label": 3, "verify": 0}, tmp_path / "given").spec
     assert (given.label, given.verify) == (3, 0)
+
+
+def test_a_sample_of_truth_is_charged_where_it_has_the_planned_candidates(tmp_path: Path) -> None:
+    table = truth.find("convnet-grid", "digits")
+    assert table is not None
+    given = {"candidates": 20, "method": "random"}
+    archs = spaces.load("convnet-grid").sample(20, np.random.default_rng(derive(0, "candidates")))
+    for known, charged in ((archs, True), (archs[1:], False)):
+        rows = table.rows[table.rows["arch"].isin(known)]
+        replace(table, rows=rows).write(tmp_path / "part.csv")
+        flags = {**given, "truth": str(tmp_path / "part.csv")}
+        plan = planning.plan("1h", None, flags, tmp_path / "out", workers=1)
+        said = "the truth table is charged for labels: they take no time" in plan.reasons
+        assert said == charged
+        assert (plan.spec.label_epochs is None) == charged
 
 
 def test_where_truth_is_charged_the_search_gets_the_time_of_labels(tmp_path: Path) -> None:

@@ -104,5 +104,5 @@ def test_a_flag_and_its_field_are_one_key(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="'baselines' is there twice"):
         settings.load(SearchSpec, file, {})
     file.write_text("workers = 2\n")
-    with pytest.raises(SpecError, match="'workers'; --workers is a flag of the command only"):
+    with pytest.raises(SpecError, match="'workers' is no key; --workers is a flag"):
         settings.load(SearchSpec, file, {})

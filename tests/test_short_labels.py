@@ -227,6 +227,8 @@ def test_a_quarter_of_the_epochs_where_labels_are_trained_or_in_a_table(
     few = [this.space.at(0), this.space.at(1)]
     assert chosen(table_of(dict.fromkeys(few, 0.9), epochs=12)) == 3  # it knows not all of them
     assert chosen(None, label_epochs=0) == 0
+    (tmp_path / "spec.toml").write_text(settings.to_toml(replace(this.spec, label_epochs=5)))
+    assert chosen(None) == chosen(truth) == 5  # of a run that was begun
 
 
 def test_a_budget_too_short_for_whole_labels_gets_short_ones(digits: object) -> None:

@@ -132,6 +132,12 @@ def test_numbers_of_one_value_are_one_class(tmp_path: Path) -> None:
     assert data.class_counts() == (7, 11)
 
 
+def test_classes_that_no_number_is(tmp_path: Path) -> None:
+    huge = "1e9999999999999999999"
+    (tmp_path / "t.csv").write_text("".join(f"{i},{c}\n" for i in range(5) for c in ("1", huge)))
+    assert datasets.load(str(tmp_path / "t.csv")).class_names == ("1", huge)
+
+
 def test_the_header_of_a_nameless_array(tmp_path: Path) -> None:
     frame = pd.DataFrame([[i, i * i, i % 3] for i in range(30)])
     frame.to_csv(tmp_path / "with.csv", index=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from proxynas import spaces, truth
+from proxynas import datasets, spaces, truth
 from proxynas.core.errors import RunFolderError, SpaceError, SpecError, TruthError
 from proxynas.core.settings import to_dict
 from proxynas.datasets import Dataset
@@ -60,12 +60,13 @@ def test_constraints_hold_and_a_store_from_before_them_goes_on(
         measure(spec, tmp_path / "cheap.csv", workers=1)
     with pytest.raises(SpecError, match="none is within flops<1"):
         candidates(replace(spec, constraints=("flops<1",)), space, digits)
-    spec = TruthSpec(candidates=2, seeds=1, epochs=1, batch_size=500)
+    moons = datasets.load("moons")
+    spec = TruthSpec(data="moons", space="mlp-grid", seeds=1, epochs=1, batch_size=1000)
     store = Store(tmp_path / "old.sqlite")
     old = {name: value for name, value in to_dict(spec).items() if name != "constraints"}
-    store.claim(json.dumps({**old, "fingerprint": digits.fingerprint}, sort_keys=True))
+    store.claim(json.dumps({**old, "fingerprint": moons.fingerprint}, sort_keys=True))
     store.close()
-    assert len(measure(spec, tmp_path / "old.csv", workers=1).rows) == 2
+    assert len(measure(spec, tmp_path / "old.csv", workers=1).rows) == 44
 
 
 def test_the_shipped_table_is_whole(digits: Dataset) -> None:

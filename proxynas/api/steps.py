@@ -61,7 +61,7 @@ def load_data(
         download=download,
         image_size=image_size,
         whiten=zca,
-        device=hardware.check(device),
+        device=hardware.check(str(device)),
     )
 
 

@@ -63,12 +63,13 @@ def compare(
     """
     from ..core import settings
 
+    make_engine = take_engine(given)
     spec = settings.load(CompareSpec, config, given)  # before PyTorch, which takes seconds
     from ..compare import compare as make
     from .console import ConsoleWatcher
     from .console import out as console
 
-    engine = take_engine(given)
+    engine = make_engine()
     folder = out or Path("runs") / f"compare-{config.stem}"
     table = make(spec, folder, workers=workers, engine=engine, watcher=ConsoleWatcher())
     console.print()

@@ -115,18 +115,22 @@ def takes(spec: type, *others: type) -> Callable[[Callable[..., None]], Callable
     return decorate
 
 
-def take_engine(given: Given) -> "Engine":
-    """The engine that was asked for; its flags, which are no part of a run, are taken out.
+def take_engine(given: Given) -> "Callable[[], Engine]":
+    """What makes the engine that was asked for; its flags, which are no part of a run, are taken
+    out.
 
     Raises:
-        SpecError: flags of Ray without it.
+        SpecError: flags of Ray without it, when the engine is made.
     """
-    from ..engine.choice import make_engine
-
     names = [flag.field for flag in flags_of(EngineSpec)]
-    return make_engine(
-        settings.make(EngineSpec, {name: given.pop(name) for name in names if name in given})
-    )
+    spec = settings.make(EngineSpec, {name: given.pop(name) for name in names if name in given})
+
+    def engine() -> "Engine":
+        from ..engine.choice import make_engine
+
+        return make_engine(spec)
+
+    return engine
 
 
 def flags_of(spec: type) -> Iterator[Flag]:

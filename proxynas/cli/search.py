@@ -54,13 +54,14 @@ def search(
     """
     from ..core import settings
 
+    make_engine = take_engine(given)
     spec = settings.load(SearchSpec, config, given)  # before PyTorch, which takes seconds to import
     from ..api import run_search
     from ..pipeline import flow, planning
     from .console import ConsoleWatcher
     from .console import out as console
 
-    watcher, engine = ConsoleWatcher(), take_engine(given)
+    watcher, engine = ConsoleWatcher(), make_engine()
     if budget is None:
         folder = out or flow.default_folder(spec)
     else:

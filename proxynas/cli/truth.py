@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .console import ConsoleWatcher
 
 
+# reason: half of it is what --help shows
 @takes(TruthSpec, EngineSpec)
 def truth(
     given: Given,
@@ -47,6 +48,7 @@ def truth(
         raise SpecError("truth needs --out, the table (.csv) to write")
     from ..core import settings
 
+    make_engine = take_engine(given)
     spec = settings.load(TruthSpec, config, given)  # before PyTorch, which takes seconds to import
     from .. import datasets, spaces
     from ..core import hardware
@@ -54,7 +56,7 @@ def truth(
     from .console import Bar, ConsoleWatcher
     from .console import out as console
 
-    engine = take_engine(given)
+    engine = make_engine()
     spec = replace(spec, device=hardware.check(spec.device))
     watcher = ConsoleWatcher()
     for line in spaces.notice(spec.space):

@@ -9,11 +9,13 @@ from ..core import hardware
 from ..core.errors import (
     DataError,
     DivergedError,
+    ProxynasError,
     RunFolderError,
     SpaceError,
     SpecError,
     out_of_memory,
 )
+from ..core.text import reason as described
 from ..datasets import Dataset
 from ..distill import find
 from ..distill.loop import plan
@@ -31,6 +33,7 @@ validation split."""
 LOST = "lost"
 """What a result says that a machine did not suffice for: it is not kept, so that the next run tries
 again."""
+AGAIN = "rerun to try again, perhaps with fewer --workers"
 MEASURED = ("seconds", "core_seconds", "peak_mib", "base_mib", "steps", "made_on")
 """Entries of a set's provenance that a result has as well."""
 
@@ -81,7 +84,9 @@ def prepare(spec: CompareSpec, dataset: Dataset) -> Dataset:
 
 def lost(fingerprint: str, job: Job, reason: str) -> tuple[Job, Result]:
     """The result of a job whose worker died again and again."""
-    return job, Result(job.row, job.spec.seed, fingerprint, failed=LOST, reason=reason)
+    return job, Result(
+        job.row, job.spec.seed, fingerprint, failed=LOST, reason=f"{reason}; {AGAIN}"
+    )
 
 
 def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
@@ -104,10 +109,13 @@ def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
     try:
         sets = distilled(dataset, job)
         accuracies, curve = evaluated(dataset, job, sets)
-    except (DivergedError, SpecError, SpaceError, DataError) as error:
-        kind = "diverged" if isinstance(error, DivergedError) else "failed"
+    except (ProxynasError, MemoryError, RuntimeError) as error:
         if any(map(out_of_memory, filter(None, (error, error.__cause__)))):
-            kind = LOST
+            said = str(error) if isinstance(error, ProxynasError) else described(error)
+            return job, replace(empty, failed=LOST, reason=f"{said}; {AGAIN}")
+        if not isinstance(error, (DivergedError, SpecError, SpaceError, DataError)):
+            raise
+        kind = "diverged" if isinstance(error, DivergedError) else "failed"
         return job, replace(empty, failed=kind, reason=str(error))
     about = sets[1.0].provenance
     measured = {key: about[key] for key in MEASURED}

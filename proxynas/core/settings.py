@@ -58,8 +58,6 @@ def make(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             close = difflib.get_close_matches(key, known, n=1)
             keys = f"known keys: {', '.join(sorted(known))}" if known else "it has none"
             hint = f"did you mean {close[0]!r}?" if close else keys
-            if key in FLAGS_ONLY:
-                hint = f"--{key.replace('_', '-')} is a flag of the command only"
             raise SpecError(f"{_at(where)}unknown key {quoted(key)}; {hint}")
     hints = get_type_hints(cls)
     for key, value in values.items():
@@ -93,7 +91,11 @@ def _by_field(cls: type, values: Mapping[str, Any], file: Path) -> dict[str, Any
         if getattr(option, "flag", "")
     }
     renamed = {}
+    names = {f.name for f in fields(cls)}
     for key, value in values.items():
+        if key in FLAGS_ONLY and key not in names:
+            flag = f"--{key.replace('_', '-')}"
+            raise SpecError(f"{file}: {key!r} is no key; {flag} is a flag, where a command has it")
         name = key if key in fields_of.values() else fields_of.get(key, key)
         if name in renamed:
             raise SpecError(f"{file}: {name!r} is there twice, once as its flag is called")

@@ -168,6 +168,7 @@ def _part_folders(folder: Path) -> dict[str, Path]:
                 "rename or merge them"
             )
         parts[part] = path
+    parts = {part: parts[part] for part in PARTS if part in parts}
     if "train" in parts:
         return parts
     if parts:

@@ -64,9 +64,11 @@ def decode(
     """
     try:
         with Image.open(path, formats=FORMATS) as file:
-            if like is not None:
+            if like is not None and file.format != "TIFF":  # which may turn while it is decoded
                 _check_size(file.size, path, *like)
             image = _eight_bits(file)
+            if like is not None:
+                _check_size(image.size, path, *like)
             return np.asarray(image if image_size is None else _square(image, image_size))
     except PermissionError as error:
         raise DataError(
@@ -96,7 +98,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return image.convert("L")
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "I":  # of 16 bits in a PGM file
+    if image.mode == "I" and image.format == "PPM":  # 16 bits of a PGM file
         values = np.asarray(image)
         if values.min() >= 0 and values.max() < 2**16:
             return Image.fromarray((values >> 8).astype(np.uint8))

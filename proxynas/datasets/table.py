@@ -16,7 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +186,10 @@ def _spelled_alike(labels: list[str]) -> list[str]:
     if not all(_is_number(label) for label in labels):
         return labels
     first: dict[Decimal, str] = {}
-    return [first.setdefault(Decimal(label), label) for label in labels]
+    try:
+        return [first.setdefault(Decimal(label), label) for label in labels]
+    except InvalidOperation:  # an exponent that no number has
+        return labels
 
 
 def _classes(path: Path, labels: list[str]) -> tuple[str, ...]:

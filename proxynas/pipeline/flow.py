@@ -65,8 +65,9 @@ def search(
     strategy = make_strategy(this.spec, this.space, this.cost)
     archs = first_candidates(this.spec, this.space, strategy)
     adaptive = spec.strategy in ADAPTIVE
-    this = oracles.settled(this, None if adaptive else archs)
-    oracles.check(this)
+    known = None if adaptive else archs
+    this = oracles.settled(this, known)
+    oracles.check(this, known)
     if not adaptive:
         _say_how_many_are_known(this, archs)
     check_covered(this.tables, archs)
@@ -94,8 +95,8 @@ def _say_how_many_are_known(this: Run, archs: Sequence[str]) -> None:
         known = set(archs).intersection(this.truth.rows["arch"])
         if len(known) < len(archs):
             this.watcher.say(
-                f"the truth table knows {len(known)} of the {len(archs)} candidates; 'proxynas "
-                "truth' with as many candidates and the same seed measures these"
+                f"the truth table knows {len(known)} of the {len(archs)} candidates, so that none "
+                "is charged to it"
             )
 
 

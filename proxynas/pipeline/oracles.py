@@ -8,9 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from .. import truth
+from ..core import settings
 from ..core.errors import SpecError, TruthError
 from ..rank import words
 from ..search.sources import FEW_EPOCHS
+from ..spaces import SearchSpace
 from ..specs import SearchSpec
 from ..truth import TruthTable
 from .labelling import Charged, Labeller, Recorded, Trained, first_runs
@@ -33,8 +35,8 @@ class Oracles:
 def settled(this: Run, archs: Sequence[str] | None) -> Run:
     """The run with its ``label_epochs`` chosen, where the spec leaves them open: a quarter of a
     whole training's, which pays (experiments/README.md), or 0, whole trainings, where a truth table
-    that knows all candidates is charged and there is no label table. ``archs`` are the candidates,
-    ``None`` where they may be any of the space.
+    that knows all candidates is charged and there is no label table. A run that was begun keeps its
+    number. ``archs`` are the candidates, ``None`` where they may be any of the space.
 
     Raises:
         TruthError: the label table cannot be read.
@@ -42,14 +44,25 @@ def settled(this: Run, archs: Sequence[str] | None) -> Run:
     spec = this.spec
     if spec.label_epochs is not None:
         return this
+    begun = this.folder / "spec.toml"
+    if begun.is_file():
+        return replace(this, spec=replace(spec, label_epochs=_begun_with(begun)))
     few = spec.epochs // QUARTER if spec.label else 0
-    known = set() if this.truth is None else set(this.truth.rows["arch"])
-    knows_all = len(known) >= this.space.size if archs is None else known.issuperset(archs)
-    if few and spec.oracle == "auto" and knows_all:
+    if few and spec.oracle == "auto" and knows_all(this.truth, this.space, archs):
         table = None if spec.label_table is None else truth.read(Path(spec.label_table))
         table = table or _shipped(this, few)
         few = 0 if table is None else table.epochs or few
     return replace(this, spec=replace(spec, label_epochs=few))
+
+
+def knows_all(table: TruthTable | None, space: SearchSpace, archs: Sequence[str] | None) -> bool:
+    """Whether a truth table knows the candidates ``archs``, or all of the space."""
+    known = set() if table is None else set(table.rows["arch"])
+    return len(known) >= space.size if archs is None else known.issuperset(archs)
+
+
+def _begun_with(spec: Path) -> int | None:
+    return settings.make(SearchSpec, settings.read_toml(spec), where=str(spec)).label_epochs
 
 
 QUARTER = 4
@@ -61,9 +74,9 @@ def _shipped(this: Run, epochs: int) -> TruthTable | None:
     return truth.find(this.space.name, f"{data}.{epochs}-epochs")
 
 
-def check(this: Run) -> None:
-    """Refuse what cannot give labels, before anything is trained; :func:`of_run` has the last word,
-    which knows the candidates.
+def check(this: Run, archs: Sequence[str] | None) -> None:
+    """Refuse what cannot give labels, before anything is trained; :func:`of_run` has the last word
+    where the candidates (``archs``) are not known before.
 
     Raises:
         SpecError: names the setting that would change nothing, or cannot be.
@@ -72,7 +85,7 @@ def check(this: Run) -> None:
     table = this.truth if this.spec.oracle == "auto" else None
     if table is None:
         _check_label_table(this, charged=False)
-    elif table.rows["arch"].nunique() >= this.space.size:
+    elif knows_all(table, this.space, archs):
         _check_label_table(this, charged=True)
 
 
@@ -129,7 +142,7 @@ def _check_label_table(this: Run, *, charged: bool) -> None:
         raise SpecError(
             f"labels of {words.times(few, 'epoch')} are not in the truth table that "
             "is charged for whole trainings; give --label-table a table of them, or train with "
-            "--oracle none"
+            "--oracle none, in another --out where this one was begun"
         )
 
 

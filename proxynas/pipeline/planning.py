@@ -25,10 +25,11 @@ from ..distill import students
 from ..distill.loop import plan as plan_distillation
 from ..engine import LOCAL, Engine
 from ..nets.flops import forward_flops
+from ..search.strategies import ADAPTIVE
 from ..spaces import SearchSpace
 from ..specs import Recipe, SearchSpec
-from . import sources
-from .rounds import make_strategy
+from . import oracles, sources
+from .rounds import first_candidates, make_strategy
 from .run import costs
 from .truth_tables import find_truth
 
@@ -98,7 +99,7 @@ def plan(
     charged = _charged(first, dataset, machine.space)
     share = SEARCH_SHARE + (LABEL_SHARE if charged else 0)
     spec, reasons = _search_part(first, given, dataset, machine, share * seconds)
-    if charged:
+    if charged or _charged(spec, dataset, machine.space, planned=True):
         labelling = ["the truth table is charged for labels: they take no time"]
     else:
         spec, labelling = _label_part(spec, given, dataset, machine, LABEL_SHARE * seconds)
@@ -166,13 +167,16 @@ def _measured(spec: SearchSpec, dataset: Dataset, workers: int) -> Machine:
     return Machine(space, sum(flops) / len(flops), speed, workers)
 
 
-def _charged(spec: SearchSpec, dataset: Dataset, space: SearchSpace) -> bool:
-    """Whether labels come from a truth table; the flow has the last word, which knows the
-    candidates."""
+def _charged(spec: SearchSpec, dataset: Dataset, space: SearchSpace, planned: bool = False) -> bool:
+    """Whether labels come from a truth table: one that knows the candidates, where they are planned
+    and no strategy chooses them, or the whole space."""
     table = find_truth(spec, dataset, space)
     if table is None or spec.oracle == "none":
         return False
-    return bool(table.rows["arch"].nunique() >= space.size)
+    archs = None
+    if planned and spec.strategy not in ADAPTIVE:
+        archs = first_candidates(spec, space, make_strategy(spec, space, costs(space, dataset)))
+    return oracles.knows_all(table, space, archs)
 
 
 def _search_part(

@@ -47,6 +47,7 @@ class Run:
     workers: int
     engine: Engine
     watcher: Watcher
+    cost: Callable[[str], Cost]  # parameters and FLOPs of a network on these data, counted once
 
     @functools.cached_property
     def store(self) -> Store:
@@ -59,11 +60,6 @@ class Run:
         other = self.zero_cost_space
         seen = "" if other is self.space else f", zero-cost {other.fingerprint}"
         return f"data {self.dataset.fingerprint}, space {self.space.fingerprint}{seen}"
-
-    @functools.cached_property
-    def cost(self) -> Callable[[str], Cost]:
-        """Parameters and FLOPs of a network on these data, counted once."""
-        return costs(self.space, self.dataset)
 
     @contextmanager
     def stage(self, name: str, *, once: bool = False) -> Iterator[None]:
@@ -118,6 +114,7 @@ def prepare_run(
         workers=engine.workers(workers),
         engine=engine,
         watcher=watcher,
+        cost=costs(space, dataset),
     )
 
 

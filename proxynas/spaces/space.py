@@ -269,7 +269,7 @@ class SearchSpace:
         if isinstance(self.factory, Foreign):
             described += [dict(self.factory.arguments), asdict(self.factory.input)]
         made_by = self.factory.function if isinstance(self.factory, Foreign) else self.factory
-        if self.foreign and isinstance(made_by, Found):
+        if isinstance(made_by, Found) and made_by.code:
             described += [made_by.reference, made_by.code]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 

@@ -376,7 +376,7 @@ def _check_archs(frame: pd.DataFrame, space: spaces.SearchSpace, source: str) ->
 def _first(rows: pd.Series) -> int:
     """The number of the first row that is true, counted from 1 without the line of the column
     names."""
-    return int(rows.to_numpy().argmax()) + 1
+    return int(rows.index[int(rows.to_numpy().argmax())]) + 1
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -84,6 +84,8 @@ def measure(
         identity = {**settings.to_dict(spec), "fingerprint": dataset.fingerprint}
         if not spec.constraints:  # stores of versions that had none go on
             del identity["constraints"]
+        if spec.candidates is not None and spec.candidates < space.size:
+            identity["drawn"] = "as a search draws"
         if space.foreign:
             identity["space_fingerprint"] = space.fingerprint
         store.claim(json.dumps(identity, sort_keys=True))
