@@ -288,7 +288,7 @@ def predicted(study: Study, space: spaces.SearchSpace, labels: int, draws: int) 
 def draw(found: Row, path: Path) -> None:
     """ρ against core seconds a candidate, a line a source."""
     figure, axes = plt.subplots(
-        1, 4, figsize=(14, 4), sharex=True, sharey=True, layout="constrained"
+        1, 4, figsize=(14, 4.4), sharex=True, sharey=True, layout="constrained"
     )
     late = next(name for name in combined(_any_row(found)) if name.startswith("sotl_late"))
     tenth = "best 10 %"
@@ -314,6 +314,7 @@ def draw(found: Row, path: Path) -> None:
         axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes[0].set_ylabel("ρ with truth")
-    axes[0].legend(fontsize=7)
+    named = axes[0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside lower center", ncols=6, fontsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)
