@@ -271,11 +271,10 @@ def test_a_space_can_be_pickled(small_space: Path, tmp_path: Path) -> None:
         (nn.Identity, r"but gave \(2, 1, 8, 8\)"),
         (lambda: linear().requires_grad_(False), "no weights to train"),
         (lambda: 7, r"must return a torch\.nn\.Module, but returned int"),
+        (ARCH, rf"expected a network, or a function that makes one, but got '{ARCH}'; an arch"),
     ],
 )
-def test_a_network_that_does_not_fit(
-    make: Callable[[], nn.Module], message: str, evaluator: pn.Evaluator
-) -> None:
+def test_a_network_that_does_not_fit(make: Any, message: str, evaluator: pn.Evaluator) -> None:
     with pytest.raises(NetworkError, match=message) as caught:
         evaluator.evaluate(make)
     assert "\n" not in str(caught.value)

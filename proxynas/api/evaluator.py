@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import proxyset
 from ..core import hardware, settings
 from ..core.errors import NetworkError, SpecError
+from ..core.text import quoted
 from ..datasets import Dataset, Split
 from ..nets.flops import forward_flops
 from ..proxyset import ProxySet
@@ -154,8 +155,8 @@ class Evaluator:
         from here. Evaluations in several threads take turns: for several at a time use processes.
 
         Raises:
-            NetworkError: it does not take these inputs, gives other than K logits, or has no
-                weights to train; or a network that is made already with several seeds.
+            NetworkError: it is no network, does not take these inputs, gives other than K logits,
+                or has no weights to train; or a network that is made already with several seeds.
             SpecError: an unknown indicator.
             DeviceError: there is no such device.
         """
@@ -208,6 +209,11 @@ class _Networks:
     def __init__(self, network: nn.Module | Callable[[], nn.Module], replicas: int) -> None:
         self.network = network
         self.costs: dict[str, float] = {}
+        if not callable(network):
+            raise NetworkError(
+                f"expected a network, or a function that makes one, but got {quoted(network)}; an "
+                "architecture is built first: space.build(arch, data.shape, data.num_classes)"
+            )
         if isinstance(network, nn.Module) and replicas > 1:
             raise NetworkError(
                 f"seeds is {replicas}, but a network has one initialisation; "
