@@ -9,7 +9,6 @@ from ..core import hardware
 from ..core.errors import (
     DataError,
     DivergedError,
-    ProxynasError,
     RunFolderError,
     SpaceError,
     SpecError,
@@ -109,10 +108,9 @@ def measure(dataset: Dataset, job: Job) -> tuple[Job, Result]:
     try:
         sets = distilled(dataset, job)
         accuracies, curve = evaluated(dataset, job, sets)
-    except (ProxynasError, MemoryError, RuntimeError) as error:
-        if any(map(out_of_memory, filter(None, (error, error.__cause__)))):
-            said = str(error) if isinstance(error, ProxynasError) else described(error)
-            return job, replace(empty, failed=LOST, reason=f"{said}; {AGAIN}")
+    except Exception as error:
+        if out_of_memory(error):
+            return job, replace(empty, failed=LOST, reason=f"{described(error)}; {AGAIN}")
         if not isinstance(error, (DivergedError, SpecError, SpaceError, DataError)):
             raise
         kind = "diverged" if isinstance(error, DivergedError) else "failed"

@@ -10,9 +10,11 @@ STOPPED = "stopped; rerun the same command to resume"
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory is full: Python's, or PyTorch's, which has no class for a CPU."""
-    text = str(error)
-    return isinstance(error, MemoryError) or any(said in text for said in OUT_OF_MEMORY)
+    """Whether it, or what it was raised from, says that memory is full: Python's error, or
+    PyTorch's, which has no class for a CPU."""
+    if isinstance(error, MemoryError) or any(said in str(error) for said in OUT_OF_MEMORY):
+        return True
+    return error.__cause__ is not None and out_of_memory(error.__cause__)
 
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")

@@ -90,13 +90,13 @@ def _by_field(cls: type, values: Mapping[str, Any], file: Path) -> dict[str, Any
         for option in getattr(hint, "__metadata__", ())
         if getattr(option, "flag", "")
     }
-    renamed = {}
     names = {f.name for f in fields(cls)}
+    renamed = {}
     for key, value in values.items():
         if key in FLAGS_ONLY and key not in names:
             flag = f"--{key.replace('_', '-')}"
             raise SpecError(f"{file}: {key!r} is no key; {flag} is a flag, where a command has it")
-        name = key if key in fields_of.values() else fields_of.get(key, key)
+        name = key if key in names else fields_of.get(key, key)
         if name in renamed:
             raise SpecError(f"{file}: {name!r} is there twice, once as its flag is called")
         renamed[name] = value

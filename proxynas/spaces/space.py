@@ -264,7 +264,7 @@ class SearchSpace:
     @property
     def fingerprint(self) -> str:
         """Names the grid and the fixed settings: the same for the same architectures, built the
-        same way. Of a space that does not ship with proxynas, the file with its factory as well."""
+        same way. Where the factory is in a file, the file's content, too."""
         described = [self.name, self.arch, {k: list(v) for k, v in self.axes.items()}, self.fixed]
         if isinstance(self.factory, Foreign):
             described += [dict(self.factory.arguments), asdict(self.factory.input)]
